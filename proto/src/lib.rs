@@ -1,0 +1,18 @@
+//! The ground every process of the group stands on: identities and time, shared memory and rings,
+//! cells and the hard regions made of them, arenas, the frame slab, control messages, counters.
+//!
+//! Nothing here knows a protocol of the wire. No module here depends on a daemon.
+
+pub mod arena;
+pub mod cell;
+pub mod control;
+pub mod error;
+pub mod hard;
+pub mod id;
+pub mod nic;
+pub mod ring;
+pub mod shm;
+pub mod time;
+
+pub use error::PeerCorrupt;
+pub use time::Instant;
