@@ -1,1 +1,3 @@
 //! netd
+pub mod wire;
+pub mod tcp;
