@@ -1,1 +1,10 @@
-//! control
+//! Control between the processes of a group; nothing here lies on the path of a byte.
+//!
+//! * [`messages`]: what the supervisors and the daemons say to each other, over a non-blocking
+//!   SEQPACKET lane with descriptors beside the bytes;
+//! * [`operations`]: what sockd asks of a netd and what it answers, in ring slots;
+//! * [`client`]: what a client asks of sockd over its session socket.
+
+pub mod client;
+pub mod messages;
+pub mod operations;

@@ -1,1 +1,5 @@
-//! hard
+//! The hard regions: what must outlive the process that writes it. All are tables of
+//! [cells](crate::cell); this folder says what the bytes of a cell mean in each.
+
+pub mod conns;
+mod pack;

@@ -19,11 +19,12 @@ pub struct Region {
     base: NonNull<u8>,
     size: usize,
     writable: bool,
-    map: Map,
+    /// Held for its mapping; reached through `base`.
+    _map: Map,
 }
 
 #[derive(Debug)]
-#[expect(dead_code, reason = "held for its mapping; reached through `base`")]
+#[expect(dead_code, reason = "held for its mapping")]
 enum Map {
     Rw(memmap2::MmapRaw),
     Ro(memmap2::Mmap),
@@ -68,7 +69,7 @@ impl Region {
         check_size(fd.as_fd(), size)?;
         let map = memmap2::MmapOptions::new().len(size).map_raw(fd.as_fd().as_raw_fd())?;
         let base = NonNull::new(map.as_mut_ptr()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Region { base, size, writable: true, map: Map::Rw(map) })
+        Ok(Region { base, size, writable: true, _map: Map::Rw(map) })
     }
 
     /// Maps all of `fd` for reading. A store through it is our own bug and panics.
@@ -86,7 +87,7 @@ impl Region {
         // ever copied out through raw pointers, so a concurrent writer is expected.
         let map = unsafe { options.map(fd.as_fd().as_raw_fd())? };
         let base = NonNull::new(map.as_ptr().cast_mut()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Region { base, size, writable: false, map: Map::Ro(map) })
+        Ok(Region { base, size, writable: false, _map: Map::Ro(map) })
     }
 
     fn address(&self, at: usize, len: usize, align: usize) -> NonNull<u8> {
@@ -142,7 +143,7 @@ impl Region {
         pieces: &[(usize, usize)],
         call: unsafe extern "C" fn(i32, *const libc::iovec, i32) -> isize,
     ) -> io::Result<usize> {
-            let mut iov = [libc::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 32];
+        let mut iov = [libc::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 32];
         assert!(pieces.len() <= iov.len(), "too many pieces");
         for (slot, &(at, len)) in iov.iter_mut().zip(pieces) {
             *slot = libc::iovec { iov_base: self.address(at, len, 1).as_ptr().cast(), iov_len: len };

@@ -1,0 +1,285 @@
+//! What a supervisor and a daemon say to each other.
+//!
+//! A message is one record of the lane: bincode with a size limit, trailing bytes refused, and the
+//! descriptors that its documentation names, in that order. Requests of a daemon carry a number;
+//! after [`ToDaemon::TakeOver`] the daemon repeats what was not answered, so every request may
+//! arrive twice and must then do nothing new.
+
+use crate::arena::Geometry;
+use crate::id::{Generation, Seat, SessionId};
+use crate::nic::slab::SlabGeometry;
+use core::net::{IpAddr, Ipv4Addr};
+use serde::{Deserialize, Serialize};
+
+/// A region of memory that lives in the vaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Region {
+    /// The lock of a seat (INV-F); never duplicated or closed inside the daemon that holds it.
+    Lock(Seat),
+    /// The frame slab between one nicd and the netds.
+    Slab(u16),
+    /// A shard's connection table ([`crate::hard::conns`]).
+    Conns(u16),
+    /// Keys that only netd maps.
+    Secrets,
+    /// Addresses, routes, neighbours: written by shard 0.
+    Config,
+    /// sockd's sessions and operations.
+    Registry,
+    /// Counters, flight recorder and breadcrumb of a seat.
+    Stats(Seat),
+    /// The supervisors' table of processes.
+    Processes,
+}
+
+/// How a peer may use a region it is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Mapped for reading and writing.
+    Write,
+    /// A read-only description.
+    Read,
+}
+
+/// A region in a [`Welcome`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Which region.
+    pub region: Region,
+    /// How it may be used.
+    pub access: Access,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// How an incarnation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ended {
+    /// exit(2) with this code.
+    Exit(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Nobody could say.
+    Unknown,
+}
+
+impl Ended {
+    /// A death from outside, which says nothing about the program: SIGKILL or SIGTERM.
+    pub const fn from_outside(self) -> bool {
+        matches!(self, Ended::Signal(9 | 15))
+    }
+}
+
+/// Where nicd's frames come from and go to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    /// A TAP device.
+    Tap {
+        /// Interface name on the kernel's side.
+        name: String,
+        /// Network namespace by name, if not the group's own.
+        netns: Option<String>,
+        /// Addresses that the kernel's side gets.
+        kernel_addrs: Vec<Prefix>,
+    },
+    /// A shared-memory cable to another group.
+    Wire {
+        /// Path of the cable's file.
+        path: String,
+        /// What the cable does to frames.
+        faults: WireFaults,
+    },
+}
+
+/// What a `wire` does to frames. Probabilities are in parts per million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WireFaults {
+    /// Frames lost.
+    pub loss_ppm: u32,
+    /// Frames delivered twice.
+    pub dup_ppm: u32,
+    /// Frames held back behind later ones.
+    pub reorder_ppm: u32,
+    /// Frames with a flipped bit.
+    pub corrupt_ppm: u32,
+    /// One-way delay in microseconds.
+    pub delay_us: u32,
+    /// Seed of the generator that decides.
+    pub seed: u64,
+}
+
+/// An address with the length of its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prefix {
+    /// The address.
+    pub addr: IpAddr,
+    /// Bits of network.
+    pub len: u8,
+}
+
+/// One interface of the group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicConfig {
+    /// What it is made of.
+    pub backend: Backend,
+    /// The stack's own hardware address on it.
+    pub mac: [u8; 6],
+    /// Maximum transmission unit in bytes.
+    pub mtu: u16,
+    /// The stack's addresses on it.
+    pub addrs: Vec<Prefix>,
+    /// Default gateway through it.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// What every daemon is told about its group. Checked as a whole before anything is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupConfig {
+    /// The group's name.
+    pub name: String,
+    /// The run directory: holds `NAME/api.sock`, `NAME/admin.sock`, `NAME/log/`.
+    pub dir: String,
+    /// Number of netd.
+    pub shards: u16,
+    /// The interfaces, each with its nicd.
+    pub nics: Vec<NicConfig>,
+    /// Size of each interface's frame slab.
+    pub slab: SlabGeometry,
+    /// Cells of each shard's connection table.
+    pub conns: u32,
+    /// Deliberate faults for tests, `key=value` (`poison=HEX`); empty in ordinary use.
+    pub faults: Vec<(String, String)>,
+}
+
+/// A daemon's first message.
+///
+/// Descriptors: one per grant, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The seat it takes.
+    pub seat: Seat,
+    /// Its generation.
+    pub generation: Generation,
+    /// How the generation before it ended, if there was one.
+    pub predecessor: Option<Ended>,
+    /// The group.
+    pub group: GroupConfig,
+    /// What it may map.
+    pub grants: Vec<Grant>,
+}
+
+/// From a supervisor to a daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToDaemon {
+    /// Who you are; once, first. Descriptors: one per grant.
+    Welcome(Box<Welcome>),
+    /// What the vault holds for sockd: the listening socket of `api.sock` and of `admin.sock`.
+    Listeners,
+    /// What the vault holds for a nicd: the TAP that an earlier generation opened. One descriptor.
+    Device,
+    /// A peer to share rings with. Descriptors: the zeroed memory of the rings, an eventfd that
+    /// wakes you, an eventfd that wakes the peer. It replaces every earlier one for that seat.
+    Introduce {
+        /// The peer.
+        peer: Seat,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// That incarnation is dead: drop its rings, take back what it held, answer
+    /// [`FromDaemon::Released`].
+    PeerGone {
+        /// The peer.
+        peer: Seat,
+        /// The generation that is dead.
+        generation: Generation,
+    },
+    /// To netd: a session. Descriptors: the arena; the writing end of the pipe that wakes the
+    /// client; the reading end of the pipe by which it wakes this shard.
+    Session {
+        /// Its name.
+        session: SessionId,
+        /// How its arena is divided.
+        geometry: Geometry,
+    },
+    /// To sockd, after a restart: a session that lives in the vault. Descriptors: the session
+    /// socket; the arena; the client's ends: the reading end of its wake-up pipe, and for each
+    /// shard the writing end that wakes it.
+    SessionSocket {
+        /// Its name.
+        session: SessionId,
+        /// How its arena is divided.
+        geometry: Geometry,
+    },
+    /// Everything that the vault had for a newcomer has been said: it may attach and answer
+    /// [`FromDaemon::Ready`].
+    Complete,
+    /// The request of that number has been done, and every live vault has what it brought.
+    Done {
+        /// The request's number.
+        request: u64,
+    },
+    /// Where a peer waits for the ipc-channel rendezvous.
+    Rendezvous {
+        /// The peer.
+        peer: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// The name to connect to.
+        name: String,
+    },
+    /// This supervisor has taken over: repeat every request that was not answered.
+    TakeOver,
+    /// Finish: what is in hand is completed, then exit with 0.
+    Stop,
+}
+
+/// From a daemon to the supervisors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromDaemon {
+    /// Attached, polled, everybody woken: in service (INV-R6).
+    Ready,
+    /// Answer to [`ToDaemon::PeerGone`]: nothing of that incarnation is used any more.
+    Released {
+        /// The peer.
+        peer: Seat,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// From nicd: keep this TAP, answer [`ToDaemon::Done`]. One descriptor.
+    KeepDevice {
+        /// The request's number.
+        request: u64,
+    },
+    /// From sockd: keep this session, pass it to the netds, then answer [`ToDaemon::Done`].
+    /// Descriptors: session socket; arena; reading and writing end of the pipe that wakes the
+    /// client; for each shard reading and writing end of the pipe by which the client wakes it.
+    KeepSession {
+        /// The request's number.
+        request: u64,
+        /// Its name.
+        session: SessionId,
+        /// How its arena is divided.
+        geometry: Geometry,
+    },
+    /// From sockd: the session is over for every netd too; close what the vaults hold of it.
+    DropSession {
+        /// The request's number.
+        request: u64,
+        /// Its name.
+        session: SessionId,
+    },
+    /// A peer has not moved for its deadline while work waited for it.
+    Stuck {
+        /// The peer.
+        peer: Seat,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// Where this daemon waits for `peer` to connect an ipc-channel.
+    Rendezvous {
+        /// Who should connect.
+        peer: Seat,
+        /// The name to connect to.
+        name: String,
+    },
+}
