@@ -136,8 +136,6 @@ reasons! {
     // Transport.
     /// No socket has that address and port.
     NoSocket = "no_socket",
-    /// Port zero, where a port must be.
-    PortZero = "port_zero",
     /// The UDP checksum is wrong.
     UdpCsum = "udp_csum",
     /// A UDP length that can't be.

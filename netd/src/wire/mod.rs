@@ -9,5 +9,23 @@
 //! Not here: what a header means. No address is judged, no state is kept, no payload is touched.
 
 pub mod address;
+pub mod arp;
 pub mod checksum;
 pub mod drop_reason;
+pub mod ethernet;
+pub mod icmpv4;
+pub mod ipv4;
+pub mod ipv6;
+pub mod tcp;
+pub mod tcp_options;
+pub mod udp;
+pub mod unchecked;
+
+/// Bytes from the start of a frame that hold every header there can be, rounded up to whole cache lines:
+/// link header with a tag (18), IPv4 with options (60), and then TCP with options (60), or an ICMP header
+/// (8) with a quoted IPv4 header (60) and the 8 bytes behind it.
+pub const HEADER_AREA: usize = 192;
+
+const _: () = assert!(18 + ipv4::HEADER_LEN_MAX + tcp::HEADER_LEN_MAX <= HEADER_AREA);
+const _: () =
+    assert!(18 + ipv4::HEADER_LEN_MAX + icmpv4::HEADER_LEN + ipv4::HEADER_LEN_MAX + 8 <= HEADER_AREA);
