@@ -32,6 +32,20 @@ pub trait Memory {
     fn read(&self, at: usize, out: &mut [u8]);
     /// Copies bytes in.
     fn write(&self, at: usize, bytes: &[u8]);
+    /// Copies `len` bytes to another memory of the same kind, once.
+    fn copy_to(&self, at: usize, to: &Self, to_at: usize, len: usize)
+    where
+        Self: Sized,
+    {
+        let mut chunk = [0; 512];
+        let mut done = 0;
+        while done < len {
+            let piece = (len - done).min(chunk.len());
+            self.read(at + done, &mut chunk[..piece]);
+            to.write(to_at + done, &chunk[..piece]);
+            done += piece;
+        }
+    }
     /// Orders earlier stores before later loads (store-load), as a Dekker handshake needs.
     fn full_fence(&self);
 }
@@ -39,7 +53,7 @@ pub trait Memory {
 /// A handle to shared memory is itself memory: `&M`, `Rc<M>` and `Arc<M>` are passed around.
 macro_rules! forward {
     ($($ptr:ty),*) => {$(
-        impl<M: Memory + ?Sized> Memory for $ptr {
+        impl<M: Memory> Memory for $ptr {
             fn size(&self) -> usize { (**self).size() }
             fn load_u32(&self, at: usize, order: Ordering) -> u32 { (**self).load_u32(at, order) }
             fn store_u32(&self, at: usize, value: u32, order: Ordering) { (**self).store_u32(at, value, order) }
@@ -47,6 +61,7 @@ macro_rules! forward {
             fn store_u64(&self, at: usize, value: u64, order: Ordering) { (**self).store_u64(at, value, order) }
             fn read(&self, at: usize, out: &mut [u8]) { (**self).read(at, out) }
             fn write(&self, at: usize, bytes: &[u8]) { (**self).write(at, bytes) }
+            fn copy_to(&self, at: usize, to: &Self, to_at: usize, len: usize) { (**self).copy_to(at, &**to, to_at, len) }
             fn full_fence(&self) { (**self).full_fence() }
         }
     )*};

@@ -208,6 +208,16 @@ impl Memory for Region {
         compiler_fence(Ordering::SeqCst);
     }
 
+    fn copy_to(&self, at: usize, to: &Self, to_at: usize, len: usize) {
+        to.writable();
+        let (from, target) = (self.address(at, len, 1), to.address(to_at, len, 1));
+        compiler_fence(Ordering::SeqCst);
+        // SAFETY: both in bounds for `len` bytes; `copy` allows them to overlap (one memory may be
+        // both); concurrent writers only make the copied value unpredictable.
+        unsafe { core::ptr::copy(from.as_ptr(), target.as_ptr(), len) };
+        compiler_fence(Ordering::SeqCst);
+    }
+
     fn full_fence(&self) {
         fence(Ordering::SeqCst);
     }
