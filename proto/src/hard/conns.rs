@@ -85,6 +85,8 @@ pub struct Opening {
     pub ts_offset: u32,
     /// For `TcpPassive`: the record of its listener.
     pub listener: RecordIndex,
+    /// For `TcpPassive`: which use of that record; tells the listener from a later one in its cell.
+    pub listener_serial: u32,
     /// For `TcpListener`: how many connections may wait for accept.
     pub backlog: u32,
 }
@@ -261,6 +263,7 @@ impl Opening {
         out.u32(self.irs);
         out.u32(self.ts_offset);
         out.u32(self.listener.0);
+        out.u32(self.listener_serial);
         out.u32(self.backlog);
         self.options.pack(&mut out);
         out.finish()
@@ -284,6 +287,7 @@ impl Opening {
             irs: from.u32(),
             ts_offset: from.u32(),
             listener: RecordIndex(from.u32()),
+            listener_serial: from.u32(),
             backlog: from.u32(),
             options: Options::unpack(&mut from),
         })
