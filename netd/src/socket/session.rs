@@ -1,0 +1,312 @@
+//! One client session as netd sees it: the arena, its two rings, and what netd gives out of it.
+//!
+//! Owned by the stack; created when the vault hands over the arena, dropped when nothing refers to
+//! it any more. Everything read here was written by a client and is checked (INV-R1); a
+//! [`PeerCorrupt`] ends this session and nothing else. The rings are hard state: a new incarnation
+//! resumes them (INV-R4) and raises all levels again (INV-R6).
+
+use proto::PeerCorrupt;
+use proto::arena::line::{Notes, StackLine};
+use proto::arena::{Geometry, NOTE_SIZE};
+use proto::id::{Epoch, RecordIndex, SessionId, SlotIndex};
+use proto::ring::spsc::{Consumer, Producer};
+use proto::shm::Memory;
+
+/// Nobody lives at that place.
+const NOBODY: u32 = u32::MAX;
+
+/// A client's memory and what netd has given out of it.
+#[derive(Debug)]
+pub struct Session<M> {
+    /// Its name.
+    pub id: SessionId,
+    /// How the arena is divided; from sockd, checked.
+    pub geometry: Geometry,
+    /// The arena.
+    pub memory: M,
+    shard: u16,
+    events: Producer<M, NOTE_SIZE>,
+    kicks: Consumer<M, NOTE_SIZE>,
+    /// Record of each place, or [`NOBODY`].
+    places: Vec<u32>,
+    occupied: u32,
+    rx_pages: Pages,
+    passive_free: Vec<u32>,
+    passive_fresh: u32,
+    /// The client is gone or broke a rule: nothing is delivered, no new socket is placed.
+    pub ended: bool,
+}
+
+/// A last-in first-out store of page numbers: what was hot is used again.
+#[derive(Debug)]
+struct Pages {
+    free: Vec<u32>,
+    /// Pages from here on were never used.
+    fresh: u32,
+    count: u32,
+}
+
+impl Pages {
+    fn take(&mut self) -> Option<u32> {
+        self.free.pop().or_else(|| {
+            (self.fresh < self.count).then(|| {
+                self.fresh += 1;
+                self.fresh - 1
+            })
+        })
+    }
+
+    /// Sets a page aside that a predecessor had given out; `false` when it is taken already.
+    fn claim(&mut self, page: u32) -> bool {
+        while self.fresh <= page {
+            self.free.push(self.fresh);
+            self.fresh += 1;
+        }
+        match self.free.iter().position(|&free| free == page) {
+            Some(at) => {
+                self.free.swap_remove(at);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl<M: Memory + Clone> Session<M> {
+    /// Attaches to an arena, empty or left by an earlier incarnation.
+    ///
+    /// # Errors
+    /// [`PeerCorrupt`] when the rings in it make no sense; the session must be ended.
+    ///
+    /// # Panics
+    /// When the memory is smaller than `geometry` says: the caller mapped it by that size.
+    pub fn attach(id: SessionId, geometry: Geometry, memory: M, shard: u16) -> Result<Self, PeerCorrupt> {
+        assert!(memory.size() >= geometry.bytes(), "an arena is mapped whole");
+        let events = Producer::resume(memory.clone(), geometry.event_ring(shard))?;
+        let kicks = Consumer::resume(memory.clone(), geometry.kick_ring(shard))?;
+        Ok(Session {
+            id,
+            geometry,
+            memory,
+            shard,
+            events,
+            kicks,
+            places: vec![NOBODY; geometry.sockets() as usize],
+            occupied: 0,
+            rx_pages: Pages { free: Vec::new(), fresh: 0, count: geometry.rx_pages },
+            passive_free: Vec::new(),
+            passive_fresh: geometry.active,
+            ended: false,
+        })
+    }
+
+    /// Number of places in use.
+    pub fn occupied(&self) -> u32 {
+        self.occupied
+    }
+
+    /// The record that lives at `slot`.
+    pub fn record_at(&self, slot: SlotIndex) -> Option<RecordIndex> {
+        let record = *self.places.get(slot.0 as usize)?;
+        (record != NOBODY).then_some(RecordIndex(record))
+    }
+
+    /// All places in use with their records.
+    pub fn records(&self) -> impl Iterator<Item = (SlotIndex, RecordIndex)> + '_ {
+        let used = self.places.iter().enumerate().filter(|(_, record)| **record != NOBODY);
+        used.map(|(slot, record)| (SlotIndex(slot as u32), RecordIndex(*record)))
+    }
+
+    /// Settles `record` at `slot`; `false` when the place does not exist or is taken.
+    #[must_use = "a place may be taken"]
+    pub fn settle(&mut self, slot: SlotIndex, record: RecordIndex) -> bool {
+        match self.places.get_mut(slot.0 as usize) {
+            Some(place) if *place == NOBODY => {
+                *place = record.0;
+                self.occupied += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The record at `slot` has let go of it.
+    pub fn vacate(&mut self, slot: SlotIndex) {
+        let place = &mut self.places[slot.0 as usize];
+        assert!(*place != NOBODY, "a place is vacated by who lives there");
+        *place = NOBODY;
+        self.occupied -= 1;
+        if slot.0 >= self.geometry.active {
+            self.passive_free.push(slot.0);
+        }
+    }
+
+    /// A free place for a connection that came in, and the epoch for this use of it.
+    pub fn take_passive(&mut self) -> Option<(SlotIndex, Epoch)> {
+        let slot = loop {
+            match self.passive_free.pop() {
+                // After a recovery the list may name places that were found settled.
+                Some(slot) if self.places[slot as usize] == NOBODY => break slot,
+                Some(_) => {}
+                None if self.passive_fresh < self.geometry.sockets() => {
+                    self.passive_fresh += 1;
+                    let slot = self.passive_fresh - 1;
+                    if self.places[slot as usize] == NOBODY {
+                        break slot;
+                    }
+                }
+                None => return None,
+            }
+        };
+        // The line remembers the last use of the place; a client that alters it confuses itself.
+        let last = StackLine::load(&self.memory, &self.geometry, SlotIndex(slot)).epoch;
+        Some((SlotIndex(slot), Epoch(last.0.wrapping_add(1).max(1))))
+    }
+
+    /// Gives back a place that was taken and not settled.
+    pub fn return_passive(&mut self, slot: SlotIndex) {
+        self.passive_free.push(slot.0);
+    }
+
+    /// A free receive page.
+    pub fn take_page(&mut self) -> Option<u32> {
+        self.rx_pages.take()
+    }
+
+    /// A receive page is free again.
+    pub fn return_page(&mut self, page: u32) {
+        self.rx_pages.free.push(page);
+    }
+
+    /// During recovery: a page that a socket holds already.
+    ///
+    /// # Errors
+    /// [`PeerCorrupt`] when another socket holds it: the client wrote over a table.
+    pub fn claim_page(&mut self, page: u32) -> Result<(), PeerCorrupt> {
+        match page < self.geometry.rx_pages && self.rx_pages.claim(page) {
+            true => Ok(()),
+            false => Err(PeerCorrupt::new("receive page named twice")),
+        }
+    }
+
+    /// The shard whose receive pages are used here.
+    pub fn shard(&self) -> u16 {
+        self.shard
+    }
+
+    /// Tells the client to look at `slot`, unless it has been told and has not looked yet.
+    ///
+    /// # Errors
+    /// [`PeerCorrupt`] when the client lost its place in the ring.
+    pub fn notify(&mut self, slot: SlotIndex, seq: &mut u32) -> Result<(), PeerCorrupt> {
+        if !Notes::Event.raise(&self.memory, &self.geometry, slot, seq) {
+            return Ok(());
+        }
+        match self.events.push(&slot.0.to_ne_bytes())? {
+            true => Ok(()),
+            // There is room for one note of every socket: someone acknowledged what it never took.
+            false => Err(PeerCorrupt::new("event ring full")),
+        }
+    }
+
+    /// After an attach: which places the ring still tells the client to look at.
+    pub fn told(&self) -> impl Iterator<Item = SlotIndex> + '_ {
+        self.events.outstanding().map(|note| SlotIndex(u32::from_ne_bytes(note)))
+    }
+
+    /// Makes all notes visible; `true` when the client sleeps and its pipe must be written.
+    #[must_use = "a sleeping client must be woken"]
+    pub fn publish(&mut self) -> bool {
+        self.events.publish()
+    }
+
+    /// INV-R6: whether a client waits for a wake-up that a predecessor may have owed.
+    #[must_use = "a sleeping client must be woken"]
+    pub fn wake_due(&mut self) -> bool {
+        self.events.wake_due()
+    }
+
+    /// The next place that the client wants looked at.
+    ///
+    /// # Errors
+    /// [`PeerCorrupt`] when the ring or the note makes no sense.
+    pub fn next_kick(&mut self) -> Result<Option<SlotIndex>, PeerCorrupt> {
+        let note = self.kicks.pop()?;
+        self.kicks.release();
+        match note.map(u32::from_ne_bytes) {
+            Some(slot) if slot >= self.geometry.sockets() => Err(PeerCorrupt::new("kick for no such place")),
+            slot => Ok(slot.map(SlotIndex)),
+        }
+    }
+
+    /// Before sleeping: asks the client for wake-ups. `false` when there are kicks to handle first.
+    ///
+    /// # Errors
+    /// [`PeerCorrupt`] when the ring makes no sense.
+    pub fn arm(&mut self) -> Result<bool, PeerCorrupt> {
+        self.kicks.arm()
+    }
+
+    /// Nobody sleeps: kicks need no wake-up.
+    pub fn disarm(&mut self) {
+        self.kicks.disarm();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::shm::heap::HeapMemory;
+    use std::rc::Rc;
+
+    const GEOMETRY: Geometry = Geometry { shards: 1, active: 4, passive: 4, tx_pages: 4, rx_pages: 8 };
+
+    fn session(memory: &Rc<HeapMemory>) -> Session<Rc<HeapMemory>> {
+        Session::attach(SessionId(1), GEOMETRY, memory.clone(), 0).expect("a sound arena")
+    }
+
+    #[test]
+    fn passive_places_are_all_given_out_once() {
+        let memory = Rc::new(HeapMemory::new(GEOMETRY.bytes()));
+        let mut session = session(&memory);
+        assert!(session.settle(SlotIndex(5), RecordIndex(9)), "settled by a recovery");
+        let mut seen = Vec::new();
+        while let Some((slot, _)) = session.take_passive() {
+            assert!(session.settle(slot, RecordIndex(slot.0)));
+            seen.push(slot.0);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, [4, 6, 7]);
+        session.vacate(SlotIndex(6));
+        assert_eq!(session.take_passive().map(|(slot, _)| slot), Some(SlotIndex(6)));
+    }
+
+    #[test]
+    fn a_claimed_page_is_not_given_out() {
+        let memory = Rc::new(HeapMemory::new(GEOMETRY.bytes()));
+        let mut session = session(&memory);
+        assert_eq!(session.claim_page(3), Ok(()));
+        assert!(session.claim_page(3).is_err());
+        assert!(session.claim_page(8).is_err());
+        let mut rest: Vec<u32> = core::iter::from_fn(|| session.take_page()).collect();
+        rest.sort_unstable();
+        assert_eq!(rest, [0, 1, 2, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn a_socket_is_told_once_until_the_client_looks() {
+        let memory = Rc::new(HeapMemory::new(GEOMETRY.bytes()));
+        let mut session = session(&memory);
+        let mut seq = 0;
+        for _ in 0..3 {
+            session.notify(SlotIndex(2), &mut seq).expect("room");
+        }
+        let _ = session.publish();
+        let mut client = Consumer::<_, NOTE_SIZE>::new(memory.clone(), GEOMETRY.event_ring(0));
+        assert_eq!(client.pop(), Ok(Some(2u32.to_ne_bytes())));
+        assert_eq!(client.pop(), Ok(None));
+        Notes::Event.take_up(&memory, &GEOMETRY, SlotIndex(2));
+        session.notify(SlotIndex(2), &mut seq).expect("room");
+        assert_eq!(seq, 2);
+    }
+}
