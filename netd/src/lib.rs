@@ -1,3 +1,4 @@
 //! netd
 pub mod wire;
 pub mod tcp;
+pub mod transport;

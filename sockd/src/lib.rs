@@ -1,1 +1,3 @@
 //! sockd
+
+pub mod port_select;

@@ -160,7 +160,7 @@ impl Ipv4Header {
         let more = flags & FLAG_MF != 0;
         let payload_len = (total_len - header_len) as u32;
         // RFC 791 §3.2: all but the last are multiples of 8 bytes, and the whole fits 65535.
-        if (more && (payload_len == 0 || payload_len % 8 != 0))
+        if (more && (payload_len == 0 || !payload_len.is_multiple_of(8)))
             || offset + payload_len > u32::from(u16::MAX) - HEADER_LEN as u32
         {
             return Err(DropReason::FragInvalid);
