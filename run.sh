@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# The one door to Axolotl: build, run, test. `./run.sh help` lists the verbs.
+# Exit: 0 ok, 1 failed, 2 usage, 3 not running, 4 already running, 5 requirement missing, 6 bad configuration.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+CALLER_DIR=$OLDPWD
+TARGET=${CARGO_TARGET_DIR:-$PWD/target}
+BIN=$TARGET/release
+
+say() { printf '%s\n' "$*" >&2; }
+
+usage() {
+    cat >&2 <<'TEXT'
+usage: ./run.sh VERB [ARGUMENT…]
+  build                      release binaries; installs what the build needs, or says the one command that does
+  demo [ARGUMENT…]           a download and 64 echoing connections while every process is killed, again and again
+  up [OPTION…]               start a group (./run.sh up --help)
+  down | status              [--name N]
+  restart nicd|netd|sockd    [--name N]
+  test [--all] [FILTER]      the test suite
+  doctor                     every missing requirement with its remedy
+TEXT
+}
+
+# --- requirements -----------------------------------------------------------------------------
+
+# command, Debian package, what for
+NEEDS='cc gcc linking
+ip iproute2 TAP devices and namespaces
+unshare util-linux private namespaces for the demo and the tests
+setpriv util-linux the second run of the tests as an ordinary user
+curl curl the remote of the demo'
+
+missing_packages() {
+    local tool package
+    while read -r tool package _; do
+        command -v "$tool" >/dev/null || printf '%s\n' "$package"
+    done <<<"$NEEDS" | sort -u
+}
+
+require_tools() {
+    local packages
+    mapfile -t packages < <(missing_packages)
+    if ((${#packages[@]})); then
+        if ((EUID == 0)) && command -v apt-get >/dev/null; then
+            say "run.sh: installing ${packages[*]}"
+            apt-get install -y "${packages[@]}" >&2 || { apt-get update && apt-get install -y "${packages[@]}"; } >&2
+        else
+            say "run.sh: missing: ${packages[*]}. Remedy: sudo apt-get install -y ${packages[*]}"
+            exit 5
+        fi
+    fi
+    if ! command -v cargo >/dev/null; then
+        PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+        command -v cargo >/dev/null || { say "run.sh: no cargo. Remedy: install Rust 1.95 or later (rustup.rs)"; exit 5; }
+    fi
+}
+
+namespaces_work() {
+    if ((EUID == 0)); then unshare -n true 2>/dev/null; else unshare -Urn true 2>/dev/null; fi
+}
+
+doctor() {
+    local bad=0 tool package reason version
+    check() { # what, ok?, remedy
+        if [[ $2 == yes ]]; then printf 'ok       %s\n' "$1"; else printf 'MISSING  %s. Remedy: %s\n' "$1" "$3"; bad=1; fi
+    }
+    while read -r tool package reason; do
+        check "$tool ($reason)" "$(command -v "$tool" >/dev/null && echo yes)" "apt-get install -y $package"
+    done <<<"$NEEDS"
+    version=$(cargo --version 2>/dev/null | cut -d' ' -f2) || true
+    check "cargo 1.95 or later (found ${version:-none})" \
+        "$(printf '1.95.0\n%s\n' "${version:-0}" | sort -CV && echo yes)" "rustup toolchain install 1.95"
+    check "Linux 6.6 or later (found $(uname -r))" "$(printf '6.6\n%s\n' "$(uname -r)" | sort -CV && echo yes)" \
+        "a newer kernel"
+    check "/dev/net/tun (TAP; the wire backend does without)" \
+        "$([[ -r /dev/net/tun && -w /dev/net/tun ]] && echo yes)" "modprobe tun; chmod 666 /dev/net/tun"
+    check "private namespaces (the demo and the TAP tests)" "$(namespaces_work && echo yes)" \
+        "sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000, or run as root"
+    check "2048 open files or more (found $(ulimit -Hn))" "$([[ $(ulimit -Hn) == unlimited || $(ulimit -Hn) -ge 2048 ]] && echo yes)" \
+        "raise nofile in /etc/security/limits.conf"
+    check "release binaries" "$([[ -x $BIN/supervisor ]] && echo yes)" "./run.sh build"
+    return $((bad ? 5 : 0))
+}
+
+# --- verbs ------------------------------------------------------------------------------------
+
+build() {
+    require_tools
+    cargo build --release --locked --workspace --lib --bins --examples "$@"
+}
+
+built() {
+    [[ -x $BIN/$1 ]] || { say "run.sh: no $BIN/$1. Remedy: ./run.sh build"; exit 5; }
+}
+
+# Relative paths in arguments (a config file, a wire) are the caller's, not ours.
+from_caller() {
+    cd "$CALLER_DIR"
+    exec "$@"
+}
+
+case ${1:-help} in
+build) shift; build "$@" ;;
+demo) shift; build; exec "$BIN/demo" "$@" ;;
+up | down | restart) built supervisor; from_caller "$BIN/supervisor" "$@" ;;
+status) built netctl; from_caller "$BIN/netctl" "$@" ;;
+test) shift; require_tools; BIN=$BIN TARGET=$TARGET exec tests/suite.sh "$@" ;;
+doctor) doctor ;;
+help | -h | --help) usage; [[ ${1:-} ]] || exit 2 ;;
+*) say "run.sh: unknown verb '$1'"; usage; exit 2 ;;
+esac
