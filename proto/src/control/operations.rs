@@ -102,12 +102,11 @@ pub enum Answer {
         /// The session.
         session: SessionId,
     },
-    /// The client broke a rule of its arena: end its session.
+    /// The client broke a rule of its arena: end its session. The rule stands in netd's flight
+    /// recorder.
     SessionCorrupt {
         /// The session.
         session: SessionId,
-        /// Which rule, as a number of [`crate::arena::line`]'s documentation; for the record only.
-        rule: u32,
     },
 }
 
@@ -170,8 +169,7 @@ mod tests {
 
     #[test]
     fn the_largest_command_fits() {
-        let v6: SocketAddr =
-            "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().expect("an address");
+        let v6: SocketAddr = "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().expect("an address");
         let socket =
             SocketRef { session: SessionId(u32::MAX), slot: SlotIndex(u32::MAX), epoch: Epoch(u32::MAX) };
         let command = Command::Listen { op: OpId(u64::MAX), socket, local: v6, backlog: u32::MAX };
