@@ -1,0 +1,140 @@
+//! What an event asks of the stack: values, no deeds.
+
+use super::segment::SegmentOut;
+use super::seq::SeqNum;
+
+/// Which part of the segment's payload belongs where in the receive stream. It is copied into the
+/// arena before the record is committed (INV-T1). It lies inside the payload and inside the
+/// advertised window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deliver {
+    /// Where in the segment's payload it begins.
+    pub payload_start: u32,
+    /// Its octets, at least 1.
+    pub len: u32,
+    /// The stream offset of its first byte; above the received count when out of order.
+    pub offset: u64,
+}
+
+/// Levels that changed. Each can also be asked of the block; these say where to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Events {
+    /// The handshake is complete: writable, or to be offered to accept.
+    pub established: bool,
+    /// `received()` grew.
+    pub received: bool,
+    /// `acknowledged()` grew.
+    pub acknowledged: bool,
+    /// `remote_end()` is known now.
+    pub remote_closed: bool,
+    /// TIME-WAIT begins.
+    pub time_wait: bool,
+    /// CLOSED: look at `failure()`, then the block may go.
+    pub closed: bool,
+}
+
+/// Why a segment was dropped, whole or in part. Each is a counter of the stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// No connection and no listener.
+    NoConnection,
+    /// Outside of the receive window (RFC 9293 §3.10.7.4, first step).
+    OutsideWindow,
+    /// All of it was received before: a retransmission.
+    OldData,
+    /// An older timestamp than the last one (RFC 7323 §5).
+    Paws,
+    /// A RST that does not hit RCV.NXT exactly (RFC 5961 §3.2).
+    BlindReset,
+    /// A SYN inside a connection (RFC 5961 §4.2).
+    BlindSyn,
+    /// An acknowledgement of what was never sent, or too old (RFC 5961 §5.2).
+    BadAck,
+    /// No ACK bit where there must be one.
+    NoAck,
+    /// A RST that means nothing here.
+    IgnoredReset,
+    /// Neither SYN nor RST in SYN-SENT, or no SYN in LISTEN.
+    Unexpected,
+    /// FIN and SYN together, or no flag that a state knows.
+    BadFlags,
+    /// More out-of-order ranges than are kept.
+    OutOfOrderFull,
+    /// Payload in a state that takes none.
+    AfterClose,
+    /// Payload behind the remote's own FIN.
+    AfterFin,
+    /// The accept queue is full.
+    BacklogFull,
+    /// A cookie that this host did not make, or too old (RFC 4987 §3.6).
+    BadCookie,
+}
+
+impl DropReason {
+    /// The counter's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DropReason::NoConnection => "tcp_no_connection",
+            DropReason::OutsideWindow => "tcp_outside_window",
+            DropReason::OldData => "tcp_old_data",
+            DropReason::Paws => "tcp_paws",
+            DropReason::BlindReset => "tcp_blind_reset",
+            DropReason::BlindSyn => "tcp_blind_syn",
+            DropReason::BadAck => "tcp_bad_ack",
+            DropReason::NoAck => "tcp_no_ack",
+            DropReason::IgnoredReset => "tcp_ignored_reset",
+            DropReason::Unexpected => "tcp_unexpected",
+            DropReason::BadFlags => "tcp_bad_flags",
+            DropReason::OutOfOrderFull => "tcp_out_of_order_full",
+            DropReason::AfterClose => "tcp_after_close",
+            DropReason::AfterFin => "tcp_after_fin",
+            DropReason::BacklogFull => "tcp_backlog_full",
+            DropReason::BadCookie => "tcp_bad_cookie",
+        }
+    }
+}
+
+/// A newer SYN met a connection in TIME-WAIT: the old block is done (`events.closed`), and the same
+/// segment goes to the listener, whose initial sequence number must not be below this one
+/// (RFC 9293 §3.6.1, RFC 6191).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reopen {
+    /// The least initial sequence number of the new incarnation.
+    pub isn_min: SeqNum,
+}
+
+/// What came of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[must_use = "payload to copy, segments to send and levels to publish"]
+pub struct Reaction {
+    /// Payload to copy before the commit.
+    pub deliver: Option<Deliver>,
+    /// A RST, challenge ACK or the like that leaves after the commit beside `poll_output`. It may
+    /// be lost without harm when there is no room for it.
+    pub reply: Option<SegmentOut>,
+    /// Levels that changed.
+    pub events: Events,
+    /// The segment, or what of it was not delivered, counts under this reason.
+    pub dropped: Option<DropReason>,
+    /// The segment is to be given to the listener.
+    pub reopen: Option<Reopen>,
+    /// The remote's urgent data ends at this stream offset (RFC 9293 §3.8.5).
+    pub urgent: Option<u64>,
+}
+
+impl Reaction {
+    /// Nothing came of it.
+    pub fn none() -> Self {
+        Reaction::default()
+    }
+
+    /// The segment was dropped without an answer.
+    pub fn dropped(reason: DropReason) -> Self {
+        Reaction { dropped: Some(reason), ..Reaction::default() }
+    }
+
+    /// The segment was dropped and answered.
+    pub fn answered(reason: DropReason, reply: Option<SegmentOut>) -> Self {
+        Reaction { dropped: Some(reason), reply, ..Reaction::default() }
+    }
+}
