@@ -2,3 +2,4 @@
 pub mod wire;
 pub mod tcp;
 pub mod transport;
+pub mod timer_wheel;
