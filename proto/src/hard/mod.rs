@@ -3,3 +3,4 @@
 
 pub mod conns;
 mod pack;
+pub mod registry;
