@@ -2,5 +2,6 @@
 //! [cells](crate::cell); this folder says what the bytes of a cell mean in each.
 
 pub mod conns;
+pub mod config;
 mod pack;
 pub mod registry;
