@@ -11,6 +11,7 @@ use proto::arena::{Geometry, NOTE_SIZE};
 use proto::id::{Epoch, RecordIndex, SessionId, SlotIndex};
 use proto::ring::spsc::{Consumer, Producer};
 use proto::shm::Memory;
+use std::collections::HashSet;
 
 /// Nobody lives at that place.
 const NOBODY: u32 = u32::MAX;
@@ -209,9 +210,15 @@ impl<M: Memory + Clone> Session<M> {
         }
     }
 
-    /// After an attach: which places the ring still tells the client to look at.
-    pub fn told(&self) -> impl Iterator<Item = SlotIndex> + '_ {
-        self.events.outstanding().map(|note| SlotIndex(u32::from_ne_bytes(note)))
+    /// After an attach: which places the ring still tells the client to look at. A note that was
+    /// counted and is not here got lost with the predecessor.
+    pub fn told(&self) -> HashSet<SlotIndex> {
+        self.events.outstanding().map(|note| SlotIndex(u32::from_ne_bytes(note))).collect()
+    }
+
+    /// Free receive pages.
+    pub fn free_pages(&self) -> usize {
+        self.rx_pages.free.len() + (self.rx_pages.count - self.rx_pages.fresh) as usize
     }
 
     /// Makes all notes visible; `true` when the client sleeps and its pipe must be written.

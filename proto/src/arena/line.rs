@@ -6,7 +6,8 @@
 //!
 //! A note in a ring ("look at this socket") is outstanding while the notifier's `seq` differs from
 //! the other side's `ack`; so there is at most one per socket. The receiver of a note sets `ack`
-//! *before* it reads the line, with a full fence between; the notifier writes its line first.
+//! *before* it reads the line, with a full fence between; the notifier writes its line first. The
+//! four counts of notes go on from one use of a place to the next; only cursors and flags start anew.
 
 use super::Geometry;
 use crate::id::{Epoch, SlotIndex};

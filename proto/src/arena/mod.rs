@@ -85,9 +85,10 @@ impl Geometry {
         self.active + self.passive
     }
 
-    /// Slots of an event or kick ring: one entry per socket always fits (INV-R6).
+    /// Slots of an event or kick ring: one entry per socket always fits (INV-R6), and once more
+    /// what a restarted side repeats.
     const fn notes(&self) -> u32 {
-        self.sockets().next_power_of_two()
+        (2 * self.sockets()).next_power_of_two()
     }
 
     const fn ring_bytes(&self) -> usize {
