@@ -7,6 +7,7 @@ pub mod arena;
 pub mod capture;
 pub mod cell;
 pub mod control;
+pub mod daemon;
 pub mod error;
 pub mod hard;
 pub mod id;

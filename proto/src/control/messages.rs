@@ -3,8 +3,10 @@
 //! A message is one record of the lane: bincode with a size limit, trailing bytes refused, and the
 //! descriptors that its documentation names, in that order. Requests of a daemon carry a number;
 //! after [`ToDaemon::TakeOver`] the daemon repeats what was not answered, so every request may
-//! arrive twice and must then do nothing new.
+//! arrive twice and must then do nothing new. A supervisor that took over repeats too what may not
+//! have been said: [`crate::daemon`] lets each thing through once.
 
+use super::lane::Record;
 use crate::arena::Geometry;
 use crate::id::{Generation, Seat, SessionId};
 use crate::nic::slab::SlabGeometry;
@@ -218,6 +220,13 @@ pub enum ToDaemon {
         /// The request's number.
         request: u64,
     },
+    /// The request of that number was refused: the vault has no room for what it brought.
+    Refused {
+        /// The request's number.
+        request: u64,
+        /// errno: EMFILE.
+        errno: u32,
+    },
     /// Where a peer waits for the ipc-channel rendezvous.
     Rendezvous {
         /// The peer.
@@ -282,4 +291,37 @@ pub enum FromDaemon {
         /// The name to connect to.
         name: String,
     },
+}
+
+impl Record for ToDaemon {
+    fn descriptors(&self) -> usize {
+        match self {
+            ToDaemon::Welcome(welcome) => welcome.grants.len(),
+            ToDaemon::Listeners => 2,
+            ToDaemon::Device => 1,
+            ToDaemon::Introduce { .. } | ToDaemon::Session { .. } => 3,
+            ToDaemon::SessionSocket { geometry, .. } => 3 + usize::from(geometry.shards),
+            ToDaemon::PeerGone { .. }
+            | ToDaemon::Complete
+            | ToDaemon::Done { .. }
+            | ToDaemon::Refused { .. }
+            | ToDaemon::Rendezvous { .. }
+            | ToDaemon::TakeOver
+            | ToDaemon::Stop => 0,
+        }
+    }
+}
+
+impl Record for FromDaemon {
+    fn descriptors(&self) -> usize {
+        match self {
+            FromDaemon::KeepDevice { .. } => 1,
+            FromDaemon::KeepSession { geometry, .. } => 4 + 2 * usize::from(geometry.shards),
+            FromDaemon::Ready
+            | FromDaemon::Released { .. }
+            | FromDaemon::DropSession { .. }
+            | FromDaemon::Stuck { .. }
+            | FromDaemon::Rendezvous { .. } => 0,
+        }
+    }
 }
