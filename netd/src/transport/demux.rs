@@ -5,9 +5,8 @@
 //! by connections that come and go. Values are indices of the caller's; that sockets bound to the same
 //! place may not be is sockd's policy, here it is an error value.
 
-use core::hash::{BuildHasher, Hash};
+use core::hash::Hash;
 use core::net::IpAddr;
-use siphasher::sip::SipHasher13;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
@@ -49,24 +48,12 @@ struct DatagramKey {
     remote: Option<(IpAddr, u16)>,
 }
 
-/// SipHash under the secret of the table, for the standard map.
-#[derive(Clone)]
-struct Keyed(HashKey);
-
-impl BuildHasher for Keyed {
-    type Hasher = SipHasher13;
-
-    fn build_hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_keys(self.0.0[0], self.0.0[1])
-    }
-}
-
 /// The sockets of one shard, by what they are bound or connected to.
 pub struct Demux {
     /// Connections in every state but LISTEN, to their records.
     pub flows: FlowTable,
-    listeners: HashMap<(BoundAddr, u16), u32, Keyed>,
-    datagram: HashMap<DatagramKey, u32, Keyed>,
+    listeners: HashMap<(BoundAddr, u16), u32, HashKey>,
+    datagram: HashMap<DatagramKey, u32, HashKey>,
 }
 
 /// Where a TCP segment goes.
@@ -85,8 +72,8 @@ impl Demux {
     pub fn new(key: HashKey, record_limit: u32) -> Demux {
         Demux {
             flows: FlowTable::new(key, record_limit),
-            listeners: HashMap::with_hasher(Keyed(key)),
-            datagram: HashMap::with_hasher(Keyed(key)),
+            listeners: HashMap::with_hasher(key),
+            datagram: HashMap::with_hasher(key),
         }
     }
 
@@ -155,7 +142,7 @@ impl Demux {
     }
 }
 
-fn enter<K: Hash + Eq>(map: &mut HashMap<K, u32, Keyed>, key: K, index: u32) -> Result<(), BoundTwice> {
+fn enter<K: Hash + Eq>(map: &mut HashMap<K, u32, HashKey>, key: K, index: u32) -> Result<(), BoundTwice> {
     match map.entry(key) {
         Entry::Occupied(_) => Err(BoundTwice),
         Entry::Vacant(place) => {

@@ -17,13 +17,9 @@
 
 use core::hash::Hasher;
 use core::net::{IpAddr, Ipv4Addr};
-use siphasher::sip::SipHasher13;
 
+pub use crate::keyed_hash::HashKey;
 use crate::wire::address::AddressPair;
-
-/// A secret of 128 bits for a keyed hash.
-#[derive(Clone, Copy)]
-pub struct HashKey(pub [u64; 2]);
 
 /// The two ends of a connection as this host sees them: `src` of the pair is our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,7 +57,7 @@ impl FlowKey {
 
     /// SipHash of the ends under `key`.
     fn hash(&self, key: &HashKey) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(key.0[0], key.0[1]);
+        let mut hasher = key.hasher();
         match self.addresses {
             AddressPair::V4 { src, dst } => {
                 hasher.write_u64(u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits()));
