@@ -4,13 +4,28 @@
 //! finds the connection, copies payload between frames and the arena, and commits the record before
 //! anything leaves.
 
+pub mod challenge;
 pub mod congestion;
+pub mod control_block;
+pub mod cookie;
+pub mod expiry;
+pub mod input;
+pub mod isn;
+pub mod listen;
 pub mod out_of_order;
+pub mod output;
 pub mod ranges;
+pub mod reaction;
 pub mod recovery;
 pub mod rto;
 pub mod sack;
 pub mod segment;
 pub mod seq;
+pub mod settings;
+pub mod state;
 pub mod timers;
 pub mod window;
+
+pub use control_block::ControlBlock;
+pub use input::Env;
+pub use output::header_len;

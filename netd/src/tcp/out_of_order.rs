@@ -31,6 +31,11 @@ impl OutOfOrder {
         self.ranges.is_empty() && self.duplicate.is_none()
     }
 
+    /// Blocks the next report would have, were there room for all.
+    pub fn count(&self) -> usize {
+        self.ranges.as_slice().len() + usize::from(self.duplicate.is_some())
+    }
+
     /// The part of `range` to copy: what remains after trimming, at both ends, what is held
     /// already. Empty when all of it is held.
     pub fn missing_part(&self, range: Range) -> Range {

@@ -32,6 +32,9 @@ pub struct Scoreboard {
 }
 
 impl Scoreboard {
+    /// A scoreboard of nobody, to read where none was needed yet.
+    pub(super) const EMPTY: &Scoreboard = &Scoreboard::new();
+
     /// Nothing reported yet.
     pub const fn new() -> Self {
         Scoreboard { ranges: RangeSet::new() }

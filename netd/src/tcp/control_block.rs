@@ -1,0 +1,534 @@
+//! The control block of one connection (RFC 9293 §3.3.1): its variables, how it comes to be, and
+//! what its user may say to it.
+//!
+//! Owned by the stack, one per connection. The stack tells it of segments (`on_segment`), cursors
+//! (`on_written`, `on_consumed`), time (`on_timer`), ICMP (`on_icmp`), and asks for segments
+//! (`poll_output`) when it has room for them. It touches no payload: it says which bytes go where.
+//!
+//! Invariants: SND.UNA <= SND.NXT, and SND.NXT is the largest position ever sent; the receive
+//! window's right edge never moves left; every list is bounded; no segment, time or cursor makes it
+//! panic. It doesn't know addresses, and keeps nothing that a record could not restore
+//! ([`super::commit`]) except guesses about the path.
+
+use core::time::Duration;
+
+use proto::time::Instant;
+
+use super::congestion::{Congestion, Kind};
+use super::out_of_order::OutOfOrder;
+use super::reaction::Reaction;
+use super::recovery::{Flight, Recovery};
+use super::rto::RttEstimator;
+use super::sack::Scoreboard;
+use super::segment::{Segment, TIMESTAMPS_LEN};
+use super::seq::{Position, SeqNum};
+use super::settings::{MSS_MIN, Settings, SocketOptions};
+use super::state::{Failure, State};
+use super::timers::{Deadline, Timers};
+use super::window::{ReceiveWindow, SCALE_MAX, SendWindow};
+
+/// An orphan's FIN-WAIT-2 lasts this long, as in Linux (tcp_fin_timeout).
+pub const FIN_WAIT2_ORPHAN: Duration = Duration::from_secs(60);
+
+/// TIME-WAIT: 2 * MSL (RFC 9293 §3.4.2) with Linux's length (TCP_TIMEWAIT_LEN).
+pub const TIME_WAIT: Duration = Duration::from_secs(60);
+
+/// What the two SYNs agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Agreement {
+    /// The remote's MSS, at least [`MSS_MIN`].
+    pub remote_mss: u16,
+    /// Shift of the windows the remote sends.
+    pub send_scale: u8,
+    /// Shift of the windows sent to it.
+    pub receive_scale: u8,
+    /// Both scale windows.
+    pub window_scaling: bool,
+    /// Both do SACK.
+    pub sack: bool,
+    /// Both do timestamps.
+    pub timestamps: bool,
+}
+
+/// The timestamp variables of RFC 7323 §4.3.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct TimestampState {
+    /// TS.Recent.
+    pub(super) recent: u32,
+    /// When TS.Recent was set; it grows invalid with age (RFC 7323 §5.5).
+    pub(super) recent_at: Instant,
+    /// Added to the millisecond clock.
+    pub(super) offset: u32,
+}
+
+/// The tail loss probe of RFC 8985 §7.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct TailProbe {
+    /// TLP.end_seq; the SYN's place when no probe is out.
+    pub(super) end: Position,
+    /// TLP.is_retrans.
+    pub(super) is_retransmission: bool,
+    /// A probe is to be sent.
+    pub(super) due: bool,
+}
+
+/// A segment being timed (RFC 6298 §3).
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RttProbe {
+    /// The position whose acknowledgement ends it; the SYN's place when none is.
+    pub(super) end: Position,
+    /// When it was sent.
+    pub(super) sent: Instant,
+}
+
+/// One connection.
+#[derive(Debug, Clone)]
+pub struct ControlBlock {
+    pub(super) state: State,
+    pub(super) failure: Option<Failure>,
+    /// An ICMP error that is no reason to give up, but explains a later time-out.
+    pub(super) soft_failure: Option<Failure>,
+    pub(super) iss: SeqNum,
+    pub(super) irs: SeqNum,
+    pub(super) agreed: Agreement,
+    pub(super) send: SendWindow,
+    pub(super) receive: ReceiveWindow,
+    /// Octets the client has published.
+    pub(super) written: u64,
+    /// The client will write no more.
+    pub(super) fin_written: bool,
+    /// The place of the remote's FIN once it is known; the SYN's place before.
+    pub(super) remote_fin: Position,
+    /// The end of the last segment that was not full (Minshall's variant of Nagle).
+    pub(super) small_end: Position,
+    /// SND.UP: just behind the local urgent data; the SYN's place when there is none.
+    pub(super) urgent_end: Position,
+    pub(super) rtt: RttEstimator,
+    pub(super) rtt_probe: RttProbe,
+    pub(super) congestion: Congestion,
+    pub(super) recovery: Recovery,
+    pub(super) scoreboard: Option<Box<Scoreboard>>,
+    pub(super) out_of_order: Option<Box<OutOfOrder>>,
+    pub(super) tail_probe: TailProbe,
+    pub(super) timestamps: TimestampState,
+    pub(super) timers: Timers,
+    pub(super) options: SocketOptions,
+    pub(super) last_sent: Instant,
+    pub(super) last_received: Instant,
+    /// The first time-out since an acknowledgement moved SND.UNA, for the user time-out.
+    pub(super) stalled_since: Deadline,
+    /// Before this no further acknowledgement of segments outside of the window leaves.
+    pub(super) next_dup_ack: Deadline,
+    /// Octets that may leave before the remote has spoken after a resume; `u32::MAX` when it has.
+    pub(super) resume_credit: u32,
+    pub(super) path_mss: u16,
+    pub(super) advertised_mss: u16,
+    pub(super) default_mss: u16,
+    /// The largest payload seen, as an estimate of the remote's full segment.
+    pub(super) received_mss: u16,
+    /// Time-outs or probes in a row without an answer.
+    pub(super) retries: u8,
+    /// Keepalive probes in a row without an answer.
+    pub(super) keepalive_probes: u8,
+    /// The connection came in through a listener.
+    pub(super) passive: bool,
+    /// No client is there any more.
+    pub(super) orphaned: bool,
+    /// The client reads no more: payload counts as consumed on arrival.
+    pub(super) discarding: bool,
+    /// An acknowledgement is to leave now.
+    pub(super) ack_now: bool,
+    /// A SYN or SYN-ACK is to leave now.
+    pub(super) syn_due: bool,
+    /// An empty probe below SND.UNA is to leave now (zero window or keepalive).
+    pub(super) probe_due: bool,
+    /// A segment may leave although it is small: the override of RFC 9293 §3.8.6.2.1.
+    pub(super) small_allowed: bool,
+    /// The sender was last stopped by the congestion window, not by lack of data or window.
+    pub(super) window_limited: bool,
+}
+
+impl ControlBlock {
+    fn new(state: State, iss: SeqNum, timestamp_offset: u32, now: Instant, settings: &Settings) -> Self {
+        let receive = ReceiveWindow {
+            consumed: Position::FIRST,
+            limit: settings.receive_limit,
+            ..ReceiveWindow::default()
+        };
+        ControlBlock {
+            state,
+            failure: None,
+            soft_failure: None,
+            iss,
+            irs: SeqNum::new(0),
+            agreed: Agreement {
+                remote_mss: settings.default_mss.max(MSS_MIN),
+                receive_scale: ReceiveWindow::scale_for(settings.receive_limit_max),
+                window_scaling: settings.window_scaling,
+                sack: settings.sack,
+                timestamps: settings.timestamps,
+                ..Agreement::default()
+            },
+            send: SendWindow::default(),
+            receive,
+            written: 0,
+            fin_written: false,
+            remote_fin: Position::SYN,
+            small_end: Position::SYN,
+            urgent_end: Position::SYN,
+            rtt: RttEstimator::new(),
+            rtt_probe: RttProbe::default(),
+            congestion: Congestion::new(settings.congestion, u32::from(settings.default_mss.max(MSS_MIN))),
+            recovery: Recovery::default(),
+            scoreboard: None,
+            out_of_order: None,
+            tail_probe: TailProbe::default(),
+            timestamps: TimestampState { offset: timestamp_offset, ..TimestampState::default() },
+            timers: Timers::default(),
+            options: settings.options,
+            last_sent: now,
+            last_received: now,
+            stalled_since: Deadline::NEVER,
+            next_dup_ack: Deadline::NEVER,
+            resume_credit: u32::MAX,
+            path_mss: settings.path_mss.max(MSS_MIN),
+            advertised_mss: settings.advertised_mss.max(MSS_MIN),
+            default_mss: settings.default_mss.max(MSS_MIN),
+            received_mss: settings.default_mss.max(MSS_MIN).min(settings.advertised_mss),
+            retries: 0,
+            keepalive_probes: 0,
+            passive: false,
+            orphaned: false,
+            discarding: false,
+            ack_now: false,
+            syn_due: false,
+            probe_due: false,
+            small_allowed: false,
+            window_limited: false,
+        }
+    }
+
+    /// RFC 9293 §3.10.1, OPEN, active: SYN-SENT. The SYN leaves by [`Self::poll_output`].
+    ///
+    /// `iss` and `timestamp_offset` come from [`super::isn`].
+    pub fn connect(now: Instant, iss: SeqNum, timestamp_offset: u32, settings: &Settings) -> Self {
+        let mut block = Self::new(State::SynSent, iss, timestamp_offset, now, settings);
+        block.syn_due = true;
+        block
+    }
+
+    /// RFC 9293 §3.10.7.2, LISTEN, third step: a SYN makes a half-open connection, SYN-RECEIVED.
+    /// The SYN-ACK leaves by [`Self::poll_output`]. `syn` has SYN and neither RST nor ACK.
+    pub fn accept(
+        now: Instant,
+        syn: &Segment,
+        iss: SeqNum,
+        timestamp_offset: u32,
+        settings: &Settings,
+    ) -> Self {
+        let mut block = Self::new(State::SynReceived, iss, timestamp_offset, now, settings);
+        block.passive = true;
+        block.take_syn(now, syn);
+        block.syn_due = true;
+        block
+    }
+
+    /// A block with nothing but its variables, for [`super::commit`].
+    pub(super) fn blank(
+        state: State,
+        iss: SeqNum,
+        timestamp_offset: u32,
+        now: Instant,
+        settings: &Settings,
+    ) -> Self {
+        Self::new(state, iss, timestamp_offset, now, settings)
+    }
+
+    /// What a SYN says: the initial sequence number, the window, the options (RFC 9293 §3.10.7.3,
+    /// fourth step; RFC 7323 §2.2 and §3.2; RFC 2018 §2; RFC 6691).
+    pub(super) fn take_syn(&mut self, now: Instant, syn: &Segment) {
+        self.irs = syn.seq;
+        self.receive.nxt = Position::FIRST;
+        self.receive.edge = Position::FIRST;
+        self.receive.last_ack_sent = Position::FIRST;
+        let options = &syn.options;
+        self.agreed.remote_mss = options.mss.unwrap_or(self.default_mss).max(MSS_MIN);
+        match options.window_scale {
+            // RFC 7323 §2.3: a shift above 14 counts as 14.
+            Some(scale) if self.agreed.window_scaling => self.agreed.send_scale = scale.min(SCALE_MAX),
+            _ => {
+                self.agreed.window_scaling = false;
+                self.agreed.receive_scale = 0;
+                self.agreed.send_scale = 0;
+            }
+        }
+        self.agreed.sack &= options.sack_permitted;
+        self.agreed.timestamps &= options.timestamps.is_some();
+        if let Some(timestamps) = options.timestamps.filter(|_| self.agreed.timestamps) {
+            self.timestamps.recent = timestamps.value;
+            self.timestamps.recent_at = now;
+        }
+        // RFC 7323 §2.2: the window of a SYN is not scaled.
+        self.send.set(Position::SYN, self.send.una, u32::from(syn.window));
+        self.send.scale = self.agreed.send_scale;
+        self.receive.scale = self.agreed.receive_scale;
+        self.congestion = Congestion::new(self.congestion.kind(), self.mss());
+    }
+
+    // What the user says (RFC 9293 §3.10.2 to §3.10.5).
+
+    /// SEND: the client has published the stream up to `written` octets; with `fin` that is all
+    /// (CLOSE of the sending side, RFC 9293 §3.10.4). A cursor that moves back is ignored.
+    pub fn on_written(&mut self, now: Instant, written: u64, fin: bool) {
+        if self.fin_written || self.state == State::Closed {
+            return;
+        }
+        self.written = self.written.max(written);
+        if fin {
+            self.fin_written = true;
+            self.state = match self.state {
+                State::Established => State::FinWait1,
+                State::CloseWait => State::LastAck,
+                // RFC 9293 §3.10.4: queued until ESTABLISHED.
+                other => other,
+            };
+        }
+        self.arm_persist(now);
+    }
+
+    /// RECEIVE: the client has consumed the stream up to `consumed` octets. May make a window
+    /// update due.
+    pub fn on_consumed(&mut self, _now: Instant, consumed: u64) {
+        let consumed = Position::of_offset(consumed.min(self.received()));
+        self.receive.consumed = self.receive.consumed.max(consumed);
+        self.consider_window_update();
+    }
+
+    /// The client's receive buffer takes `limit` octets beyond what is consumed. What was
+    /// advertised stays advertised.
+    pub fn set_receive_limit(&mut self, limit: u32) {
+        self.receive.limit = limit;
+        self.consider_window_update();
+    }
+
+    fn consider_window_update(&mut self) {
+        let takes = self.state.takes_data() && self.remote_fin == Position::SYN;
+        if takes && self.receive.update_due(self.full_receive_segment()) {
+            self.ack_now = true;
+        }
+    }
+
+    /// The client shut down its receiving side: what still comes counts as consumed.
+    pub fn on_read_shutdown(&mut self, now: Instant) {
+        self.discarding = true;
+        self.on_consumed(now, self.received());
+    }
+
+    /// The local urgent data ends at stream offset `end` (RFC 9293 §3.8.5).
+    pub fn on_urgent(&mut self, end: u64) {
+        self.urgent_end = self.urgent_end.max(Position::of_offset(end));
+    }
+
+    /// Changes what a client may change.
+    pub fn set_options(&mut self, now: Instant, options: SocketOptions) {
+        self.options = options;
+        self.arm_keepalive(now);
+    }
+
+    /// The client is gone or closed its socket for good, having published `written` octets. What
+    /// it wrote is still delivered, unless it left received data unread: then the remote must
+    /// learn that data was lost (RFC 2525 §2.17, RFC 1122 §4.2.2.13).
+    pub fn close(&mut self, now: Instant, written: u64) -> Reaction {
+        self.orphaned = true;
+        match self.state {
+            State::Closed => Reaction::none(),
+            State::SynSent => self.finish(Failure::Aborted),
+            _ if self.receive.consumed < Position::of_offset(self.received()) && !self.discarding => {
+                self.abort(now)
+            }
+            State::FinWait2 => {
+                self.timers.lifetime = Deadline::at(now + FIN_WAIT2_ORPHAN);
+                Reaction::none()
+            }
+            _ => {
+                self.on_written(now, written, true);
+                Reaction::none()
+            }
+        }
+    }
+
+    /// ABORT (RFC 9293 §3.10.5): RST where the remote may still expect something, then CLOSED.
+    pub fn abort(&mut self, now: Instant) -> Reaction {
+        let reply = match self.state {
+            State::SynReceived
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait => Some(self.assemble_reset(now)),
+            _ => None,
+        };
+        Reaction { reply, ..self.finish(Failure::Aborted) }
+    }
+
+    // What can be asked.
+
+    /// The state.
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// Why it ended, if not by an orderly close.
+    pub const fn failure(&self) -> Option<Failure> {
+        self.failure
+    }
+
+    /// The stream has been received in order up to this offset.
+    pub fn received(&self) -> u64 {
+        let nxt = if self.has_remote_fin() { self.receive.nxt.minus(1) } else { self.receive.nxt };
+        nxt.offset()
+    }
+
+    /// The remote's stream ends at this offset, once all before it has been received.
+    pub fn remote_end(&self) -> Option<u64> {
+        self.has_remote_fin().then(|| self.received())
+    }
+
+    /// The remote has acknowledged the stream up to this offset.
+    pub fn acknowledged(&self) -> u64 {
+        self.send.una.offset().min(self.written)
+    }
+
+    /// The client's stream as far as it was told here.
+    pub const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Whether the client is gone.
+    pub const fn is_orphaned(&self) -> bool {
+        self.orphaned
+    }
+
+    /// Whether it came in through a listener.
+    pub const fn is_passive(&self) -> bool {
+        self.passive
+    }
+
+    /// What the two SYNs agreed on.
+    pub const fn agreement(&self) -> &Agreement {
+        &self.agreed
+    }
+
+    /// The initial send sequence number.
+    pub const fn iss(&self) -> SeqNum {
+        self.iss
+    }
+
+    /// The initial receive sequence number; meaningless in SYN-SENT.
+    pub const fn irs(&self) -> SeqNum {
+        self.irs
+    }
+
+    /// Octets of payload in a full segment without SACK blocks (RFC 6691), at least 1.
+    pub fn mss(&self) -> u32 {
+        let size = u32::from(self.agreed.remote_mss.min(self.path_mss));
+        if self.agreed.timestamps { size - TIMESTAMPS_LEN } else { size }
+    }
+
+    /// Octets a path of this connection carries behind a header without options.
+    pub const fn path_mss(&self) -> u16 {
+        self.path_mss
+    }
+
+    /// cwnd in octets.
+    pub const fn cwnd(&self) -> u32 {
+        self.congestion.cwnd()
+    }
+
+    /// The congestion control algorithm.
+    pub const fn congestion_kind(&self) -> Kind {
+        self.congestion.kind()
+    }
+
+    /// SRTT, if there was a sample.
+    pub fn srtt(&self) -> Option<Duration> {
+        self.rtt.srtt()
+    }
+
+    /// Octets sent and not acknowledged, SYN and FIN counted.
+    pub fn in_flight(&self) -> u64 {
+        self.send.in_flight()
+    }
+
+    /// When [`Self::on_timer`] must be called next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    // Shared by the other chapters.
+
+    pub(super) fn has_remote_fin(&self) -> bool {
+        self.remote_fin != Position::SYN && self.receive.nxt > self.remote_fin
+    }
+
+    /// The place of the own FIN, once the client has closed.
+    pub(super) fn fin_position(&self) -> Option<Position> {
+        self.fin_written.then(|| Position::of_offset(self.written))
+    }
+
+    /// Whether the own FIN was sent.
+    pub(super) fn fin_sent(&self) -> bool {
+        self.fin_position().is_some_and(|fin| self.send.nxt > fin)
+    }
+
+    /// Whether the own FIN is acknowledged.
+    pub(super) fn fin_acknowledged(&self) -> bool {
+        self.fin_position().is_some_and(|fin| self.send.una > fin)
+    }
+
+    pub(super) fn flight(&self) -> Flight {
+        Flight { una: self.send.una, nxt: self.send.nxt, mss: self.mss(), sack: self.agreed.sack }
+    }
+
+    pub(super) fn board(&self) -> &Scoreboard {
+        self.scoreboard.as_deref().unwrap_or(Scoreboard::EMPTY)
+    }
+
+    /// Octets the congestion window still lets out.
+    pub(super) fn congestion_room(&self) -> u64 {
+        let pipe = self.recovery.pipe(&self.flight(), self.board());
+        u64::from(self.congestion.cwnd()).saturating_sub(pipe).min(u64::from(self.resume_credit))
+    }
+
+    /// The remote's full segment, for the receive side's thresholds.
+    pub(super) fn full_receive_segment(&self) -> u32 {
+        u32::from(self.received_mss).max(1)
+    }
+
+    /// TSval now (RFC 7323 §4.1): milliseconds of the host's clock and the connection's offset.
+    pub(super) fn clock(&self, now: Instant) -> u32 {
+        (now.millis() as u32).wrapping_add(self.timestamps.offset)
+    }
+
+    /// CLOSED, with a reason for the client.
+    pub(super) fn finish(&mut self, failure: Failure) -> Reaction {
+        if self.state != State::Closed {
+            self.failure = Some(failure);
+        }
+        self.finish_orderly()
+    }
+
+    /// CLOSED, nothing to complain of.
+    pub(super) fn finish_orderly(&mut self) -> Reaction {
+        let mut reaction = Reaction::none();
+        reaction.events.closed = self.state != State::Closed;
+        self.state = State::Closed;
+        self.timers.stop_all();
+        self.scoreboard = None;
+        self.out_of_order = None;
+        self.ack_now = false;
+        self.syn_due = false;
+        self.probe_due = false;
+        self.tail_probe = TailProbe::default();
+        reaction
+    }
+}

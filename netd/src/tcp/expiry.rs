@@ -1,0 +1,202 @@
+//! What time does: time-outs, probes and the end of waiting (RFC 6298 §5, RFC 8985 §7,
+//! RFC 9293 §3.8.3 to §3.8.6).
+
+use core::time::Duration;
+
+use proto::time::Instant;
+
+use super::congestion::initial_window;
+use super::control_block::{ControlBlock, RttProbe};
+use super::reaction::Reaction;
+use super::recovery::Phase;
+use super::seq::Position;
+use super::state::{Failure, State};
+use super::timers::{Deadline, SendTimer};
+
+/// RFC 9293 §3.8.3, R2, as a count: Linux (tcp_retries2); 924 s and more.
+pub const RETRIES_MAX: u8 = 15;
+
+/// SYN retransmissions of an active open: Linux (tcp_syn_retries); 127 s.
+pub const SYN_RETRIES_MAX: u8 = 6;
+
+/// SYN-ACK retransmissions: Linux (tcp_synack_retries).
+pub const SYN_ACK_RETRIES_MAX: u8 = 5;
+
+/// Unanswered tries of a connection nobody owns any more: Linux (tcp_orphan_retries).
+pub const ORPHAN_RETRIES_MAX: u8 = 8;
+
+/// Zero-window probes an orphan gets though they are answered: the remote must not hold what
+/// nobody owns for ever.
+const ORPHAN_PERSIST_MAX: u8 = 8;
+
+/// After a resume this much may leave each [`RESUME_PACE`] until the remote has spoken (INV-T6).
+pub(super) const RESUME_SEGMENTS: u32 = 2;
+
+/// See [`RESUME_SEGMENTS`].
+pub(super) const RESUME_PACE: Duration = Duration::from_millis(1);
+
+impl ControlBlock {
+    /// Deadlines were reached: to be called when `now` is at or past [`Self::next_deadline`]. Then
+    /// [`Self::poll_output`] has what they make leave.
+    pub fn on_timer(&mut self, now: Instant) -> Reaction {
+        if self.timers.lifetime.is_due(now) {
+            return self.finish_orderly();
+        }
+        if self.timers.delayed_ack.is_due(now) {
+            self.timers.delayed_ack = Deadline::NEVER;
+            self.ack_now = true;
+        }
+        if self.timers.pace.is_due(now) {
+            self.on_pace(now);
+        }
+        if self.timers.keepalive.is_due(now)
+            && let Some(ended) = self.on_keepalive(now)
+        {
+            return ended;
+        }
+        if self.timers.send.is_due(now) {
+            return match self.timers.send_timer {
+                SendTimer::Off => Reaction::none(),
+                SendTimer::Retransmission => self.on_retransmission(now),
+                SendTimer::TailLossProbe => self.on_tail_loss_probe(now),
+                SendTimer::Persist => self.on_persist(now),
+            };
+        }
+        Reaction::none()
+    }
+
+    /// RFC 6298 §5.4 to §5.7, RFC 9293 §3.8.3.
+    fn on_retransmission(&mut self, now: Instant) -> Reaction {
+        self.timers.stop_send();
+        if self.send.in_flight() == 0 {
+            return Reaction::none();
+        }
+        if !self.stalled_since.is_set() {
+            self.stalled_since = Deadline::at(now);
+        }
+        if self.is_given_up(now) {
+            return self.give_up();
+        }
+        self.retries = self.retries.saturating_add(1);
+        self.rtt_probe = RttProbe::default();
+        self.tail_probe.end = Position::SYN;
+        self.tail_probe.due = false;
+        self.rtt.back_off();
+        match self.state {
+            State::SynSent | State::SynReceived => self.syn_due = true,
+            _ => {
+                let flight = self.flight();
+                self.recovery.on_timeout(&flight, &mut self.congestion);
+            }
+        }
+        self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());
+        Reaction::none()
+    }
+
+    /// RFC 9293 §3.8.3: whether R2 is reached.
+    fn is_given_up(&self, now: Instant) -> bool {
+        let most = match self.state {
+            State::SynSent => SYN_RETRIES_MAX,
+            State::SynReceived if self.passive => SYN_ACK_RETRIES_MAX,
+            State::SynReceived => SYN_RETRIES_MAX,
+            _ if self.orphaned => ORPHAN_RETRIES_MAX,
+            _ => RETRIES_MAX,
+        };
+        match (self.options.user_timeout, self.stalled_since.time()) {
+            (Some(timeout), Some(since)) => now.since(since) >= timeout,
+            _ => self.retries >= most,
+        }
+    }
+
+    fn give_up(&mut self) -> Reaction {
+        let failure = self.soft_failure.unwrap_or(Failure::TimedOut);
+        self.finish(failure)
+    }
+
+    /// RFC 8985 §7.3.
+    fn on_tail_loss_probe(&mut self, now: Instant) -> Reaction {
+        self.timers.stop_send();
+        if self.send.in_flight() == 0 || self.recovery.phase() != Phase::Open {
+            return Reaction::none();
+        }
+        self.tail_probe.due = true;
+        self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());
+        Reaction::none()
+    }
+
+    /// RFC 9293 §3.8.6.1: a probe, or what fits into the window although it is small.
+    fn on_persist(&mut self, now: Instant) -> Reaction {
+        self.timers.stop_send();
+        if self.send.usable() > 0 && self.unsent() > 0 {
+            self.small_allowed = true;
+            return Reaction::none();
+        }
+        // Answers reset the count (the remote lives), so only silence ends it; an orphan ends
+        // either way.
+        let most = if self.orphaned { ORPHAN_PERSIST_MAX } else { RETRIES_MAX };
+        if !self.stalled_since.is_set() {
+            self.stalled_since = Deadline::at(now);
+        }
+        let timed_out = match (self.options.user_timeout, self.stalled_since.time()) {
+            (Some(timeout), Some(since)) => now.since(since) >= timeout,
+            _ => false,
+        };
+        if self.retries >= most || timed_out {
+            return self.give_up();
+        }
+        self.retries = self.retries.saturating_add(1);
+        self.rtt.back_off();
+        self.probe_due = true;
+        self.timers.arm_send(SendTimer::Persist, now, self.rtt.rto());
+        Reaction::none()
+    }
+
+    /// Keepalive (RFC 9293 §3.8.4).
+    pub(super) fn arm_keepalive(&mut self, now: Instant) {
+        self.timers.keepalive = Deadline::NEVER;
+        let Some(keepalive) = self.options.keepalive else { return };
+        if self.state.is_synchronised() && self.state != State::TimeWait {
+            let idle = Duration::from_secs(u64::from(keepalive.idle_s.max(1)));
+            self.timers.keepalive = Deadline::at((self.last_received + idle).max(now));
+        }
+    }
+
+    fn on_keepalive(&mut self, now: Instant) -> Option<Reaction> {
+        let keepalive = self.options.keepalive?;
+        let idle = Duration::from_secs(u64::from(keepalive.idle_s.max(1)));
+        let interval = Duration::from_secs(u64::from(keepalive.interval_s.max(1)));
+        // RFC 9293 §3.8.4: "only be sent when no sent data is outstanding, and no data or
+        // acknowledgment packets have been received for the connection within an interval".
+        let due = self.last_received + idle;
+        if due > now && self.keepalive_probes == 0 {
+            self.timers.keepalive = Deadline::at(due);
+            return None;
+        }
+        if self.send.in_flight() > 0 || !self.nothing_unsent() {
+            self.timers.keepalive = Deadline::at(now + interval);
+            return None;
+        }
+        if self.keepalive_probes >= keepalive.probes {
+            let reply = Some(self.assemble_reset(now));
+            let ended = self.give_up();
+            return Some(Reaction { reply, ..ended });
+        }
+        self.keepalive_probes += 1;
+        self.probe_due = true;
+        self.timers.keepalive = Deadline::at(now + interval);
+        None
+    }
+
+    /// INV-T6: after a resume, a few segments at a time, at most an initial window.
+    fn on_pace(&mut self, now: Instant) {
+        self.timers.pace = Deadline::NEVER;
+        if self.resume_credit == u32::MAX {
+            return;
+        }
+        let mss = self.mss();
+        self.resume_credit = (self.resume_credit + RESUME_SEGMENTS * mss).min(initial_window(mss));
+        if self.congestion_room() >= u64::from(self.resume_credit) {
+            self.timers.pace = Deadline::at(now + RESUME_PACE);
+        }
+    }
+}

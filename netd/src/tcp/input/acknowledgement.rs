@@ -1,0 +1,257 @@
+//! Fifth step of RFC 9293 §3.10.7.4: the ACK field, with RFC 5961 §5.2, the round-trip sample,
+//! SACK, and what loss recovery makes of it.
+
+use core::time::Duration;
+
+use proto::time::Instant;
+
+use super::super::control_block::{ControlBlock, FIN_WAIT2_ORPHAN, RttProbe, TIME_WAIT};
+use super::super::listen;
+use super::super::reaction::{DropReason, Reaction};
+use super::super::recovery::AckFacts;
+use super::super::sack::{SackNews, Scoreboard};
+use super::super::segment::Segment;
+use super::super::seq::Position;
+use super::super::state::State;
+use super::super::timers::{Deadline, SendTimer};
+use super::{Env, Step};
+
+/// Samples from echoed timestamps beyond this come from a confused remote.
+const ECHO_AGE_MAX_MS: u32 = 120_000;
+
+impl ControlBlock {
+    pub(super) fn check_ack(
+        &mut self,
+        now: Instant,
+        segment: &Segment,
+        seq: Position,
+        env: &mut Env<'_>,
+        reaction: &mut Reaction,
+    ) -> Step {
+        // "if the ACK bit is off, drop the segment and return".
+        if !segment.flags.ack() {
+            return Err(Reaction::dropped(DropReason::NoAck));
+        }
+        let ack = Position::near(segment.ack, self.iss, self.send.una);
+        if self.state == State::SynReceived {
+            self.check_handshake_ack(now, segment, seq, ack, reaction)?;
+        }
+        // RFC 5961 §5.2: SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT. What was never sent is not
+        // acknowledged (RFC 9293: "If the ACK acks something not yet sent ... then send an ACK").
+        let oldest = self.send.una.minus(u64::from(self.send.wnd_max));
+        let Some(ack) = ack.filter(|ack| oldest <= *ack && *ack <= self.send.nxt) else {
+            return Err(self.challenge(now, DropReason::BadAck, env));
+        };
+        self.take_ack(now, segment, seq, ack, reaction);
+        self.advance_close(now, reaction)
+    }
+
+    /// SYN-RECEIVED: "If SND.UNA < SEG.ACK =< SND.NXT, then enter ESTABLISHED state ... If the
+    /// segment acknowledgment is not acceptable, form a reset segment <SEQ=SEG.ACK><CTL=RST>".
+    fn check_handshake_ack(
+        &mut self,
+        now: Instant,
+        segment: &Segment,
+        seq: Position,
+        ack: Option<Position>,
+        reaction: &mut Reaction,
+    ) -> Step {
+        let Some(ack) = ack.filter(|ack| self.send.una < *ack && *ack <= self.send.nxt) else {
+            let reply = listen::reply_without_connection(segment);
+            return Err(Reaction::answered(DropReason::BadAck, reply));
+        };
+        self.sample_rtt(now, segment, ack);
+        let wnd = self.window_of(segment);
+        self.send.set(seq, ack, wnd);
+        self.send.una = Position::FIRST;
+        self.become_established(now, reaction);
+        Ok(())
+    }
+
+    /// The window a segment says, in octets (RFC 7323 §2.3): not scaled in a SYN.
+    fn window_of(&self, segment: &Segment) -> u32 {
+        let window = u32::from(segment.window);
+        if segment.flags.syn() { window } else { window << self.send.scale }
+    }
+
+    /// The own SYN is acknowledged: ESTABLISHED, or FIN-WAIT-1 where CLOSE came before.
+    pub(super) fn become_established(&mut self, now: Instant, reaction: &mut Reaction) {
+        self.state = if self.fin_written { State::FinWait1 } else { State::Established };
+        self.syn_due = false;
+        self.retries = 0;
+        self.stalled_since = Deadline::NEVER;
+        self.rtt.recovered();
+        self.timers.stop_send();
+        self.arm_keepalive(now);
+        reaction.events.established = true;
+    }
+
+    /// ESTABLISHED and beyond: SND.UNA, the send window, SACK, loss recovery, the timers.
+    fn take_ack(
+        &mut self,
+        now: Instant,
+        segment: &Segment,
+        seq: Position,
+        ack: Position,
+        reaction: &mut Reaction,
+    ) {
+        let una = self.send.una;
+        let acked = ack.since(una);
+        let news = self.take_sack(segment, ack);
+        if acked > 0 {
+            self.sample_rtt(now, segment, ack);
+            self.send.una = ack;
+            self.retries = 0;
+            self.stalled_since = Deadline::NEVER;
+            self.soft_failure = None;
+            self.rtt.recovered();
+            reaction.events.acknowledged = true;
+        }
+        let covered = match &mut self.scoreboard {
+            Some(board) => board.advance(self.send.una),
+            None => 0,
+        };
+        // RFC 9293 §3.10.7.4: the send window follows segments that are not older than the last.
+        let wnd = self.window_of(segment);
+        let window_changed = ack >= una && self.send.update(seq, ack, wnd);
+        if wnd == 0 && ack >= una {
+            // The remote lives and holds its window shut: that is no reason to give up
+            // (RFC 9293 §3.8.6.1).
+            self.retries = 0;
+            self.stalled_since = Deadline::NEVER;
+        }
+        if self.send.una == self.send.nxt {
+            self.rtt_probe = RttProbe::default();
+        }
+        let duplicate = acked == 0
+            && ack == una
+            && self.send.in_flight() > 0
+            && segment.seq_len() == 0
+            && if self.agreed.sack { news.newly_sacked > 0 } else { !window_changed };
+        self.judge_tail_probe(ack, &news, segment.seq_len() == 0);
+        if ack >= una && (acked > 0 || news.newly_sacked > 0 || duplicate) {
+            let facts = AckFacts {
+                now,
+                acked,
+                delivered: (acked + news.newly_sacked).saturating_sub(covered),
+                duplicate,
+                limited: self.window_limited,
+                srtt: self.rtt.srtt().unwrap_or(Duration::ZERO),
+            };
+            let flight = self.flight();
+            let board = self.scoreboard.as_deref().unwrap_or(Scoreboard::EMPTY);
+            self.recovery.on_ack(&facts, &flight, board, &mut self.congestion);
+        }
+        self.check_reneging();
+        self.rearm_after_ack(now, acked > 0, news.newly_sacked > 0);
+    }
+
+    fn take_sack(&mut self, segment: &Segment, ack: Position) -> SackNews {
+        let blocks = segment.options.sack.as_slice();
+        if !self.agreed.sack || blocks.is_empty() || ack < self.send.una {
+            return SackNews::default();
+        }
+        let una = ack.max(self.send.una);
+        let board = self.scoreboard.get_or_insert_with(Box::default);
+        board.update(blocks, self.iss, ack, una, self.send.nxt)
+    }
+
+    /// RFC 2018 §8: the remote may drop what it reported, as one does that restarted. Then SND.UNA
+    /// comes to stand where a reported range begins. Forget the reports, send all again.
+    fn check_reneging(&mut self) {
+        let una = self.send.una;
+        if let Some(board) = &mut self.scoreboard
+            && board.is_reneged(una)
+        {
+            board.clear();
+            let flight = self.flight();
+            self.recovery.all_lost(&flight);
+        }
+    }
+
+    /// RFC 6298 §5.2 and §5.3.
+    fn rearm_after_ack(&mut self, now: Instant, advanced: bool, sacked: bool) {
+        if self.send.in_flight() == 0 {
+            self.timers.stop_send();
+        } else if advanced {
+            self.arm_retransmission(now, true);
+        } else if sacked && self.timers.send_timer == SendTimer::TailLossProbe {
+            // RFC 8985 §7.2: with reports on the scoreboard the plain time-out takes over.
+            self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());
+        }
+        self.arm_persist(now);
+    }
+
+    /// RFC 8985 §7.4.2: whether a probe that was a retransmission repaired a loss, which then has
+    /// to slow the sender like any other.
+    fn judge_tail_probe(&mut self, ack: Position, news: &SackNews, pure: bool) {
+        let probe = self.tail_probe;
+        if probe.end == Position::SYN || ack < probe.end {
+            return;
+        }
+        self.tail_probe.end = Position::SYN;
+        if !probe.is_retransmission || news.duplicate.is_some() {
+            return;
+        }
+        if ack > probe.end || !pure || self.send.una == ack {
+            let mss = self.mss();
+            let flight = u32::try_from(probe.end.since(self.send.una)).unwrap_or(u32::MAX);
+            let ssthresh = self.congestion.on_loss(flight.max(self.congestion.cwnd()), mss);
+            self.congestion.set_cwnd(ssthresh, mss);
+        }
+    }
+
+    /// RFC 6298 §3 and RFC 7323 §4: the timed segment, or the echoed timestamp where only
+    /// retransmissions were out.
+    pub(super) fn sample_rtt(&mut self, now: Instant, segment: &Segment, ack: Position) {
+        if self.rtt_probe.end != Position::SYN {
+            if ack >= self.rtt_probe.end {
+                self.rtt.sample(now.since(self.rtt_probe.sent));
+                self.rtt_probe = RttProbe::default();
+            }
+            return;
+        }
+        let Some(timestamps) = segment.options.timestamps.filter(|_| self.agreed.timestamps) else {
+            return;
+        };
+        let age = self.clock(now).wrapping_sub(timestamps.echo);
+        if timestamps.echo != 0 && age < ECHO_AGE_MAX_MS {
+            self.rtt.sample(Duration::from_millis(u64::from(age.max(1))));
+        }
+    }
+
+    /// What the acknowledgement of the own FIN does to each state.
+    fn advance_close(&mut self, now: Instant, reaction: &mut Reaction) -> Step {
+        if !self.fin_acknowledged() {
+            return Ok(());
+        }
+        match self.state {
+            State::FinWait1 => {
+                self.state = State::FinWait2;
+                if self.orphaned {
+                    self.timers.lifetime = Deadline::at(now + FIN_WAIT2_ORPHAN);
+                }
+            }
+            State::Closing => {
+                self.enter_time_wait(now);
+                reaction.events.time_wait = true;
+            }
+            State::LastAck => {
+                let mut ended = self.finish_orderly();
+                ended.events.acknowledged = reaction.events.acknowledged;
+                return Err(ended);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// TIME-WAIT (RFC 9293 §3.4.2): all timers off but its own.
+    pub(super) fn enter_time_wait(&mut self, now: Instant) {
+        self.state = State::TimeWait;
+        self.timers.stop_all();
+        self.timers.lifetime = Deadline::at(now + TIME_WAIT);
+        self.scoreboard = None;
+        self.out_of_order = None;
+    }
+}
