@@ -12,8 +12,10 @@ pub mod error;
 pub mod hard;
 pub mod id;
 pub mod nic;
+pub mod recorder;
 pub mod ring;
 pub mod shm;
+pub mod stats;
 pub mod time;
 
 pub use error::PeerCorrupt;
