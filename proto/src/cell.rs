@@ -192,8 +192,10 @@ impl<M: Memory> CellTable<M> {
 
     /// Reads a cell; `None` when it is free.
     ///
-    /// A reader beside the writer may meet it in the middle: it then sees the selector change and
-    /// reads again, a few times; what never stands still reads as free to it.
+    /// A reader beside the writer may meet it in the middle: the selector then changes, or two commits
+    /// bring the same selector back over a slot that was being read, which shows as a failed check.
+    /// Either way it reads again, a few times. What never stands still reads as free to it; a check
+    /// that still fails in the last try is final.
     ///
     /// # Errors
     /// [`CellCorrupt`] when what the selector names does not match its check.
@@ -203,16 +205,22 @@ impl<M: Memory> CellTable<M> {
     pub fn read(&self, index: u32) -> Result<Option<Image>, CellCorrupt> {
         /// Two commits within one read are possible, many in a row are not worth waiting for.
         const TRIES: usize = 8;
+        let mut last = Ok(None);
         for _ in 0..TRIES {
             let at = self.at(index);
             let selector = Selector(self.memory.load_u64(at + SELECTOR_AT, Ordering::Acquire));
             let image = self.image(index, selector);
             self.memory.full_fence();
-            if self.memory.load_u64(at + SELECTOR_AT, Ordering::Acquire) == selector.0 {
-                return image;
+            if self.memory.load_u64(at + SELECTOR_AT, Ordering::Acquire) != selector.0 {
+                last = Ok(None);
+                continue;
+            }
+            match image {
+                Ok(image) => return Ok(image),
+                Err(corrupt) => last = Err(corrupt),
             }
         }
-        Ok(None)
+        last
     }
 
     fn image(&self, index: u32, selector: Selector) -> Result<Option<Image>, CellCorrupt> {
