@@ -1,1 +1,5 @@
-//! tests
+//! The harness of the suites in `tests/tests`: memory that survives deaths, worlds of virtual time,
+//! oracles that know every byte, real processes.
+
+pub mod crash;
+pub mod sim;
