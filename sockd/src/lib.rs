@@ -1,3 +1,10 @@
-//! sockd
+//! sockd: the socket API's authority. Who may open a session, which names and ports sockets get,
+//! what quotas leave, and what happens when a client dies. No byte of a stream passes through it;
+//! it maps no frame and no payload.
+//!
+//! [`core`] decides, as a pure machine over the registry; [`policy`] and [`ports`] are its rules.
 
+pub mod core;
+pub mod policy;
 pub mod port_select;
+pub mod ports;

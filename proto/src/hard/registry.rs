@@ -96,7 +96,7 @@ pub struct SessionState {
 }
 
 /// What kind of socket an operation opens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Kind {
     /// A TCP connection.

@@ -1,0 +1,209 @@
+//! What clients ask: sessions opened and ended, sockets wanted.
+
+use super::*;
+use crate::policy::Wish;
+use proto::control::client::{Ask, Request, VERSION};
+
+/// What a socket shall be.
+struct Want {
+    kind: Kind,
+    local: SocketAddr,
+    remote: SocketAddr,
+    backlog: u32,
+}
+
+impl<M: Memory> Core<M> {
+    /// A new client's first request. On success the session has a record; its descriptors are to
+    /// be made and given to the vaults, then [`Core::kept`] is called, or [`Core::not_made`].
+    ///
+    /// # Errors
+    /// The errno of the reply; nothing remains of the request.
+    pub fn open(&mut self, uid: u32, pid: u32, request: &Request) -> Result<(SessionId, Geometry), Errno> {
+        let Ask::Open { version, active, passive, tx_pages, rx_pages } = request.ask else {
+            return Err(Errno::PROTO);
+        };
+        if version != VERSION {
+            return Err(Errno::PROTONOSUPPORT);
+        }
+        if request.number != 1 {
+            return Err(Errno::PROTO);
+        }
+        let user = self.usage.get(&uid).copied().unwrap_or_default();
+        let wish = Wish { active, passive, tx_pages, rx_pages };
+        let geometry = policy::admit(&self.limits, self.clients.len() as u32, user, wish)?;
+        let mut held = self.cells.take().ok_or(Errno::NOBUFS)?;
+        let record = Session { id: self.name_session(), uid, pid, geometry };
+        let state =
+            SessionState { phase: SessionPhase::Opening, request: 0, outcome: errno(Errno::CONNABORTED) };
+        self.cells.open(&mut held, &record.to_bytes(), &state.to_bytes());
+        charge(&mut self.usage, uid, &geometry);
+        let mut client = Client::recovered(held, record, state);
+        client.parked = true;
+        self.clients.insert(record.id, client);
+        Ok((record.id, geometry))
+    }
+
+    /// The descriptors of a session could not be made; no netd and no vault has heard of it.
+    pub fn not_made(&mut self, session: SessionId) {
+        self.dropped(session);
+    }
+
+    /// Every live vault has the session.
+    #[must_use = "effects are done"]
+    pub fn kept(&mut self, session: SessionId) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match self.clients.get(&session) {
+            Some(client) if client.state.phase == SessionPhase::Opening => {
+                let hung_up = client.hung_up;
+                self.finish(session, 1, Outcome::Session, &mut effects);
+                if hung_up {
+                    effects.clear();
+                    self.end(session, &mut effects);
+                }
+            }
+            _ => {}
+        }
+        effects
+    }
+
+    /// The client is gone. A session's end waits until the vaults have had it, so that no netd
+    /// hears of the end first.
+    #[must_use = "effects are done"]
+    pub fn hung_up(&mut self, session: SessionId) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match self.clients.get_mut(&session) {
+            Some(client) if client.state.phase == SessionPhase::Opening => client.hung_up = true,
+            _ => self.end(session, &mut effects),
+        }
+        effects
+    }
+
+    /// The client broke a rule: it is sent away.
+    #[must_use = "effects are done"]
+    pub fn violated(&mut self, session: SessionId, reason: &'static str) -> Vec<Effect> {
+        let mut effects = vec![Effect::End { session, reason }];
+        effects.extend(self.hung_up(session));
+        effects
+    }
+
+    /// Every live vault has let go of the session: its record goes.
+    pub fn dropped(&mut self, session: SessionId) {
+        if let Some(client) = self.clients.remove(&session) {
+            self.cells.free(client.held);
+            refund(&mut self.usage, client.record.uid, &client.record.geometry);
+        }
+    }
+
+    /// A request stands on the session's socket. It may be new, under way since an earlier
+    /// incarnation, or done and not taken off the socket.
+    #[must_use = "effects are done"]
+    pub fn request(&mut self, session: SessionId, request: &Request) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let Some(client) = self.clients.get(&session) else { return effects };
+        let done = client.state.request;
+        if client.state.phase != SessionPhase::Live {
+            return effects;
+        }
+        if request.number == done {
+            effects.push(client.reply());
+        } else if request.number != done.wrapping_add(1) {
+            return self.violated(session, "a request out of order");
+        } else if client.waiting.is_none() {
+            self.begin(session, request, &mut effects);
+        }
+        effects
+    }
+
+    fn begin(&mut self, session: SessionId, request: &Request, effects: &mut Vec<Effect>) {
+        let begun = match request.ask {
+            Ask::Open { .. } => Err(Errno::ISCONN),
+            Ask::Connect { local, remote } => {
+                let remote = policy::destination(remote);
+                let want = Want { kind: Kind::Connect, local, remote, backlog: 0 };
+                policy::may_connect(local, remote).and_then(|()| self.intend(session, request.number, want))
+            }
+            Ask::Listen { local, backlog } => {
+                let want = Want { kind: Kind::Listen, local, remote: NOWHERE, backlog };
+                self.intend(session, request.number, want)
+            }
+            Ask::Datagram { local } => {
+                let want = Want { kind: Kind::Datagram, local, remote: NOWHERE, backlog: 0 };
+                self.intend(session, request.number, want)
+            }
+            Ask::DatagramConnect { slot, remote } => self.associate(session, request.number, slot, remote),
+        };
+        match begun {
+            Ok(op) => {
+                self.clients.get_mut(&session).expect("it asked").waiting = Some(op);
+                let opened = &self.ops[&op];
+                let shard = opened.record.shard;
+                if self.is_attached(shard) {
+                    effects.push(Effect::Command { shard, command: opened.command() });
+                }
+            }
+            Err(refusal) => self.finish(session, request.number, errno(refusal), effects),
+        }
+    }
+
+    /// Writes down the intent to open a socket.
+    fn intend(&mut self, session: SessionId, request: u64, want: Want) -> Result<OpId, Errno> {
+        let Want { kind, local: asked, remote, backlog } = want;
+        let client = self.clients.get_mut(&session).expect("it asked");
+        policy::may_bind(client.record.uid, asked)?;
+        let mut local = asked;
+        if local.port() == 0 {
+            let random = self.random.next();
+            let port = self.ports.choose(kind, Ends { local, remote }, 0, random);
+            local.set_port(port.ok_or(no_port(kind))?);
+        } else if self.ports.conflict(kind, Ends { local, remote }) {
+            return Err(if kind == Kind::Connect { Errno::ADDRNOTAVAIL } else { Errno::ADDRINUSE });
+        }
+        let slot = client.take_place().ok_or(Errno::MFILE)?;
+        let Some(mut held) = self.cells.take() else {
+            client.free.push(slot.0);
+            return Err(Errno::NOBUFS);
+        };
+        let id = self.name_op();
+        let client = self.clients.get_mut(&session).expect("it asked");
+        // Names and addresses belong to shard 0 as long as no other shard is asked for.
+        let record = Operation { id, kind, shard: 0, session, slot, epoch: epoch_of(id), asked, backlog };
+        let state = OperationState { phase: OperationPhase::Intended, request, local, remote };
+        self.cells.open(&mut held, &record.to_bytes(), &state.to_bytes());
+        client.sockets.insert(slot, id);
+        self.ports.take(kind, id, Ends { local, remote });
+        self.ops.insert(id, Opened { held, record, state, tries: 1 });
+        Ok(id)
+    }
+
+    /// Writes down the intent to give an open UDP socket another remote.
+    fn associate(
+        &mut self,
+        session: SessionId,
+        request: u64,
+        slot: SlotIndex,
+        remote: SocketAddr,
+    ) -> Result<OpId, Errno> {
+        let op = *self.clients[&session].sockets.get(&slot).ok_or(Errno::BADF)?;
+        let opened = self.ops.get_mut(&op).expect("a place names a socket there is");
+        if opened.record.kind != Kind::Datagram {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let remote = if remote.ip().is_unspecified() && remote.port() == 0 {
+            NOWHERE
+        } else {
+            policy::may_associate(opened.state.local, policy::destination(remote))?;
+            policy::destination(remote)
+        };
+        opened.state = OperationState { phase: OperationPhase::Changing, request, remote, ..opened.state };
+        self.cells.commit(&mut opened.held, &opened.state.to_bytes());
+        Ok(op)
+    }
+}
+
+/// What a kernel says when it has no port left.
+pub(super) fn no_port(kind: Kind) -> Errno {
+    match kind {
+        Kind::Connect => Errno::ADDRNOTAVAIL,
+        Kind::Listen | Kind::Datagram => Errno::ADDRINUSE,
+    }
+}
