@@ -4,4 +4,5 @@
 pub mod conns;
 pub mod config;
 mod pack;
+pub mod processes;
 pub mod registry;
