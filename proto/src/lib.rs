@@ -14,6 +14,7 @@ pub mod id;
 pub mod nic;
 pub mod recorder;
 pub mod ring;
+pub mod run_dir;
 pub mod shm;
 pub mod stats;
 pub mod time;
