@@ -55,7 +55,14 @@ pub struct Cookie {
 }
 
 /// Makes the cookie for `syn`. `clock` is the connection's TSval clock now.
-pub fn make(key: &[u8; 16], flow: &[u8], syn: &Segment, default_mss: u16, now: Instant, clock: u32) -> Cookie {
+pub fn make(
+    key: &[u8; 16],
+    flow: &[u8],
+    syn: &Segment,
+    default_mss: u16,
+    now: Instant,
+    clock: u32,
+) -> Cookie {
     let options = &syn.options;
     let timestamps = options.timestamps.is_some();
     let said = options.mss.unwrap_or(default_mss);
@@ -135,10 +142,7 @@ mod tests {
     }
 
     fn answer(cookie: &Cookie) -> Segment {
-        let timestamps = cookie
-            .offer
-            .timestamps
-            .then_some(Timestamps { value: 1, echo: cookie.timestamp });
+        let timestamps = cookie.offer.timestamps.then_some(Timestamps { value: 1, echo: cookie.timestamp });
         Segment {
             seq: SeqNum::new(78),
             ack: cookie.isn.plus(1),
@@ -199,10 +203,7 @@ mod tests {
 
     #[test]
     fn the_extras_can_not_be_forged() {
-        let options = Options {
-            timestamps: Some(Timestamps { value: 9, echo: 0 }),
-            ..Options::NONE
-        };
+        let options = Options { timestamps: Some(Timestamps { value: 9, echo: 0 }), ..Options::NONE };
         let now = Instant::from_millis(500);
         let cookie = make(&KEY, b"flow", &syn(options), 536, now, 1000);
         let mut segment = answer(&cookie);

@@ -150,8 +150,7 @@ fn cookie_reply(
     heard.options.timestamps = syn.options.timestamps.filter(|_| settings.timestamps);
     heard.options.window_scale = syn.options.window_scale.filter(|_| settings.window_scaling);
     heard.options.sack_permitted &= settings.sack;
-    let made =
-        cookie::make(&secrets.cookie, caller.flow, &heard, settings.default_mss, now, clock);
+    let made = cookie::make(&secrets.cookie, caller.flow, &heard, settings.default_mss, now, clock);
     let scale = ReceiveWindow::scale_for(settings.receive_limit_max);
     SegmentOut {
         seq: made.isn,

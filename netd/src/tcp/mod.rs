@@ -5,10 +5,12 @@
 //! anything leaves.
 
 pub mod challenge;
+pub mod commit;
 pub mod congestion;
 pub mod control_block;
 pub mod cookie;
 pub mod expiry;
+pub mod icmp;
 pub mod input;
 pub mod isn;
 pub mod listen;

@@ -86,8 +86,7 @@ impl OutOfOrder {
     /// The blocks for the next ACK, at most `room` of them; the duplicate goes first and only once.
     pub fn report(&mut self, irs: SeqNum, room: usize) -> SackBlocks {
         let mut blocks = SackBlocks::NONE;
-        let on_wire =
-            |r: Range| SackBlock { start: r.start.on_wire(irs), end: r.end.on_wire(irs) };
+        let on_wire = |r: Range| SackBlock { start: r.start.on_wire(irs), end: r.end.on_wire(irs) };
         if let Some(duplicate) = self.duplicate.take()
             && room > 0
         {

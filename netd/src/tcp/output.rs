@@ -230,8 +230,7 @@ impl ControlBlock {
             self.rtt_probe = RttProbe { end: self.send.nxt, sent: now };
         }
         if self.tail_probe.due {
-            self.tail_probe =
-                TailProbe { end: self.send.nxt, is_retransmission: false, due: false };
+            self.tail_probe = TailProbe { end: self.send.nxt, is_retransmission: false, due: false };
         }
         self.recovery.on_sent(octets);
         self.note_sent(now, octets);
@@ -303,10 +302,7 @@ impl ControlBlock {
         if self.send.in_flight() == 0 {
             return;
         }
-        let running = matches!(
-            self.timers.send_timer,
-            SendTimer::Retransmission | SendTimer::TailLossProbe
-        );
+        let running = matches!(self.timers.send_timer, SendTimer::Retransmission | SendTimer::TailLossProbe);
         let probe = self.may_probe_tail();
         if running && !restart && !(probe && self.timers.send_timer == SendTimer::TailLossProbe) {
             return;

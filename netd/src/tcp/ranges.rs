@@ -90,10 +90,8 @@ impl<const LIMIT: usize> RangeSet<LIMIT> {
             return Ok(range.len());
         }
         let before: u64 = self.ranges[first..last].iter().map(Range::len).sum();
-        let merged = Range::new(
-            range.start.min(self.ranges[first].start),
-            range.end.max(self.ranges[last - 1].end),
-        );
+        let merged =
+            Range::new(range.start.min(self.ranges[first].start), range.end.max(self.ranges[last - 1].end));
         self.ranges[first] = merged;
         self.ranges.drain(first + 1..last);
         Ok(merged.len() - before)

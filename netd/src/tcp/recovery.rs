@@ -175,8 +175,7 @@ impl Recovery {
             return false;
         }
         if flight.sack {
-            self.dup_acks >= DUP_THRESH
-                || board.lost_edge(flight.mss).is_some_and(|edge| edge > flight.una)
+            self.dup_acks >= DUP_THRESH || board.lost_edge(flight.mss).is_some_and(|edge| edge > flight.una)
         } else {
             // RFC 6582 §4: duplicates that our own needless retransmissions caused don't count.
             self.dup_acks >= DUP_THRESH && flight.una > self.point
@@ -366,8 +365,7 @@ mod tests {
         fn new(sack: bool) -> Self {
             let mut congestion = Congestion::new(Kind::NewReno, MSS);
             congestion.set_cwnd(20 * MSS, MSS);
-            let flight =
-                Flight { una: Position::FIRST, nxt: Position::FIRST.plus(20_000), mss: MSS, sack };
+            let flight = Flight { una: Position::FIRST, nxt: Position::FIRST.plus(20_000), mss: MSS, sack };
             Bench { recovery: Recovery::default(), board: Scoreboard::new(), congestion, flight }
         }
 
@@ -379,8 +377,7 @@ mod tests {
             if let Some((start, end)) = sacked {
                 let wire = |p: u64| Position::FIRST.plus(p).on_wire(SeqNum::new(0));
                 let block = SackBlock { start: wire(start), end: wire(end) };
-                let news =
-                    self.board.update(&[block], SeqNum::new(0), una, una, self.flight.nxt);
+                let news = self.board.update(&[block], SeqNum::new(0), una, una, self.flight.nxt);
                 newly = news.newly_sacked;
             }
             let facts = AckFacts {
@@ -395,8 +392,7 @@ mod tests {
         }
 
         fn room(&self) -> u64 {
-            u64::from(self.congestion.cwnd())
-                .saturating_sub(self.recovery.pipe(&self.flight, &self.board))
+            u64::from(self.congestion.cwnd()).saturating_sub(self.recovery.pipe(&self.flight, &self.board))
         }
 
         fn retransmit(&mut self) -> Option<Range> {

@@ -64,11 +64,7 @@ impl State {
     pub const fn sends_data(self) -> bool {
         matches!(
             self,
-            State::Established
-                | State::FinWait1
-                | State::CloseWait
-                | State::Closing
-                | State::LastAck
+            State::Established | State::FinWait1 | State::CloseWait | State::Closing | State::LastAck
         )
     }
 
@@ -94,6 +90,33 @@ pub enum Failure {
     NetworkUnreachable = 5,
     /// The local side aborted; nobody is left to be told.
     Aborted = 6,
+}
+
+impl Failure {
+    /// The errno a client finds, as Linux numbers them.
+    pub const fn errno(self) -> u8 {
+        match self {
+            Failure::ConnectionRefused => 111,
+            Failure::ConnectionReset => 104,
+            Failure::TimedOut => 110,
+            Failure::HostUnreachable => 113,
+            Failure::NetworkUnreachable => 101,
+            Failure::Aborted => 103,
+        }
+    }
+
+    /// Back from the errno; `None` for 0 and for those that stand for nothing here.
+    pub const fn from_errno(errno: u8) -> Option<Failure> {
+        Some(match errno {
+            111 => Failure::ConnectionRefused,
+            104 => Failure::ConnectionReset,
+            110 => Failure::TimedOut,
+            113 => Failure::HostUnreachable,
+            101 => Failure::NetworkUnreachable,
+            103 => Failure::Aborted,
+            _ => return None,
+        })
+    }
 }
 
 #[cfg(test)]

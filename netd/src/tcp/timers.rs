@@ -76,12 +76,7 @@ pub struct Timers {
 impl Timers {
     /// The earliest deadline.
     pub fn next(&self) -> Option<Instant> {
-        self.send
-            .min(self.delayed_ack)
-            .min(self.keepalive)
-            .min(self.lifetime)
-            .min(self.pace)
-            .time()
+        self.send.min(self.delayed_ack).min(self.keepalive).min(self.lifetime).min(self.pace).time()
     }
 
     /// Arms the sending side's timer.

@@ -73,8 +73,7 @@ impl Algorithm for Cubic {
         let w_max = f64::from(self.w_max);
 
         // RFC 9438 §4.3: the window Reno would have, with alpha_cubic until it passes cwnd_prior.
-        let alpha =
-            if epoch.w_est >= self.cwnd_prior { 1.0 } else { 3.0 * (1.0 - BETA) / (1.0 + BETA) };
+        let alpha = if epoch.w_est >= self.cwnd_prior { 1.0 } else { 3.0 * (1.0 - BETA) / (1.0 + BETA) };
         epoch.w_est += (alpha * acked / window) as f32;
         let w_est = f64::from(epoch.w_est);
 
@@ -103,8 +102,7 @@ impl Algorithm for Cubic {
         self.epoch = None;
         self.cwnd_prior = window;
         // RFC 9438 §4.7: fast convergence gives way to newer flows.
-        self.w_max =
-            if window < self.w_max { window * ((1.0 + BETA as f32) / 2.0) } else { window };
+        self.w_max = if window < self.w_max { window * ((1.0 + BETA as f32) / 2.0) } else { window };
         // RFC 9438 §4.6: ssthresh = flight_size * beta_cubic, at least two segments.
         ((f64::from(flight) * BETA) as u32).max(mss.saturating_mul(2))
     }

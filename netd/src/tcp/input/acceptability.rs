@@ -81,7 +81,8 @@ impl ControlBlock {
             self.enter_time_wait(now);
         }
         let reply = self.acknowledge_unacceptable(now, segment);
-        let reason = if old && segment.seq_len() > 0 { DropReason::OldData } else { DropReason::OutsideWindow };
+        let reason =
+            if old && segment.seq_len() > 0 { DropReason::OldData } else { DropReason::OutsideWindow };
         Reaction::answered(reason, reply)
     }
 
@@ -205,12 +206,7 @@ impl ControlBlock {
     }
 
     /// RFC 5961 §3.2, §4.2, §5.2 and §7: a challenge ACK within the limit.
-    pub(super) fn challenge(
-        &mut self,
-        now: Instant,
-        reason: DropReason,
-        env: &mut Env<'_>,
-    ) -> Reaction {
+    pub(super) fn challenge(&mut self, now: Instant, reason: DropReason, env: &mut Env<'_>) -> Reaction {
         let reply = env.challenge.allow(now).then(|| self.assemble_ack(now));
         Reaction::answered(reason, reply)
     }

@@ -174,9 +174,7 @@ impl ControlBlock {
     /// Eighth step: the FIN, when all before it has come: "advance RCV.NXT over the FIN, and send
     /// an acknowledgment for the FIN".
     pub(super) fn check_fin(&mut self, now: Instant, reaction: &mut Reaction) {
-        if !self.state.takes_data()
-            || self.remote_fin == Position::SYN
-            || self.receive.nxt != self.remote_fin
+        if !self.state.takes_data() || self.remote_fin == Position::SYN || self.receive.nxt != self.remote_fin
         {
             return;
         }
