@@ -11,7 +11,9 @@
 //! `tail` and `head` are free-running 32-bit counts. Each side keeps its own position in private
 //! memory and only publishes it (INV-R2); what the other side published is checked at each look
 //! (INV-R1). To sleep, the consumer arms, looks again, and only then waits; the producer, after
-//! publishing, looks at `armed` and pays for a wake-up once per arming.
+//! publishing, looks at `armed` and pays for a wake-up once per arming. `armed` is a count of armings
+//! times two, odd while the consumer sleeps: the count also outlives the consumer, for an arming of
+//! its successor must never look like one that the producer has answered.
 //!
 //! Not here: the descriptor that wakes, the meaning of a slot, any lock (INV-R3).
 
@@ -23,6 +25,9 @@ const TAIL_AT: usize = 0;
 const HEAD_AT: usize = 64;
 const ARMED_AT: usize = 68;
 const SLOTS_AT: usize = 128;
+
+/// Bit of `armed`: the consumer sleeps.
+const ASLEEP: u32 = 1;
 
 const TAIL_RULE: PeerCorrupt = PeerCorrupt::new("ring tail moved backwards or past the ring");
 const HEAD_RULE: PeerCorrupt = PeerCorrupt::new("ring head moved backwards or past the tail");
@@ -71,7 +76,7 @@ pub struct Producer<M, const N: usize> {
     published: u32,
     /// The consumer's position when last looked at.
     head: u32,
-    /// The arming that was answered last.
+    /// The arming that was answered last; 0 is none.
     answered: u32,
 }
 
@@ -85,6 +90,7 @@ pub struct Consumer<M, const N: usize> {
     released: u32,
     /// The producer's position when last looked at.
     tail: u32,
+    /// Armings so far, times two.
     arming: u32,
 }
 
@@ -159,7 +165,7 @@ impl<M: Memory, const N: usize> Producer<M, N> {
         // The tail must be out before `armed` is read: the consumer does it the other way round.
         self.memory.full_fence();
         let armed = self.memory.load_u32(self.place.at + ARMED_AT, Ordering::Acquire);
-        if armed == 0 || armed == self.answered {
+        if armed & ASLEEP == 0 || armed == self.answered {
             return false;
         }
         self.answered = armed;
@@ -194,7 +200,7 @@ impl<M: Memory, const N: usize> Consumer<M, N> {
     /// [`PeerCorrupt`] when the two positions in memory can't both be true.
     pub fn resume(memory: M, place: Place) -> Result<Self, PeerCorrupt> {
         let head = memory.load_u32(place.at + HEAD_AT, Ordering::Acquire);
-        let arming = memory.load_u32(place.at + ARMED_AT, Ordering::Relaxed);
+        let arming = memory.load_u32(place.at + ARMED_AT, Ordering::Relaxed) & !ASLEEP;
         let mut consumer = Consumer { memory, place, head, released: head, tail: head, arming };
         consumer.disarm();
         consumer.refresh()?;
@@ -254,8 +260,8 @@ impl<M: Memory, const N: usize> Consumer<M, N> {
     /// # Errors
     /// [`PeerCorrupt`] as [`Consumer::pop`].
     pub fn arm(&mut self) -> Result<bool, PeerCorrupt> {
-        self.arming = self.arming.wrapping_add(1).max(1);
-        self.memory.store_u32(self.place.at + ARMED_AT, self.arming, Ordering::Release);
+        self.arming = self.arming.wrapping_add(2);
+        self.memory.store_u32(self.place.at + ARMED_AT, self.arming | ASLEEP, Ordering::Release);
         // `armed` must be out before the tail is read: the producer does it the other way round.
         self.memory.full_fence();
         if self.waiting()? == 0 {
@@ -267,7 +273,7 @@ impl<M: Memory, const N: usize> Consumer<M, N> {
 
     /// Tells the producer that nobody sleeps.
     pub fn disarm(&mut self) {
-        self.memory.store_u32(self.place.at + ARMED_AT, 0, Ordering::Relaxed);
+        self.memory.store_u32(self.place.at + ARMED_AT, self.arming, Ordering::Relaxed);
     }
 }
 
