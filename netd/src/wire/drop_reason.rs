@@ -24,6 +24,14 @@ macro_rules! reasons {
                     $(DropReason::$variant => $name,)*
                 }
             }
+
+            /// The name of its counter in the statistics region: `drop_` tells a reader that this is
+            /// a drop, so that `netctl status` needs to know no list.
+            pub const fn counter(self) -> &'static str {
+                match self {
+                    $(DropReason::$variant => concat!("drop_", $name),)*
+                }
+            }
         }
     };
 }
