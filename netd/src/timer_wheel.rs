@@ -42,7 +42,7 @@ const CHUNK: usize = 1024;
 /// more, the start of the slot is the answer, and the wake-up sorts them.
 const EXACT_MAX: usize = 64;
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Node {
     /// The tick at which it is due.
     tick: u64,
@@ -57,6 +57,7 @@ impl Node {
 }
 
 /// One deadline per handle.
+#[derive(Debug)]
 pub struct TimerWheel {
     /// Everything up to this tick has fired, or is in [`DUE`].
     elapsed: u64,

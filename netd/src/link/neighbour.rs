@@ -181,6 +181,7 @@ pub struct Neighbour {
     pub pending: usize,
 }
 
+#[derive(Debug)]
 struct Entry {
     addr: IpAddr,
     state: NeighbourState,
@@ -198,6 +199,7 @@ struct Entry {
 }
 
 /// The neighbours on one interface's link; `P` is a packet that can wait.
+#[derive(Debug)]
 pub struct NeighbourTable<P> {
     mac: MacAddr,
     limits: NeighbourLimits,

@@ -32,12 +32,14 @@ impl Queue {
     }
 }
 
+#[derive(Debug)]
 struct Slot<P> {
     packet: Option<P>,
     next: u32,
 }
 
 /// The packets of all queues.
+#[derive(Debug)]
 pub struct Pool<P> {
     slots: Vec<Slot<P>>,
     limit: usize,

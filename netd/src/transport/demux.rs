@@ -41,7 +41,7 @@ impl BoundAddr {
 #[error("another socket is bound to the same place")]
 pub struct BoundTwice;
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct DatagramKey {
     local: BoundAddr,
     local_port: u16,
@@ -49,6 +49,7 @@ struct DatagramKey {
 }
 
 /// The sockets of one shard, by what they are bound or connected to.
+#[derive(Debug)]
 pub struct Demux {
     /// Connections in every state but LISTEN, to their records.
     pub flows: FlowTable,

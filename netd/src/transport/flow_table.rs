@@ -92,6 +92,7 @@ const SLOTS_MIN: usize = 64;
 const CARRY_PER_CHANGE: usize = 4;
 
 /// The flows of one shard.
+#[derive(Debug)]
 pub struct FlowTable {
     key: HashKey,
     limit: u32,
@@ -243,6 +244,7 @@ const fn record_of(word: u64) -> u32 {
 }
 
 /// Slots with linear probing and no tombstones: a removal closes the gap.
+#[derive(Debug)]
 struct Slots {
     words: Vec<u64>,
 }
