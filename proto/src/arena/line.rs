@@ -112,12 +112,14 @@ pub struct StackLine {
 macro_rules! fields {
     ($line:ident at $base:expr; $($name:ident: $get:ident $set:ident $at:expr),* $(,)?) => {
         impl $line {
-            /// Copies the line out. Flags are read first, then the cursors.
+            /// Copies the line out: the epoch, then the flags, then the cursors. So a line that
+            /// says a new epoch has the flags of it, not those of the use before.
             pub fn load<M: Memory>(memory: &M, geometry: &Geometry, slot: SlotIndex) -> $line {
                 let at = geometry.place_at(slot) + $base;
+                // Acquire: pairs with the Release store of the epoch in `store`.
+                let epoch = Epoch(memory.load_u32(at + EPOCH_AT, Ordering::Acquire));
                 // Acquire: pairs with the Release store of the flags in `store`.
                 let flags = memory.load_u32(at + FLAGS_AT, Ordering::Acquire);
-                let epoch = Epoch(memory.load_u32(at + EPOCH_AT, Ordering::Acquire));
                 $line { flags, epoch, $($name: memory.$get(at + $at, Ordering::Acquire)),* }
             }
 
