@@ -121,6 +121,9 @@ pub enum Change {
         /// Every frame is wanted.
         promiscuous: Option<bool>,
     },
+    /// Copy frames into the capture rings for [`crate::capture::OPEN_FOR_MS`] from now on; a reader
+    /// asks again before that is over.
+    CaptureOpen,
 }
 
 /// sockd → netd: change this. Made twice under one number it changes once.
