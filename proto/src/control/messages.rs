@@ -32,6 +32,8 @@ pub enum Region {
     Stats(Seat),
     /// The supervisors' table of processes.
     Processes,
+    /// Frames that a shard's tap copied ([`crate::capture`]); written by that netd.
+    Capture(u16),
 }
 
 /// How a peer may use a region it is given.
