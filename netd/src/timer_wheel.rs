@@ -40,7 +40,7 @@ const UNARMED: u16 = u16::MAX;
 const CHUNK: usize = 1024;
 /// The most timers of one slot that [`TimerWheel::next_deadline`] looks at to be exact; where there are
 /// more, the start of the slot is the answer, and the wake-up sorts them.
-const EXACT_MAX: usize = 64;
+const EXACT_MAX: usize = 16;
 
 #[derive(Debug, Clone, Copy)]
 struct Node {
@@ -348,7 +348,7 @@ mod tests {
             count += fired(&mut wheel, at).len();
         }
         assert_eq!(count, 1000);
-        assert!(wakeups < 1000 + 200, "{wakeups} wake-ups for 1000 different deadlines");
+        assert!(wakeups < 1000 + 100, "{wakeups} wake-ups for 1000 different deadlines");
     }
 
     /// A million timers cost each what one costs: all operations touch a bounded number of nodes, so this
@@ -438,11 +438,14 @@ mod tests {
                 for handle in 0..40 {
                     prop_assert_eq!(wheel.is_armed(handle), model.contains_key(&handle));
                 }
-                // Fewer than EXACT_MAX timers: the answer is exact, or "at once".
+                // The answer is exact while few share a slot, never late, and "at once" when something is due.
                 let earliest = model.values().min().map(|tick| instant(*tick));
                 match (wheel.next_deadline(), earliest) {
                     (None, None) => {}
-                    (Some(next), Some(earliest)) if earliest > now => prop_assert_eq!(next, earliest),
+                    (Some(next), Some(earliest)) if earliest > now => {
+                        prop_assert!(next <= earliest);
+                        prop_assert!(next == earliest || model.len() >= EXACT_MAX);
+                    }
                     (Some(next), Some(_)) => prop_assert!(next <= now),
                     (next, earliest) => prop_assert!(false, "{next:?} instead of {earliest:?}"),
                 }

@@ -118,10 +118,17 @@ fn sum_even(bytes: &[u8]) -> u16 {
     for word in words {
         wide = add_wide(wide, u64::from_ne_bytes(*word));
     }
-    if !tail.is_empty() {
-        let mut last = [0u8; 8];
-        last[..tail.len()].copy_from_slice(tail);
-        wide = add_wide(wide, u64::from_ne_bytes(last));
+    // At most 7 bytes are left: 4, 2 and 1 of them.
+    let (words, tail) = tail.as_chunks::<4>();
+    for word in words {
+        wide = add_wide(wide, u64::from(u32::from_ne_bytes(*word)));
+    }
+    let (words, tail) = tail.as_chunks::<2>();
+    for word in words {
+        wide = add_wide(wide, u64::from(u16::from_ne_bytes(*word)));
+    }
+    if let [last] = *tail {
+        wide = add_wide(wide, u64::from(u16::from_ne_bytes([last, 0])));
     }
     u16::from_be(fold(wide))
 }
