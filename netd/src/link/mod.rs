@@ -1,4 +1,268 @@
-//! The link layer: who is at the other end of the cable, and with which address.
+//! The link layer: Ethernet in and out, neighbours, interfaces.
 
+pub mod interface;
 pub mod neighbour;
 pub mod pending;
+
+use crate::counters::{Counter, Counters};
+use crate::frame::Frame;
+use crate::keyed_hash::HashKey;
+use crate::wire::address::MacAddr;
+use crate::wire::arp::{ArpPacket, PACKET_LEN};
+use crate::wire::drop_reason::DropReason;
+use crate::wire::ethernet::{EtherType, EthernetHeader, HEADER_LEN};
+use core::net::{IpAddr, Ipv4Addr};
+use interface::{Interface, InterfaceConfig};
+use neighbour::{Effect, NeighbourLimits, NeighbourTable, Output};
+use proto::Instant;
+use proto::nic::packet_buf::PacketBuf;
+use proto::nic::pool::FramePool;
+use proto::shm::Memory;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// Room in front of a packet that is built here: link, IP and transport headers with options.
+pub const HEADROOM: usize = 192;
+
+/// All interfaces of a shard, and the frames that wait to be released.
+#[derive(Debug)]
+pub struct Link<M: Memory> {
+    interfaces: Vec<Interface<M>>,
+    /// Frames that were built, with the interface each is for.
+    pub out: VecDeque<(u16, PacketBuf<M>)>,
+    /// Packets whose neighbour did not answer: their senders are told.
+    pub unreachable: Vec<PacketBuf<M>>,
+}
+
+/// A packet of the layer above, link header pulled.
+#[derive(Debug)]
+pub struct Packet<M: Memory> {
+    /// The packet.
+    pub frame: Frame<M>,
+    /// Where it came in.
+    pub interface: u16,
+    /// The frame was sent to a group or to everybody.
+    pub to_group: bool,
+}
+
+impl<M: Memory + Clone> Link<M> {
+    /// The interfaces of `configs`, each with the pool of its frame pages.
+    pub fn new(
+        now: Instant,
+        configs: &[InterfaceConfig],
+        pools: &[Rc<FramePool<M>>],
+        key: HashKey,
+        random: u32,
+    ) -> Self {
+        assert_eq!(configs.len(), pools.len(), "every interface has its pool");
+        let interface = |(config, frames): (&InterfaceConfig, &Rc<FramePool<M>>)| {
+            let mut neighbours =
+                NeighbourTable::new(config.mac, NeighbourLimits::default(), key, random, now);
+            let addrs: Vec<IpAddr> = config.addrs.iter().map(|prefix| prefix.addr).collect();
+            for addr in &addrs {
+                if let IpAddr::V4(v4) = addr {
+                    // RFC 5227 §2.3: whoever knew us under another link address learns of it.
+                    neighbours.announce(now, *v4);
+                }
+            }
+            Interface { mac: config.mac, mtu: config.mtu, addrs, neighbours, frames: frames.clone() }
+        };
+        let interfaces = configs.iter().zip(pools).map(interface).collect();
+        Link { interfaces, out: VecDeque::new(), unreachable: Vec::new() }
+    }
+
+    /// An interface by its number.
+    pub fn interface(&self, index: u16) -> Option<&Interface<M>> {
+        self.interfaces.get(usize::from(index))
+    }
+
+    /// All interfaces.
+    pub fn interfaces(&self) -> &[Interface<M>] {
+        &self.interfaces
+    }
+
+    /// All interfaces, to be configured.
+    pub fn interfaces_mut(&mut self) -> &mut [Interface<M>] {
+        &mut self.interfaces
+    }
+
+    /// A frame from interface `index`; returns what IPv4 has to look at.
+    ///
+    /// # Errors
+    /// The reason why the frame was dropped here.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+        index: u16,
+        frame: PacketBuf<M>,
+        counters: &mut Counters,
+    ) -> Result<Option<Packet<M>>, DropReason> {
+        let interface = self.interfaces.get(usize::from(index)).ok_or(DropReason::DevDown)?;
+        let mut frame = Frame::new(frame);
+        let header = EthernetHeader::parse(frame.head())?;
+        if header.dst != interface.mac && !header.dst.is_multicast() {
+            return Err(DropReason::OtherHost);
+        }
+        frame.pull(HEADER_LEN);
+        match header.ethertype {
+            EtherType::IPV4 => {
+                Ok(Some(Packet { frame, interface: index, to_group: header.dst.is_multicast() }))
+            }
+            EtherType::ARP => {
+                counters.count(Counter::ArpIn);
+                let packet = ArpPacket::parse(frame.head())?;
+                self.receive_arp(
+                    now,
+                    index,
+                    &packet,
+                    header.dst == interface_mac(&self.interfaces, index),
+                    counters,
+                )?;
+                Ok(None)
+            }
+            _ => Err(DropReason::UnhandledProto),
+        }
+    }
+
+    fn receive_arp(
+        &mut self,
+        now: Instant,
+        index: u16,
+        packet: &ArpPacket,
+        to_us: bool,
+        counters: &mut Counters,
+    ) -> Result<(), DropReason> {
+        let interface = &mut self.interfaces[usize::from(index)];
+        let mut effects = Vec::new();
+        let addrs = &interface.addrs;
+        let is_ours = |ip: Ipv4Addr| addrs.contains(&IpAddr::V4(ip));
+        let reply =
+            interface.neighbours.receive_arp(now, packet, to_us, is_ours, |effect| effects.push(effect))?;
+        if let Some(reply) = reply {
+            self.send_arp(index, &reply, reply.target_mac, counters);
+        }
+        self.act(index, effects, counters);
+        Ok(())
+    }
+
+    /// Sends a packet to `next_hop` on the link of interface `index`, now or when its link address
+    /// is known.
+    pub fn send(
+        &mut self,
+        now: Instant,
+        index: u16,
+        next_hop: IpAddr,
+        packet: PacketBuf<M>,
+        counters: &mut Counters,
+    ) {
+        let interface = &mut self.interfaces[usize::from(index)];
+        if let Some(mac) = interface.group_mac(next_hop) {
+            let header = EthernetHeader { dst: mac, src: interface.mac, ethertype: EtherType::IPV4 };
+            return self.emit(index, packet, &header.to_bytes(), counters);
+        }
+        match interface.neighbours.output(now, next_hop, packet) {
+            Output::Send(packet, header) => self.emit(index, packet, &header, counters),
+            Output::Queued { solicit, dropped } => {
+                if dropped.is_some() {
+                    counters.drop(DropReason::NeighQueueFull);
+                }
+                if solicit {
+                    self.act(
+                        index,
+                        vec![Effect::Solicit { target: next_hop, dst: MacAddr::BROADCAST }],
+                        counters,
+                    );
+                }
+            }
+            Output::Refused(_) => counters.drop(DropReason::NeighCreateFail),
+        }
+    }
+
+    /// The layer above has heard an answer from `next_hop` (RFC 4861 §7.3.1).
+    pub fn confirm(&mut self, now: Instant, index: u16, next_hop: IpAddr) {
+        if let Some(interface) = self.interfaces.get_mut(usize::from(index)) {
+            interface.neighbours.confirm(now, next_hop);
+        }
+    }
+
+    /// When [`Link::on_timers`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.interfaces.iter().filter_map(|interface| interface.neighbours.next_deadline()).min()
+    }
+
+    /// Asks neighbours again, or gives them up, where it is time to.
+    pub fn on_timers(&mut self, now: Instant, counters: &mut Counters) {
+        for index in 0..self.interfaces.len() {
+            let neighbours = &mut self.interfaces[index].neighbours;
+            if neighbours.next_deadline().is_some_and(|due| due <= now) {
+                let mut effects = Vec::new();
+                neighbours.on_timer(now, |effect| effects.push(effect));
+                self.act(index as u16, effects, counters);
+            }
+        }
+    }
+
+    fn act(&mut self, index: u16, effects: Vec<Effect<PacketBuf<M>>>, counters: &mut Counters) {
+        let (mac, source) = {
+            let interface = &self.interfaces[usize::from(index)];
+            (interface.mac, interface.first_v4())
+        };
+        for effect in effects {
+            match effect {
+                Effect::Solicit { target: IpAddr::V4(target), dst } => {
+                    let source = self.interfaces[usize::from(index)].v4_towards(target).or(source);
+                    let request = ArpPacket::request(mac, source.unwrap_or(Ipv4Addr::UNSPECIFIED), target);
+                    self.send_arp(index, &request, dst, counters);
+                }
+                Effect::Solicit { target: IpAddr::V6(_), .. } => {}
+                Effect::Announce(ip) => {
+                    self.send_arp(index, &ArpPacket::announcement(mac, ip), MacAddr::BROADCAST, counters);
+                }
+                Effect::Send(packet, header) => self.emit(index, packet, &header, counters),
+                Effect::Drop { packet, reason } => {
+                    counters.drop(reason);
+                    if reason == DropReason::NeighFailed {
+                        self.unreachable.push(packet);
+                    }
+                }
+            }
+        }
+    }
+
+    fn send_arp(&mut self, index: u16, packet: &ArpPacket, dst: MacAddr, counters: &mut Counters) {
+        let interface = &self.interfaces[usize::from(index)];
+        let mut bytes = [0; PACKET_LEN];
+        packet.emit(&mut bytes);
+        let built = PacketBuf::alloc(&interface.frames, PACKET_LEN, HEADROOM).and_then(|mut buf| {
+            buf.write(0, &bytes)?;
+            Ok(buf)
+        });
+        let header = EthernetHeader { dst, src: interface.mac, ethertype: EtherType::ARP };
+        match built {
+            Ok(buf) => {
+                counters.count(Counter::ArpOut);
+                self.emit(index, buf, &header.to_bytes(), counters);
+            }
+            Err(_) => counters.drop(DropReason::NoMem),
+        }
+    }
+
+    fn emit(
+        &mut self,
+        index: u16,
+        mut packet: PacketBuf<M>,
+        header: &[u8; HEADER_LEN],
+        counters: &mut Counters,
+    ) {
+        if packet.push(HEADER_LEN).and_then(|()| packet.write(0, header)).is_err() {
+            return counters.drop(DropReason::NoMem);
+        }
+        counters.count(Counter::TxFrames);
+        counters.add(Counter::TxBytes, packet.len() as u64);
+        self.out.push_back((index, packet));
+    }
+}
+
+fn interface_mac<M: Memory>(interfaces: &[Interface<M>], index: u16) -> MacAddr {
+    interfaces[usize::from(index)].mac
+}

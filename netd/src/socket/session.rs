@@ -31,11 +31,14 @@ pub struct Session<M> {
     /// Record of each place, or [`NOBODY`].
     places: Vec<u32>,
     occupied: u32,
+    passive_in_use: u32,
     rx_pages: Pages,
     passive_free: Vec<u32>,
     passive_fresh: u32,
     /// The client is gone or broke a rule: nothing is delivered, no new socket is placed.
     pub ended: bool,
+    /// sockd has ended it: it goes when its last place is left.
+    pub leaving: bool,
 }
 
 /// A last-in first-out store of page numbers: what was hot is used again.
@@ -94,10 +97,12 @@ impl<M: Memory + Clone> Session<M> {
             kicks,
             places: vec![NOBODY; geometry.sockets() as usize],
             occupied: 0,
+            passive_in_use: 0,
             rx_pages: Pages { free: Vec::new(), fresh: 0, count: geometry.rx_pages },
             passive_free: Vec::new(),
             passive_fresh: geometry.active,
             ended: false,
+            leaving: false,
         })
     }
 
@@ -125,10 +130,18 @@ impl<M: Memory + Clone> Session<M> {
             Some(place) if *place == NOBODY => {
                 *place = record.0;
                 self.occupied += 1;
+                self.passive_in_use += u32::from(slot.0 >= self.geometry.active);
                 true
             }
             _ => false,
         }
+    }
+
+    /// The socket at `slot` has moved to another record.
+    pub fn resettle(&mut self, slot: SlotIndex, record: RecordIndex) {
+        let place = &mut self.places[slot.0 as usize];
+        assert!(*place != NOBODY, "only who lives there moves");
+        *place = record.0;
     }
 
     /// The record at `slot` has let go of it.
@@ -138,6 +151,7 @@ impl<M: Memory + Clone> Session<M> {
         *place = NOBODY;
         self.occupied -= 1;
         if slot.0 >= self.geometry.active {
+            self.passive_in_use -= 1;
             self.passive_free.push(slot.0);
         }
     }
@@ -164,9 +178,9 @@ impl<M: Memory + Clone> Session<M> {
         Some((SlotIndex(slot), Epoch(last.0.wrapping_add(1).max(1))))
     }
 
-    /// Gives back a place that was taken and not settled.
-    pub fn return_passive(&mut self, slot: SlotIndex) {
-        self.passive_free.push(slot.0);
+    /// Whether a connection that comes in would find a place.
+    pub fn has_passive(&self) -> bool {
+        self.passive_in_use < self.geometry.passive
     }
 
     /// A free receive page.

@@ -50,6 +50,19 @@ pub struct Agreement {
     pub timestamps: bool,
 }
 
+/// What TCP_INFO shows of the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Figures {
+    /// SRTT in microseconds, 0 without a sample.
+    pub srtt_us: u32,
+    /// RTTVAR in microseconds.
+    pub rttvar_us: u32,
+    /// cwnd in octets.
+    pub cwnd: u32,
+    /// Octets of payload in a full segment.
+    pub mss: u16,
+}
+
 /// The timestamp variables of RFC 7323 §4.3.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct TimestampState {
@@ -411,6 +424,37 @@ impl ControlBlock {
     /// Whether it came in through a listener.
     pub const fn is_passive(&self) -> bool {
         self.passive
+    }
+
+    /// The end of everything received, in order or not, as a stream offset.
+    pub fn received_highest(&self) -> u64 {
+        let kept = self.out_of_order.as_ref().and_then(|store| store.ranges().as_slice().last());
+        kept.map_or(self.received(), |range| range.end.offset().max(self.received()))
+    }
+
+    /// Whether the remote has acknowledged all that was written, and that it was all.
+    pub fn local_end_acknowledged(&self) -> bool {
+        self.fin_acknowledged()
+    }
+
+    /// The next position to be sent for the first time (SND.NXT), SYN counted.
+    pub fn send_next(&self) -> u64 {
+        self.send.nxt.get()
+    }
+
+    /// What is added to the millisecond clock in TSval.
+    pub const fn timestamp_offset(&self) -> u32 {
+        self.timestamps.offset
+    }
+
+    /// What TCP_INFO shows of the path.
+    pub fn figures(&self) -> Figures {
+        Figures {
+            srtt_us: self.rtt.srtt_us(),
+            rttvar_us: self.rtt.rttvar_us(),
+            cwnd: self.cwnd(),
+            mss: u16::try_from(self.mss()).unwrap_or(u16::MAX),
+        }
     }
 
     /// What the two SYNs agreed on.

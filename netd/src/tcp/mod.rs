@@ -31,3 +31,6 @@ pub mod window;
 pub use control_block::ControlBlock;
 pub use input::Env;
 pub use output::header_len;
+
+#[cfg(test)]
+mod tests;

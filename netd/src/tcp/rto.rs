@@ -33,6 +33,11 @@ pub struct RttEstimator {
 }
 
 impl RttEstimator {
+    /// RTTVAR in microseconds.
+    pub const fn rttvar_us(&self) -> u32 {
+        self.rttvar_us
+    }
+
     /// Before any sample.
     pub const fn new() -> Self {
         RttEstimator { srtt_us: 0, rttvar_us: 0, backoff: 0 }

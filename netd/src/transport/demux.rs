@@ -86,6 +86,16 @@ impl Demux {
         self.listener(flow.local_addr(), flow.local_port).map_or(TcpReceiver::Nobody, TcpReceiver::Listener)
     }
 
+    /// Whether a listener is bound to exactly that place.
+    pub fn has_listener(&self, addr: BoundAddr, port: u16) -> bool {
+        self.listeners.contains_key(&(addr, port))
+    }
+
+    /// Whether a datagram socket is bound to exactly that place, with that remote.
+    pub fn has_udp(&self, local: BoundAddr, local_port: u16, remote: Option<(IpAddr, u16)>) -> bool {
+        self.datagram.contains_key(&DatagramKey { local, local_port, remote })
+    }
+
     /// The listener that takes connections to `addr` and `port`.
     pub fn listener(&self, addr: IpAddr, port: u16) -> Option<u32> {
         let receivers = BoundAddr::receivers(addr);

@@ -1,0 +1,554 @@
+//! What sockd asks and what clients write: operations, cursors, the end of a session.
+//!
+//! Everything a client wrote is checked against what netd privately knows (INV-R1). A broken rule
+//! ends that session: its connections are reset as a kernel resets those of a killed program.
+
+use super::Stack;
+use super::socket::{Kind, Listener, Socket, Udp};
+use crate::counters::Counter;
+use crate::socket::rx::RxPages;
+use crate::socket::session::Session;
+use crate::socket::tx::check_written;
+use crate::tcp::control_block::ControlBlock;
+use crate::tcp::isn::{initial_sequence, timestamp_offset};
+use crate::tcp::settings::{Keepalive, SocketOptions};
+use crate::transport::demux::BoundAddr;
+use crate::transport::flow_table::FlowKey;
+use crate::wire::address::AddressPair;
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+use proto::arena::Geometry;
+use proto::arena::line::{ClientLine, Notes, StackLine, want};
+use proto::control::operations::{Answer, Command, SocketRef};
+use proto::hard::conns::{Kind as RecordKind, Opening, Options};
+use proto::id::{OpId, RecordIndex, SessionId, SlotIndex};
+use proto::shm::Memory;
+use proto::{Instant, PeerCorrupt};
+use rustix::io::Errno;
+
+impl<M: Memory + Clone> Stack<M> {
+    /// A client session whose arena the vault handed over.
+    ///
+    /// # Errors
+    /// [`PeerCorrupt`] when the arena makes no sense; the session is not attached, and sockd is
+    /// told.
+    pub fn add_session(&mut self, id: SessionId, geometry: Geometry, memory: M) -> Result<(), PeerCorrupt> {
+        if self.sessions.contains_key(&id) {
+            return Ok(());
+        }
+        match Session::attach(id, geometry, memory, self.shard) {
+            Ok(session) => {
+                self.sessions.insert(id, session);
+                self.session_order.push(id);
+                Ok(())
+            }
+            Err(corrupt) => {
+                self.counters.count(Counter::SessionsCorrupt);
+                self.batch.answers.push_back(Answer::SessionCorrupt { session: id });
+                Err(corrupt)
+            }
+        }
+    }
+
+    /// Looks at up to `budget` sockets that clients pointed at; returns their number.
+    pub fn poll_kicks(&mut self, now: Instant, budget: usize) -> usize {
+        let mut done = 0;
+        for turn in 0..self.session_order.len() {
+            let Some(&id) = self.session_order.get(turn) else { break };
+            while done < budget {
+                let Some(session) = self.sessions.get_mut(&id) else { break };
+                match session.next_kick() {
+                    Ok(Some(slot)) => self.on_kick(now, id, slot),
+                    Ok(None) => break,
+                    Err(corrupt) => {
+                        self.session_corrupt(now, id, corrupt);
+                        break;
+                    }
+                }
+                done += 1;
+            }
+        }
+        done
+    }
+
+    /// Before sleeping: asks every client for wake-ups. `false` when there is work to do first.
+    pub fn arm(&mut self, now: Instant) -> bool {
+        let mut idle = true;
+        let mut corrupt = Vec::new();
+        for session in self.sessions.values_mut().filter(|session| !session.ended) {
+            match session.arm() {
+                Ok(empty) => idle &= empty,
+                Err(rule) => corrupt.push((session.id, rule)),
+            }
+        }
+        idle &= corrupt.is_empty();
+        for (id, rule) in corrupt {
+            self.session_corrupt(now, id, rule);
+        }
+        idle
+    }
+
+    /// A client points at a socket: takes its note up, then reads its line.
+    pub(super) fn on_kick(&mut self, now: Instant, id: SessionId, slot: SlotIndex) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let kick_ack = Notes::Kick.take_up(&session.memory, &session.geometry, slot);
+        let Some(index) = session.record_at(slot) else { return };
+        let Some(socket) = self.sockets.get_mut(index.0) else { return };
+        socket.line.kick_ack = kick_ack;
+        let client = ClientLine::load(&session.memory, &session.geometry, slot);
+        if client.epoch == socket.line.epoch && !socket.closed && !session.ended {
+            if let Err(corrupt) = self.client_says(now, index.0, client) {
+                self.session_corrupt(now, id, corrupt);
+            }
+        }
+    }
+
+    /// Takes over what the client wrote in its line.
+    fn client_says(&mut self, now: Instant, index: u32, client: ClientLine) -> Result<(), PeerCorrupt> {
+        let socket = self.sockets.get_mut(index).expect("the caller has found it");
+        let at = socket.at.expect("a socket that is kicked has a place");
+        let session = self.sessions.get_mut(&at.session).expect("a place lies in a session");
+        check_written(client.written, socket.client.written, socket.line.acked)?;
+        let highest = socket.highest();
+        socket.rx.consume(session, client.consumed, socket.line.received, highest)?;
+        let before = core::mem::replace(&mut socket.client, client);
+        socket.closed = client.flags & (want::CLOSE | want::ABORT) != 0;
+        if let Kind::Tcp(block) = &mut socket.kind {
+            let options = socket_options(&client);
+            if options != socket_options(&before) {
+                block.set_options(now, options);
+            }
+            if client.rcvbuf != before.rcvbuf && client.rcvbuf != 0 {
+                block.set_receive_limit(client.rcvbuf.min(proto::arena::WINDOW_MAX));
+            }
+            block.on_consumed(now, client.consumed);
+            if client.flags & want::SHUT_RD != 0 {
+                block.on_read_shutdown(now);
+            }
+            if client.flags & want::ABORT != 0 {
+                let reaction = block.abort(now);
+                self.react(now, index, reaction, None);
+            } else if client.flags & want::CLOSE != 0 {
+                let reaction = block.close(now, client.written);
+                self.react(now, index, reaction, None);
+            } else {
+                block.on_written(now, client.written, client.flags & want::SHUT_WR != 0);
+            }
+        } else {
+            if let Kind::Udp(udp) = &mut socket.kind {
+                // The client has had its turn to see the last error.
+                udp.error = 0;
+            }
+            if socket.closed {
+                self.close_unconnected(now, index);
+            }
+        }
+        self.touch(index);
+        self.reschedule(now, index);
+        Ok(())
+    }
+
+    /// A listener or a datagram socket was closed: nothing is received for it any more, and what
+    /// waits for accept is reset.
+    fn close_unconnected(&mut self, now: Instant, index: u32) {
+        let socket = self.sockets.get(index).expect("the caller has found it");
+        let (local, remote, serial) =
+            (socket.opening.local, remote_of(&socket.opening), socket.held.serial());
+        match socket.kind {
+            Kind::Listener(_) => {
+                self.demux.remove_listener(bound(local.ip()), local.port());
+                let accepted = socket.client.consumed / super::socket::ACCEPT_RECORD;
+                let mine: Vec<u32> =
+                    self.sockets.indices().filter(|&i| self.waits_for(i, index, serial, accepted)).collect();
+                for child in mine {
+                    self.abort(now, child);
+                }
+            }
+            Kind::Udp(_) => {
+                self.demux.remove_udp(bound(local.ip()), local.port(), remote);
+            }
+            Kind::Tcp(_) => {}
+        }
+    }
+
+    /// Whether connection `index` belongs to listener `listener` still: half-open, or in its accept
+    /// queue from number `accepted` on.
+    pub(super) fn waits_for(&self, index: u32, listener: u32, serial: u32, accepted: u64) -> bool {
+        use proto::hard::conns::Agreed;
+        self.sockets.get(index).is_some_and(|socket| {
+            socket.opening.kind == RecordKind::TcpPassive
+                && socket.opening.listener == RecordIndex(listener)
+                && socket.opening.listener_serial == serial
+                && match socket.agreed {
+                    Some(Agreed::Passive { accept_index, .. }) => accept_index >= accepted,
+                    _ => true,
+                }
+        })
+    }
+
+    /// Ends a connection as by linger 0: reset, and its place is left.
+    fn abort(&mut self, now: Instant, index: u32) {
+        let Some(socket) = self.sockets.get_mut(index) else { return };
+        socket.closed = true;
+        if let Kind::Tcp(block) = &mut socket.kind {
+            let reaction = block.abort(now);
+            self.react(now, index, reaction, None);
+        }
+        self.touch(index);
+        self.reschedule(now, index);
+    }
+
+    /// Ends a socket of a client that is gone, as a kernel closes those of a dead program.
+    fn orphan(&mut self, now: Instant, index: u32) {
+        let Some(socket) = self.sockets.get_mut(index) else { return };
+        if core::mem::replace(&mut socket.closed, true) {
+            return;
+        }
+        let written = socket.client.written;
+        match &mut socket.kind {
+            Kind::Tcp(block) => {
+                let reaction = block.close(now, written);
+                self.react(now, index, reaction, None);
+            }
+            Kind::Listener(_) | Kind::Udp(_) => self.close_unconnected(now, index),
+        }
+        self.touch(index);
+        self.reschedule(now, index);
+    }
+
+    /// INV-R1: a client broke a rule. Its session ends here and now; sockd is told.
+    pub(super) fn session_corrupt(&mut self, now: Instant, id: SessionId, corrupt: PeerCorrupt) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if core::mem::replace(&mut session.ended, true) {
+            return;
+        }
+        self.corrupt_rules.push_back((id, corrupt));
+        self.counters.count(Counter::SessionsCorrupt);
+        self.batch.answers.push_back(Answer::SessionCorrupt { session: id });
+        for index in self.records_of(id) {
+            self.abort(now, index);
+            if self.sockets.get(index).is_some_and(|socket| !matches!(socket.kind, Kind::Tcp(_))) {
+                self.close_unconnected(now, index);
+            }
+        }
+    }
+
+    fn records_of(&self, id: SessionId) -> Vec<u32> {
+        let owned = |index: &u32| self.sockets.get(*index).is_some_and(|socket| socket.opening.session == id);
+        self.sockets.indices().filter(owned).collect()
+    }
+
+    /// Does what sockd asks; asked again, only answers (INV-T9).
+    pub fn on_command(&mut self, now: Instant, command: &Command) {
+        let answer = match *command {
+            Command::Connect { op, socket, local, remote } => {
+                self.once(op, |stack| stack.connect(now, op, socket, local, remote))
+            }
+            Command::Listen { op, socket, local, backlog } => {
+                self.once(op, |stack| stack.listen(op, socket, local, backlog))
+            }
+            Command::Datagram { op, socket, local, remote } => {
+                self.once(op, |stack| stack.datagram(op, socket, local, remote))
+            }
+            Command::EndSession { session, .. } => return self.end_session(now, session),
+        };
+        self.batch.answers.push_back(answer);
+    }
+
+    fn once(&mut self, op: OpId, act: impl FnOnce(&mut Self) -> Result<SocketAddr, Errno>) -> Answer {
+        if let Some(socket) = self.operations.get(&op).and_then(|&index| self.sockets.get(index)) {
+            return Answer::Done { op, local: socket.opening.local };
+        }
+        match act(self) {
+            Ok(local) => Answer::Done { op, local },
+            Err(errno) => Answer::Failed { op, errno: errno.raw_os_error().unsigned_abs() },
+        }
+    }
+
+    fn connect(
+        &mut self,
+        now: Instant,
+        op: OpId,
+        at: SocketRef,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<SocketAddr, Errno> {
+        let local = SocketAddr::new(self.source_for(local.ip(), remote.ip())?, local.port());
+        let flow = flow_key(local, remote).ok_or(Errno::AFNOSUPPORT)?;
+        if self.demux.flows.get(&flow).is_some() {
+            return Err(Errno::ADDRNOTAVAIL);
+        }
+        let flow_bytes = flow_bytes(&flow);
+        let iss = initial_sequence(&self.secrets.tcp, &flow_bytes, now);
+        let ts_offset = timestamp_offset(&self.secrets.tcp, &flow_bytes);
+        let block = ControlBlock::connect(now, iss, ts_offset, &self.settings_towards(remote.ip()));
+        let opening = Opening {
+            local,
+            remote,
+            iss: iss.get(),
+            ts_offset,
+            ..self.opening(RecordKind::TcpActive, op, at)
+        };
+        let index = self.place(at, opening, Kind::Tcp(Box::new(block)))?;
+        self.demux.flows.insert(flow, index).map_err(|_| Errno::NOBUFS)?;
+        self.counters.count(Counter::TcpActiveOpens);
+        self.reschedule(now, index);
+        Ok(local)
+    }
+
+    fn listen(
+        &mut self,
+        op: OpId,
+        at: SocketRef,
+        local: SocketAddr,
+        backlog: u32,
+    ) -> Result<SocketAddr, Errno> {
+        self.check_local(local.ip())?;
+        let opening = Opening { local, backlog, ..self.opening(RecordKind::TcpListener, op, at) };
+        if self.demux.has_listener(bound(local.ip()), local.port()) {
+            return Err(Errno::ADDRINUSE);
+        }
+        let index = self.place(at, opening, Kind::Listener(Listener::default()))?;
+        self.demux.add_listener(bound(local.ip()), local.port(), index).map_err(|_| Errno::ADDRINUSE)?;
+        Ok(local)
+    }
+
+    fn datagram(
+        &mut self,
+        op: OpId,
+        at: SocketRef,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<SocketAddr, Errno> {
+        let connected = !remote.ip().is_unspecified();
+        let ip = if connected { self.source_for(local.ip(), remote.ip())? } else { local.ip() };
+        self.check_local(ip)?;
+        let local = SocketAddr::new(ip, local.port());
+        let opening = Opening { local, remote, ..self.opening(RecordKind::Udp, op, at) };
+        let remote = remote_of(&opening);
+        // A second operation on the place gives the socket another remote: the old one goes first.
+        let successor = self.sessions.get(&at.session).and_then(|session| session.record_at(at.slot));
+        if let Some(old) = successor {
+            return self.reconnect_datagram(old.0, opening, remote);
+        }
+        if self.demux.has_udp(bound(ip), local.port(), remote) {
+            return Err(Errno::ADDRINUSE);
+        }
+        let index = self.place(at, opening, Kind::Udp(Udp::default()))?;
+        self.demux.add_udp(bound(ip), local.port(), remote, index).map_err(|_| Errno::ADDRINUSE)?;
+        Ok(local)
+    }
+
+    /// A record's identity is written once: the socket moves to a new cell, cursors and all.
+    fn reconnect_datagram(
+        &mut self,
+        old: u32,
+        opening: Opening,
+        remote: Option<(IpAddr, u16)>,
+    ) -> Result<SocketAddr, Errno> {
+        let socket =
+            self.sockets.get(old).filter(|socket| matches!(socket.kind, Kind::Udp(_))).ok_or(Errno::INVAL)?;
+        if socket.line.epoch != opening.epoch {
+            return Err(Errno::INVAL);
+        }
+        let (was, local) = (socket.opening, opening.local);
+        if self.demux.has_udp(bound(local.ip()), local.port(), remote) && remote != remote_of(&was) {
+            return Err(Errno::ADDRINUSE);
+        }
+        let held = self.conns.take().ok_or(Errno::NOBUFS)?;
+        let mut socket = *self.sockets.remove(old).expect("found above");
+        let old_held = core::mem::replace(&mut socket.held, held);
+        self.batch.retired.push(old_held);
+        self.operations.remove(&was.op);
+        self.demux.remove_udp(bound(was.local.ip()), was.local.port(), remote_of(&was));
+        (socket.opening, socket.committed, socket.dirty, socket.tx_pending) = (opening, None, false, false);
+        let at = socket.at.expect("a datagram socket lives at its place");
+        let index = self.sockets.insert(socket);
+        let session = self.sessions.get_mut(&at.session).expect("a place lies in a session");
+        session.resettle(at.slot, RecordIndex(index));
+        self.operations.insert(opening.op, index);
+        self.demux
+            .add_udp(bound(local.ip()), local.port(), remote, index)
+            .expect("looked at above, or it was our own");
+        self.touch(index);
+        Ok(local)
+    }
+
+    fn opening(&self, kind: RecordKind, op: OpId, at: SocketRef) -> Opening {
+        let nowhere = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
+        Opening {
+            kind,
+            shard: self.shard,
+            local: nowhere,
+            remote: nowhere,
+            session: at.session,
+            op,
+            slot: at.slot,
+            epoch: at.epoch,
+            iss: 0,
+            irs: 0,
+            options: Options::default(),
+            ts_offset: 0,
+            listener: RecordIndex(0),
+            listener_serial: 0,
+            backlog: 0,
+        }
+    }
+
+    /// Gives a new socket its cell and its place.
+    fn place(&mut self, at: SocketRef, opening: Opening, kind: Kind) -> Result<u32, Errno> {
+        let session =
+            self.sessions.get_mut(&at.session).filter(|session| !session.ended).ok_or(Errno::BADF)?;
+        if at.slot.0 >= session.geometry.active || session.record_at(at.slot).is_some() {
+            return Err(Errno::INVAL);
+        }
+        let held = self.conns.take().ok_or(Errno::NOBUFS)?;
+        let index = self.sockets.insert(Socket::new(held, opening, kind));
+        self.settle_at(index, at);
+        self.operations.insert(opening.op, index);
+        self.touch(index);
+        Ok(index)
+    }
+
+    /// Moves a socket into a place of its session's arena that is free.
+    pub(super) fn settle_at(&mut self, index: u32, at: SocketRef) {
+        let session = self.sessions.get_mut(&at.session).expect("the caller has found it");
+        assert!(session.settle(at.slot, RecordIndex(index)), "the caller has seen that it is free");
+        let socket = self.sockets.get_mut(index).expect("the caller has made it");
+        let last = StackLine::load(&session.memory, &session.geometry, at.slot);
+        // The counts of notes go on from the last use of the place; all else begins anew.
+        socket.line = StackLine {
+            epoch: at.epoch,
+            kick_ack: last.kick_ack,
+            event_seq: last.event_seq,
+            ..StackLine::default()
+        };
+        socket.at = Some(at);
+        socket.rx = RxPages::default();
+        socket.told_anew = true;
+    }
+
+    /// The socket lets go of its place; its end was published.
+    pub(super) fn leave_place(&mut self, index: u32) {
+        let Some(socket) = self.sockets.get_mut(index) else { return };
+        let Some(at) = socket.at.take() else { return };
+        let op = socket.opening.op;
+        if let Some(session) = self.sessions.get_mut(&at.session) {
+            socket.rx.release_all(session);
+            session.vacate(at.slot);
+        }
+        if op != OpId(0) {
+            self.operations.remove(&op);
+            self.batch.answers.push_back(Answer::Released { op, socket: at });
+        }
+        self.session_gone_when_empty(at.session);
+    }
+
+    /// The socket is over: its record is given back.
+    pub(super) fn remove(&mut self, index: u32) {
+        let Some(socket) = self.sockets.remove(index) else { return };
+        self.timers.cancel(index);
+        if matches!(socket.kind, Kind::Tcp(_)) && !self.displaced.remove(&index) {
+            if let Some(flow) = flow_key(socket.opening.local, socket.opening.remote) {
+                self.demux.flows.remove(&flow);
+            }
+        }
+        self.operations.remove(&socket.opening.op);
+        let (held, session) = (socket.held, socket.opening.session);
+        match socket.committed {
+            Some(_) => self.conns.free(held),
+            None => self.conns.untake(held),
+        }
+        self.session_gone_when_empty(session);
+    }
+
+    fn end_session(&mut self, now: Instant, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            self.batch.answers.push_back(Answer::SessionGone { session: id });
+            return;
+        };
+        session.ended = true;
+        session.leaving = true;
+        for index in self.records_of(id) {
+            // The client's last words count: what it published before it died is delivered.
+            if let Some(at) = self.sockets.get(index).and_then(|socket| socket.at) {
+                self.last_words(now, index, at);
+            }
+            self.orphan(now, index);
+        }
+        self.session_gone_when_empty(id);
+    }
+
+    /// Reads a dead client's line for the last time.
+    fn last_words(&mut self, now: Instant, index: u32, at: SocketRef) {
+        let Some(session) = self.sessions.get(&at.session) else { return };
+        let client = ClientLine::load(&session.memory, &session.geometry, at.slot);
+        if client.epoch == at.epoch && self.sockets.get(index).is_some_and(|socket| !socket.closed) {
+            // A line that breaks a rule is a dead client's, and is not believed.
+            let _ = self.client_says(now, index, client);
+        }
+    }
+
+    fn session_gone_when_empty(&mut self, id: SessionId) {
+        let gone = self.sessions.get(&id).is_some_and(|session| session.leaving && session.occupied() == 0);
+        // A half-open connection has no place and still names its listener's session.
+        let half_open = |socket: &Socket| socket.half_open && socket.opening.session == id;
+        if gone && !self.sockets.iter().any(half_open) {
+            self.sessions.remove(&id);
+            self.session_order.retain(|&other| other != id);
+            self.batch.answers.push_back(Answer::SessionGone { session: id });
+        }
+    }
+}
+
+/// The options in a client's line.
+fn socket_options(client: &ClientLine) -> SocketOptions {
+    let has = |bit: u32| client.flags & bit != 0;
+    let standard = Keepalive::default();
+    let or = |value: u32, default: u32| if value == 0 { default } else { value };
+    SocketOptions {
+        nodelay: has(want::NODELAY),
+        cork: has(want::CORK),
+        keepalive: has(want::KEEPALIVE).then(|| Keepalive {
+            idle_s: or(client.keepalive_idle_s, standard.idle_s),
+            interval_s: or(client.keepalive_interval_s, standard.interval_s),
+            probes: u8::try_from(or(client.keepalive_count, standard.probes.into())).unwrap_or(u8::MAX),
+        }),
+        user_timeout: (client.user_timeout_ms != 0)
+            .then(|| Duration::from_millis(client.user_timeout_ms.into())),
+    }
+}
+
+/// The bound address of a wildcard or exact local address.
+pub(super) fn bound(ip: IpAddr) -> BoundAddr {
+    match ip {
+        IpAddr::V4(v4) if v4.is_unspecified() => BoundAddr::AnyV4,
+        IpAddr::V6(v6) if v6.is_unspecified() => BoundAddr::Any,
+        exact => BoundAddr::Exact(exact),
+    }
+}
+
+/// The only remote of a datagram socket, when it has one.
+pub(super) fn remote_of(opening: &Opening) -> Option<(IpAddr, u16)> {
+    (!opening.remote.ip().is_unspecified()).then(|| (opening.remote.ip(), opening.remote.port()))
+}
+
+/// The key of a connection; `None` when its ends are of two families.
+pub(super) fn flow_key(local: SocketAddr, remote: SocketAddr) -> Option<FlowKey> {
+    let addresses = AddressPair::new(local.ip(), remote.ip())?;
+    Some(FlowKey { addresses, local_port: local.port(), remote_port: remote.port() })
+}
+
+/// The flow as RFC 6528 hashes it.
+pub(super) fn flow_bytes(flow: &FlowKey) -> [u8; 36] {
+    let mut bytes = [0; 36];
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    bytes[..16].copy_from_slice(&octets(flow.local_addr()));
+    bytes[16..32].copy_from_slice(&octets(flow.remote_addr()));
+    bytes[32..34].copy_from_slice(&flow.local_port.to_be_bytes());
+    bytes[34..].copy_from_slice(&flow.remote_port.to_be_bytes());
+    bytes
+}

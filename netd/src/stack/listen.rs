@@ -1,0 +1,197 @@
+//! Connections that come in: half-open, established, waiting for accept.
+
+use super::Stack;
+use super::clients::{flow_bytes, flow_key};
+use super::socket::{Kind, Socket};
+use crate::counters::Counter;
+use crate::frame::Frame;
+use crate::tcp::control_block::ControlBlock;
+use crate::tcp::listen::{Backlog, Caller, Heard, on_segment};
+use crate::tcp::reaction::Reopen;
+use crate::tcp::segment::Segment;
+use crate::tcp::state::State as TcpState;
+use crate::transport::flow_table::FlowKey;
+use crate::wire::drop_reason::DropReason;
+use core::net::SocketAddr;
+use core::time::Duration;
+use proto::Instant;
+use proto::arena::record::Header;
+use proto::control::operations::SocketRef;
+use proto::hard::conns::{Agreed, Kind as RecordKind, Opening};
+use proto::id::{Epoch, OpId, RecordIndex, SlotIndex};
+use proto::shm::Memory;
+
+/// How long a SYN cookie that was sent may come back (RFC 4987 §3.6).
+pub(super) const COOKIE_LIFETIME: Duration = Duration::from_secs(128);
+
+/// Half-open connections of a listener before it answers with cookies; Linux takes the backlog.
+const HALF_OPEN_MAX: u32 = 1024;
+
+/// A segment for a listener.
+pub(super) struct Arrival<'a, M: Memory> {
+    /// Its two ends.
+    pub flow: FlowKey,
+    /// Its header.
+    pub segment: &'a Segment,
+    /// Its payload.
+    pub frame: &'a Frame<M>,
+    /// It took over a connection in TIME-WAIT.
+    pub reopen: Option<Reopen>,
+}
+
+impl<M: Memory + Clone> Stack<M> {
+    /// A segment that belongs to no connection, for the listener of its port (RFC 9293 §3.10.7.2).
+    pub(super) fn segment_for_listener(
+        &mut self,
+        now: Instant,
+        index: u32,
+        arrival: &Arrival<'_, M>,
+    ) -> Result<(), DropReason> {
+        let listener = self.sockets.get(index).expect("the demultiplexer names sockets that there are");
+        let Kind::Listener(state) = &listener.kind else { return Err(DropReason::NoSocket) };
+        let most = listener.opening.backlog.max(1);
+        let backlog = Backlog {
+            half_open_full: state.half_open >= most.min(HALF_OPEN_MAX),
+            accept_full: state.waiting(listener.rx.consumed()) > u64::from(most),
+            cookies_out: now < self.cookies_until,
+        };
+        let bytes = flow_bytes(&arrival.flow);
+        let caller = Caller { flow: &bytes, reopen: arrival.reopen };
+        let settings = self.settings_towards(arrival.flow.remote_addr());
+        match on_segment(now, arrival.segment, &caller, &self.secrets.tcp, backlog, &settings) {
+            Heard::Dropped(reason) => Err(reason.into()),
+            Heard::Answered(reply, reason) => {
+                if reply.flags.syn() {
+                    self.cookies_until = now + COOKIE_LIFETIME;
+                    self.counters.count(Counter::TcpSynCookies);
+                } else {
+                    self.counters.count(Counter::TcpOutRsts);
+                }
+                self.send_reply(now, &arrival.flow, &reply);
+                reason.map_or(Ok(()), |reason| Err(reason.into()))
+            }
+            Heard::HalfOpen(block) => self.half_open(now, index, arrival.flow, block).map(|_| ()),
+            Heard::FromCookie(block) => {
+                let child = self.half_open(now, index, arrival.flow, block)?;
+                self.segment_for(now, child, arrival.segment, Some(arrival.frame), arrival.flow)
+            }
+        }
+    }
+
+    /// Keeps a connection in SYN-RECEIVED; its record is committed before the SYN-ACK leaves.
+    fn half_open(
+        &mut self,
+        now: Instant,
+        listener: u32,
+        flow: FlowKey,
+        block: Box<ControlBlock>,
+    ) -> Result<u32, DropReason> {
+        let held = self.conns.take().ok_or(DropReason::NoMem)?;
+        let parent = self.sockets.get_mut(listener).expect("the caller has found it");
+        let opening = Opening {
+            kind: RecordKind::TcpPassive,
+            shard: self.shard,
+            local: SocketAddr::new(flow.local_addr(), flow.local_port),
+            remote: SocketAddr::new(flow.remote_addr(), flow.remote_port),
+            session: parent.opening.session,
+            op: OpId(0),
+            slot: SlotIndex(0),
+            epoch: Epoch(0),
+            iss: block.iss().get(),
+            irs: block.irs().get(),
+            options: (*block.agreement()).into(),
+            ts_offset: block.timestamp_offset(),
+            listener: RecordIndex(listener),
+            listener_serial: parent.held.serial(),
+            backlog: 0,
+        };
+        if let Kind::Listener(state) = &mut parent.kind {
+            state.half_open += 1;
+        }
+        let socket = Socket { half_open: true, ..Socket::new(held, opening, Kind::Tcp(block)) };
+        let index = self.sockets.insert(socket);
+        self.demux.flows.insert(flow, index).map_err(|_| DropReason::NoMem)?;
+        self.touch(index);
+        self.reschedule(now, index);
+        Ok(index)
+    }
+
+    /// Whether the listener of a half-open connection can take it into its accept queue.
+    pub(super) fn can_queue(&self, index: u32) -> bool {
+        let Some((_, socket)) = self.listener_of(index) else { return false };
+        let Kind::Listener(state) = &socket.kind else { return false };
+        let most = u64::from(socket.opening.backlog.max(1));
+        let place = self
+            .sessions
+            .get(&socket.opening.session)
+            .is_some_and(|session| !session.ended && session.has_passive() && session.free_pages() > 0);
+        place && state.waiting(socket.rx.consumed()) <= most
+    }
+
+    /// The listener that a passive connection came in through, if it is still there.
+    pub(super) fn listener_of(&self, index: u32) -> Option<(u32, &Socket)> {
+        let opening = &self.sockets.get(index)?.opening;
+        let listener = self.sockets.get(opening.listener.0)?;
+        let same = opening.kind == RecordKind::TcpPassive
+            && matches!(listener.kind, Kind::Listener(_))
+            && listener.held.serial() == opening.listener_serial
+            && !listener.closed;
+        same.then_some((opening.listener.0, listener))
+    }
+
+    /// The handshake of `index` is complete: an active connection's agreement is to be committed, a
+    /// passive one gets its place and its number in the accept queue.
+    pub(super) fn established(&mut self, index: u32) {
+        let socket = self.sockets.get(index).expect("who reacts is there");
+        let Kind::Tcp(block) = &socket.kind else { return };
+        if socket.opening.kind == RecordKind::TcpActive {
+            let agreed = Agreed::Active { irs: block.irs().get(), options: (*block.agreement()).into() };
+            return self.agree(index, agreed);
+        }
+        let session = socket.opening.session;
+        let (listener, parent) = self.listener_of(index).expect("looked at before the segment was taken");
+        let Kind::Listener(state) = &parent.kind else { unreachable!("a listener is a listener") };
+        let accept_index = state.queued;
+        let taken = self.sessions.get_mut(&session).and_then(|session| session.take_passive());
+        let (slot, epoch) = taken.expect("looked at before the segment was taken");
+        self.settle_at(index, SocketRef { session, slot, epoch });
+        self.agree(index, Agreed::Passive { slot, epoch, accept_index });
+        self.queue_for_accept(listener, index, slot, epoch);
+        self.counters.count(Counter::TcpPassiveOpens);
+    }
+
+    fn agree(&mut self, index: u32, agreed: Agreed) {
+        let socket = self.sockets.get_mut(index).expect("the caller has found it");
+        socket.agreed = Some(agreed);
+        socket.agreed_next = Some(agreed);
+    }
+
+    /// Writes the accept record; the listener's cursor follows when the batch is settled, after the
+    /// connection's own cell (INV-T9).
+    pub(super) fn queue_for_accept(&mut self, listener: u32, index: u32, slot: SlotIndex, epoch: Epoch) {
+        let opening = &self.sockets.get(index).expect("the caller has found it").opening;
+        let record = Header { len: 0, remote: opening.remote, local: opening.local, slot, epoch };
+        self.deliver_record(listener, &record, None).expect("a place and a page were seen to be free");
+    }
+
+    /// A half-open connection has become something else: its listener has room for another.
+    pub(super) fn leave_syn_received(&mut self, index: u32) {
+        let Some(socket) = self.sockets.get_mut(index) else { return };
+        let left = matches!(&socket.kind, Kind::Tcp(block) if block.state() != TcpState::SynReceived);
+        if !left || !core::mem::replace(&mut socket.half_open, false) {
+            return;
+        }
+        let listener = self.listener_of(index).map(|(listener, _)| listener);
+        if let Some(Kind::Listener(state)) =
+            listener.and_then(|l| self.sockets.get_mut(l)).map(|s| &mut s.kind)
+        {
+            state.half_open = state.half_open.saturating_sub(1);
+        }
+    }
+
+    /// The key of a socket's connection.
+    pub(super) fn flow_of(&self, index: u32) -> Option<FlowKey> {
+        let opening = &self.sockets.get(index)?.opening;
+        flow_key(opening.local, opening.remote)
+    }
+}

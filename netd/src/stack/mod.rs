@@ -1,0 +1,231 @@
+//! The whole machine, pure: frames, commands, cursors and times in; frames, answers, wake-ups and
+//! the next deadline out. No clock, no descriptor, no thread, no global.
+//!
+//! The engine, the simulator and the crash tests drive it alike: any number of `on_…` and `poll_…`
+//! calls make a batch, [`Stack::settle`] ends it, and only what a settled batch released may be
+//! taken by `next_…`. A stack that dies anywhere in between is followed by one that
+//! [attaches](Stack::attach) to the same memory.
+//!
+//! ```text
+//! receive.rs   frame → link → ip → transport          clients.rs  kicks, commands, sessions
+//! transmit.rs  segments and datagrams → ip → link      settle.rs   the commit order
+//! recover.rs   hard state → stack                      socket.rs   one socket
+//! ```
+
+mod batch;
+mod clients;
+mod drops;
+mod listen;
+mod receive;
+mod recover;
+mod settle;
+mod socket;
+mod transmit;
+
+pub use recover::AttachError;
+pub use settle::{ORDER, Step};
+
+use crate::counters::Counters;
+use crate::ip::Ip;
+use crate::link::interface::InterfaceConfig;
+use crate::secrets::{ENTROPY_SIZE, Secrets};
+use crate::socket::session::Session;
+use crate::tcp::challenge::ChallengeLimiter;
+use crate::tcp::settings::Settings;
+use crate::timer_wheel::TimerWheel;
+use crate::transport::demux::Demux;
+use batch::Batch;
+use proto::cell::CellWriter;
+use proto::control::operations::Answer;
+use proto::id::{OpId, SessionId};
+use proto::nic::packet_buf::PacketBuf;
+use proto::nic::pool::FramePool;
+use proto::shm::Memory;
+use proto::{Instant, PeerCorrupt};
+use socket::Socket;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+
+/// What a stack is made of.
+#[derive(Debug)]
+pub struct Setup<M> {
+    /// Which shard it is.
+    pub shard: u16,
+    /// The interfaces, by number.
+    pub interfaces: Vec<InterfaceConfig>,
+    /// The frame pages of each interface.
+    pub frames: Vec<Rc<FramePool<M>>>,
+    /// The connection table's memory.
+    pub conns: M,
+    /// Cells in it.
+    pub conns_capacity: u32,
+    /// The secrets' memory.
+    pub secrets: M,
+    /// Used when there are no secrets yet.
+    pub entropy: [u8; ENTROPY_SIZE],
+}
+
+/// One shard of the protocol stack.
+#[derive(Debug)]
+pub struct Stack<M: Memory> {
+    shard: u16,
+    ip: Ip<M>,
+    conns: CellWriter<M>,
+    sockets: Sockets,
+    /// Records by the operation that made them (INV-T9).
+    operations: HashMap<OpId, u32>,
+    sessions: HashMap<SessionId, Session<M>>,
+    /// Their names, in the order in which their kicks are looked at.
+    session_order: Vec<SessionId>,
+    demux: Demux,
+    timers: TimerWheel,
+    secrets: Secrets,
+    challenges: ChallengeLimiter,
+    settings: Settings,
+    /// Sockets that have something to send, in the order in which they said so.
+    tx_pending: VecDeque<u32>,
+    /// Connections in TIME-WAIT whose ends a new connection has taken over.
+    displaced: HashSet<u32>,
+    /// Until when cookies that were sent may come back.
+    cookies_until: Instant,
+    /// Rules that clients broke, for the flight recorder.
+    corrupt_rules: VecDeque<(SessionId, PeerCorrupt)>,
+    batch: Batch,
+    released: Released<M>,
+    /// What was counted since the stack was attached.
+    pub counters: Counters,
+}
+
+/// What a settled batch has let go.
+#[derive(Debug)]
+struct Released<M: Memory> {
+    frames: VecDeque<(u16, PacketBuf<M>)>,
+    answers: VecDeque<Answer>,
+    wakes: VecDeque<SessionId>,
+}
+
+/// Sockets by the index of their cell.
+#[derive(Debug, Default)]
+struct Sockets(Vec<Option<Box<Socket>>>);
+
+impl Sockets {
+    fn get(&self, index: u32) -> Option<&Socket> {
+        self.0.get(index as usize)?.as_deref()
+    }
+
+    fn get_mut(&mut self, index: u32) -> Option<&mut Socket> {
+        self.0.get_mut(index as usize)?.as_deref_mut()
+    }
+
+    fn insert(&mut self, socket: Socket) -> u32 {
+        let index = socket.held.index();
+        if self.0.len() <= index as usize {
+            self.0.resize_with(index as usize + 1, || None);
+        }
+        let place = &mut self.0[index as usize];
+        assert!(place.is_none(), "a cell belongs to one socket");
+        *place = Some(Box::new(socket));
+        index
+    }
+
+    fn remove(&mut self, index: u32) -> Option<Box<Socket>> {
+        self.0.get_mut(index as usize)?.take()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Socket> {
+        self.0.iter().filter_map(|socket| socket.as_deref())
+    }
+
+    fn indices(&self) -> impl Iterator<Item = u32> + '_ {
+        self.0.iter().enumerate().filter(|(_, socket)| socket.is_some()).map(|(index, _)| index as u32)
+    }
+}
+
+impl<M: Memory + Clone> Stack<M> {
+    /// The next frame to be handed to its interface, of those that a settled batch released.
+    pub fn next_frame(&mut self) -> Option<(u16, PacketBuf<M>)> {
+        self.released.frames.pop_front()
+    }
+
+    /// Frames that were released and not taken yet.
+    pub fn frames_waiting(&self) -> usize {
+        self.released.frames.len()
+    }
+
+    /// The next answer to sockd.
+    pub fn next_answer(&mut self) -> Option<Answer> {
+        self.released.answers.pop_front()
+    }
+
+    /// The next client whose pipe must be written.
+    pub fn next_wake(&mut self) -> Option<SessionId> {
+        self.released.wakes.pop_front()
+    }
+
+    /// Whether some socket has something to send.
+    pub fn wants_transmit(&self) -> bool {
+        !self.tx_pending.is_empty()
+    }
+
+    /// When [`Stack::on_timers`] must be called next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        [self.timers.next_deadline(), self.ip.link.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Number of records in use.
+    pub fn record_count(&self) -> usize {
+        self.sockets.indices().count()
+    }
+
+    /// The next broken rule, for the flight recorder.
+    pub fn next_broken_rule(&mut self) -> Option<(SessionId, PeerCorrupt)> {
+        self.corrupt_rules.pop_front()
+    }
+
+    /// Number of sessions attached.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// A socket has changed: it is looked at when the batch is settled.
+    fn touch(&mut self, index: u32) {
+        if let Some(socket) = self.sockets.get_mut(index) {
+            if !socket.dirty {
+                socket.dirty = true;
+                self.batch.dirty.push(index);
+            }
+        }
+    }
+
+    /// Arms or cancels the socket's timer, and queues it for sending, after its machine was moved.
+    fn reschedule(&mut self, now: Instant, index: u32) {
+        let Some(socket) = self.sockets.get_mut(index) else { return };
+        let (deadline, wants) = match &socket.kind {
+            socket::Kind::Tcp(block) => (block.next_deadline(), block.has_output(now)),
+            socket::Kind::Listener(_) => (None, false),
+            socket::Kind::Udp(udp) => (None, udp.sent < socket.client.written),
+        };
+        if wants && !socket.tx_pending {
+            socket.tx_pending = true;
+            self.tx_pending.push_back(index);
+        }
+        match deadline {
+            Some(at) => self.timers.arm(index, at),
+            None => {
+                self.timers.cancel(index);
+            }
+        }
+    }
+
+    /// Everything due at `now` happens.
+    pub fn on_timers(&mut self, now: Instant) {
+        while let Some(index) = self.timers.pop(now) {
+            let Some(socket) = self.sockets.get_mut(index) else { continue };
+            let socket::Kind::Tcp(block) = &mut socket.kind else { continue };
+            let reaction = block.on_timer(now);
+            self.react(now, index, reaction, None);
+        }
+        self.ip.link.on_timers(now, &mut self.counters);
+        self.report_unreachable(now);
+    }
+}

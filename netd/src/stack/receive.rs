@@ -1,0 +1,357 @@
+//! NET_RX: from a frame to the socket it is for.
+
+use super::Stack;
+use super::clients::flow_key;
+use super::listen::Arrival;
+use super::socket::Kind;
+use crate::counters::Counter;
+use crate::frame::Frame;
+use crate::ip::Received;
+use crate::ip::icmp::Report;
+use crate::tcp::icmp::IcmpError;
+use crate::tcp::input::Env;
+use crate::tcp::listen::reply_without_connection;
+use crate::tcp::reaction::{Deliver, Reaction};
+use crate::tcp::segment::Segment;
+use crate::tcp::state::State as TcpState;
+use crate::transport::demux::TcpReceiver;
+use crate::transport::flow_table::FlowKey;
+use crate::wire::address::AddressPair;
+use crate::wire::drop_reason::DropReason;
+use crate::wire::icmpv4::{Icmpv4Message, UnreachableCode};
+use crate::wire::ipv4;
+use crate::wire::ipv4::{IpProtocol, Ipv4Header};
+use crate::wire::tcp::{self, TcpHeader};
+use crate::wire::udp::{HEADER_LEN as UDP_LEN, UdpHeader};
+use core::net::{IpAddr, SocketAddr};
+use proto::Instant;
+use proto::arena::record::{HEADER_SIZE, Header, record_size};
+use proto::arena::{PAGE_SIZE, WINDOW_MAX};
+use proto::id::{Epoch, SlotIndex};
+use proto::nic::packet_buf::{Csum, PacketBuf};
+use proto::shm::Memory;
+use rustix::io::Errno;
+
+impl<M: Memory + Clone> Stack<M> {
+    /// A frame that interface `interface` received.
+    pub fn on_frame(&mut self, now: Instant, interface: u16, frame: PacketBuf<M>) {
+        self.counters.count(Counter::RxFrames);
+        self.counters.add(Counter::RxBytes, frame.len() as u64);
+        if let Err(reason) = self.receive(now, interface, frame) {
+            self.counters.drop(reason);
+        }
+        self.report_unreachable(now);
+    }
+
+    fn receive(&mut self, now: Instant, interface: u16, frame: PacketBuf<M>) -> Result<(), DropReason> {
+        let Some(packet) = self.ip.link.receive(now, interface, frame, &mut self.counters)? else {
+            return Ok(());
+        };
+        let whole = packet.frame.whole_head();
+        let received = self.ip.receive(packet)?;
+        match received.header.protocol {
+            IpProtocol::TCP => self.receive_tcp(now, received),
+            IpProtocol::UDP => self.receive_udp(now, received, whole.as_slice()),
+            IpProtocol::ICMP => {
+                if let Some(report) = self.ip.receive_icmp(now, received, &mut self.counters)? {
+                    self.on_icmp_report(now, &report)?;
+                }
+                Ok(())
+            }
+            _ => {
+                let message = Icmpv4Message::Unreachable { code: UnreachableCode::PROTOCOL, next_hop_mtu: 0 };
+                self.send_error(now, &received.header, whole.as_slice(), received.to_group, &message);
+                Err(DropReason::IpNoProto)
+            }
+        }
+    }
+
+    fn send_error(
+        &mut self,
+        now: Instant,
+        header: &Ipv4Header,
+        head: &[u8],
+        to_group: bool,
+        message: &Icmpv4Message,
+    ) {
+        self.ip.send_error(now, header, head, to_group, message, &mut self.counters);
+    }
+
+    // TCP
+
+    fn receive_tcp(&mut self, now: Instant, received: Received<M>) -> Result<(), DropReason> {
+        let Received { header, mut frame, to_group, .. } = received;
+        self.counters.count(Counter::TcpInSegs);
+        if to_group {
+            return Err(DropReason::TcpGroupAddress);
+        }
+        let pair = header.pair();
+        let unchecked = TcpHeader::parse(frame.head(), frame.buf.len(), &pair)?;
+        let tcp = match frame.buf.marks.csum {
+            Csum::Valid | Csum::Partial { .. } => unchecked.trust(),
+            Csum::Unknown => unchecked.verify(frame.sum())?,
+        };
+        frame.pull(usize::from(tcp.header_len));
+        let flow = FlowKey::of_received(&pair, tcp.src_port, tcp.dst_port);
+        match self.demux.tcp(&flow) {
+            TcpReceiver::Connection(index) => self.segment_for(now, index, &tcp.segment, Some(&frame), flow),
+            TcpReceiver::Listener(index) => {
+                let arrival = Arrival { flow, segment: &tcp.segment, frame: &frame, reopen: None };
+                self.segment_for_listener(now, index, &arrival)
+            }
+            TcpReceiver::Nobody => {
+                if let Some(reset) = reply_without_connection(&tcp.segment) {
+                    self.counters.count(Counter::TcpOutRsts);
+                    self.send_reply(now, &flow, &reset);
+                }
+                Err(DropReason::NoSocket)
+            }
+        }
+    }
+
+    /// A segment for a connection.
+    pub(super) fn segment_for(
+        &mut self,
+        now: Instant,
+        index: u32,
+        segment: &Segment,
+        frame: Option<&Frame<M>>,
+        flow: FlowKey,
+    ) -> Result<(), DropReason> {
+        let socket = self.sockets.get_mut(index).expect("the demultiplexer names sockets that there are");
+        let Kind::Tcp(block) = &mut socket.kind else { return Err(DropReason::NoSocket) };
+        let waits = block.state() == TcpState::SynReceived && socket.opening.op.0 == 0;
+        // The handshake's last ACK finds no room to wait for accept: it is dropped, and comes again.
+        let establishes = waits && segment.flags.ack() && !segment.flags.rst() && !segment.flags.syn();
+        if establishes && !self.can_queue(index) {
+            return Err(DropReason::TcpListenOverflow);
+        }
+        self.check_pages(index, segment)?;
+        let socket = self.sockets.get_mut(index).expect("looked at above");
+        let Kind::Tcp(block) = &mut socket.kind else { return Err(DropReason::NoSocket) };
+        let reaction = block.on_segment(now, segment, &mut Env { challenge: &mut self.challenges });
+        let dropped = reaction.dropped.map(DropReason::from);
+        let (reopen, was_acked) = (reaction.reopen, reaction.events.acknowledged);
+        self.react(now, index, reaction, frame);
+        if was_acked {
+            self.confirm(now, flow.remote_addr());
+        }
+        if let Some(reopen) = reopen {
+            // RFC 6191: the old connection is over, the SYN is the listener's.
+            self.forget_time_wait(index);
+            if let (Some(listener), Some(frame)) =
+                (self.demux.listener(flow.local_addr(), flow.local_port), frame)
+            {
+                let arrival = Arrival { flow, segment, frame, reopen: Some(reopen) };
+                return self.segment_for_listener(now, listener, &arrival);
+            }
+        }
+        dropped.map_or(Ok(()), Err)
+    }
+
+    /// Whether the session has the pages that this segment's payload may need.
+    fn check_pages(&self, index: u32, segment: &Segment) -> Result<(), DropReason> {
+        let socket = self.sockets.get(index).expect("the caller has found it");
+        if segment.payload_len == 0 {
+            return Ok(());
+        }
+        let needed = segment.payload_len as usize / PAGE_SIZE + 2;
+        let session = socket.at.and_then(|at| self.sessions.get(&at.session));
+        match session {
+            Some(session) if session.free_pages() < needed => Err(DropReason::ProtoMem),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does what a control block asked for.
+    pub(super) fn react(&mut self, now: Instant, index: u32, reaction: Reaction, frame: Option<&Frame<M>>) {
+        if reaction.events.established {
+            self.established(index);
+        }
+        self.leave_syn_received(index);
+        if let (Some(deliver), Some(frame)) = (reaction.deliver, frame) {
+            self.deliver(index, &deliver, frame);
+        }
+        let socket = self.sockets.get(index).expect("who reacts is there");
+        if let Some(reply) = reaction.reply
+            && let Some(flow) = flow_key(socket.opening.local, socket.opening.remote)
+        {
+            let counter = if reply.flags.rst() { Counter::TcpOutRsts } else { Counter::TcpChallengeAcks };
+            self.counters.count(counter);
+            self.send_reply(now, &flow, &reply);
+        }
+        self.touch(index);
+        self.reschedule(now, index);
+    }
+
+    /// INV-T1: the payload lies in the arena before the batch is settled.
+    fn deliver(&mut self, index: u32, deliver: &Deliver, frame: &Frame<M>) {
+        let socket = self.sockets.get_mut(index).expect("who reacts is there");
+        let Some(at) = socket.at else { return };
+        let session = self.sessions.get_mut(&at.session).expect("a place lies in a session");
+        let len = deliver.len as usize;
+        socket.rx.cover(session, at.slot, deliver.offset, len).expect("the caller has counted the pages");
+        let mut from = deliver.payload_start as usize;
+        socket.rx.for_each_piece(session, deliver.offset, len, |to, piece| {
+            frame.buf.copy_out(from, &session.memory, to, piece);
+            from += piece;
+        });
+        self.counters.add(Counter::CopiedToArena, len as u64);
+    }
+
+    /// A connection in TIME-WAIT made way for a new one.
+    fn forget_time_wait(&mut self, index: u32) {
+        if let Some(socket) = self.sockets.get(index)
+            && let Some(flow) = flow_key(socket.opening.local, socket.opening.remote)
+        {
+            self.demux.flows.remove(&flow);
+            self.displaced.insert(index);
+        }
+    }
+
+    fn confirm(&mut self, now: Instant, remote: IpAddr) {
+        if let Some(way) = self.ip.way(remote, None) {
+            self.ip.link.confirm(now, way.nic, way.next_hop);
+        }
+    }
+
+    // UDP
+
+    fn receive_udp(&mut self, now: Instant, received: Received<M>, whole: &[u8]) -> Result<(), DropReason> {
+        let Received { header, mut frame, to_group, .. } = received;
+        let pair = header.pair();
+        let unchecked = UdpHeader::parse(frame.head(), frame.buf.len(), &pair)?;
+        frame.trim(unchecked.covered().max(UDP_LEN).min(frame.buf.len()));
+        let udp = match frame.buf.marks.csum {
+            Csum::Valid | Csum::Partial { .. } => unchecked.trust(),
+            Csum::Unknown => unchecked.verify(frame.sum())?,
+        };
+        let flow = FlowKey::of_received(&pair, udp.src_port, udp.dst_port);
+        let Some(index) = self.demux.udp(&flow) else {
+            let message = Icmpv4Message::Unreachable { code: UnreachableCode::PORT, next_hop_mtu: 0 };
+            self.send_error(now, &header, whole, to_group, &message);
+            return Err(DropReason::NoSocket);
+        };
+        frame.pull(UDP_LEN);
+        let record = Header {
+            len: u32::from(udp.payload_len),
+            remote: SocketAddr::new(pair.src(), udp.src_port),
+            local: SocketAddr::new(pair.dst(), udp.dst_port),
+            slot: SlotIndex(0),
+            epoch: Epoch(0),
+        };
+        self.deliver_record(index, &record, Some(&frame))?;
+        self.counters.count(Counter::UdpInDatagrams);
+        Ok(())
+    }
+
+    /// Appends a record to the receive stream of a datagram socket or a listener.
+    pub(super) fn deliver_record(
+        &mut self,
+        index: u32,
+        record: &Header,
+        frame: Option<&Frame<M>>,
+    ) -> Result<(), DropReason> {
+        let socket = self.sockets.get_mut(index).expect("the demultiplexer names sockets that there are");
+        let Some(at) = socket.at else { return Err(DropReason::NoSocket) };
+        let session = self.sessions.get_mut(&at.session).expect("a place lies in a session");
+        let (start, len) = (socket.received(), record.len as usize);
+        let size = record_size(len);
+        if start + size as u64 - socket.rx.consumed() > u64::from(WINDOW_MAX) {
+            return Err(DropReason::SocketRcvbuff);
+        }
+        socket.rx.cover(session, at.slot, start, size).map_err(|_| DropReason::ProtoMem)?;
+        socket.rx.write(session, start, &record.to_bytes());
+        if let Some(frame) = frame {
+            let mut from = 0;
+            socket.rx.for_each_piece(session, start + HEADER_SIZE as u64, len, |to, piece| {
+                frame.buf.copy_out(from, &session.memory, to, piece);
+                from += piece;
+            });
+            self.counters.add(Counter::CopiedToArena, len as u64);
+        }
+        match &mut socket.kind {
+            Kind::Udp(udp) => udp.received += size as u64,
+            Kind::Listener(listener) => listener.queued += 1,
+            Kind::Tcp(_) => unreachable!("a connection's stream carries no records"),
+        }
+        self.touch(index);
+        Ok(())
+    }
+
+    // ICMP
+
+    /// An ICMP error about a packet of ours (RFC 1122 §4.1.3.3, §4.2.3.9).
+    fn on_icmp_report(&mut self, now: Instant, report: &Report) -> Result<(), DropReason> {
+        let AddressPair::V4 { .. } = report.quote.pair else { return Err(DropReason::IcmpQuoteInvalid) };
+        let flow = FlowKey {
+            addresses: report.quote.pair,
+            local_port: report.quote.src_port(),
+            remote_port: report.quote.dst_port(),
+        };
+        match report.quote.protocol {
+            IpProtocol::TCP => {
+                let index = self.demux.flows.get(&flow).ok_or(DropReason::IcmpQuoteInvalid)?;
+                let socket =
+                    self.sockets.get_mut(index).expect("the demultiplexer names sockets that there are");
+                let Kind::Tcp(block) = &mut socket.kind else { return Err(DropReason::IcmpQuoteInvalid) };
+                let Some(kind) = tcp_icmp(&report.message) else { return Err(DropReason::IcmpUnhandled) };
+                let reaction = block.on_icmp(now, kind, report.quote.tcp_seq());
+                self.react(now, index, reaction, None);
+                Ok(())
+            }
+            IpProtocol::UDP => {
+                let index = self.demux.udp(&flow).ok_or(DropReason::IcmpQuoteInvalid)?;
+                let socket =
+                    self.sockets.get_mut(index).expect("the demultiplexer names sockets that there are");
+                // Linux: only a connected socket hears of it.
+                if let (Kind::Udp(udp), Some(errno)) = (&mut socket.kind, udp_icmp(&report.message))
+                    && socket.opening.remote.port() != 0
+                {
+                    udp.error = errno.raw_os_error() as u8;
+                    self.touch(index);
+                }
+                Ok(())
+            }
+            _ => Err(DropReason::IcmpQuoteInvalid),
+        }
+    }
+
+    /// Packets of ours whose neighbour did not answer: as if a router had said so.
+    pub(super) fn report_unreachable(&mut self, now: Instant) {
+        for packet in core::mem::take(&mut self.ip.link.unreachable) {
+            let frame = Frame::new(packet);
+            let Ok(quote) = crate::wire::icmpv4::Quote::parse(frame.head()) else { continue };
+            let message = Icmpv4Message::Unreachable { code: UnreachableCode::HOST, next_hop_mtu: 0 };
+            // Nobody is told twice of what nobody sent.
+            let _ = self.on_icmp_report(now, &Report { message, quote });
+        }
+    }
+}
+
+/// What an ICMP error means to TCP: RFC 1122 §4.2.3.9, RFC 5927 §5, §6.
+fn tcp_icmp(message: &Icmpv4Message) -> Option<IcmpError> {
+    match message {
+        Icmpv4Message::Unreachable { code, next_hop_mtu } => Some(match *code {
+            UnreachableCode::FRAGMENTATION_NEEDED => IcmpError::PacketTooBig {
+                path_mss: next_hop_mtu.saturating_sub((ipv4::HEADER_LEN + tcp::HEADER_LEN) as u16),
+            },
+            UnreachableCode::PORT | UnreachableCode::PROTOCOL => IcmpError::PortUnreachable,
+            UnreachableCode::NET => IcmpError::NetworkUnreachable,
+            _ => IcmpError::HostUnreachable,
+        }),
+        Icmpv4Message::TimeExceeded { .. } => Some(IcmpError::HostUnreachable),
+        _ => None,
+    }
+}
+
+/// The errno that a connected datagram socket gets: Linux's icmp_err_convert.
+fn udp_icmp(message: &Icmpv4Message) -> Option<Errno> {
+    match message {
+        Icmpv4Message::Unreachable { code, .. } => match *code {
+            UnreachableCode::PORT => Some(Errno::CONNREFUSED),
+            _ => None,
+        },
+        _ => None,
+    }
+}

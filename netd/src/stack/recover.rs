@@ -1,0 +1,392 @@
+//! From hard state to a stack: a fresh group's first start and the return after a death are one.
+//!
+//! Called before the first frame is looked at (INV-T4). Every record is read; one that fails its
+//! check, or contradicts itself, costs that connection (INV-T7). The clients' cursors and tables
+//! are checked as ever. Then all levels are raised again and every client is told (INV-R6), and
+//! connections speak first (INV-T6); all of it leaves when the first batch is settled.
+
+use super::batch::Batch;
+use super::clients::{bound, flow_key, remote_of};
+use super::socket::{ACCEPT_RECORD, Kind, Listener, Socket, Udp};
+use super::{Released, Setup, Sockets, Stack};
+use crate::counters::{Counter, Counters};
+use crate::ip::Ip;
+use crate::ip::fib::Route;
+use crate::ip::prefix::Prefix;
+use crate::ip::route::RouteTable;
+use crate::link::Link;
+use crate::link::interface::InterfaceConfig;
+use crate::secrets::Secrets;
+use crate::socket::rx::RxPages;
+use crate::tcp::challenge::ChallengeLimiter;
+use crate::tcp::commit::Identity;
+use crate::tcp::control_block::ControlBlock;
+use crate::tcp::settings::Settings;
+use crate::timer_wheel::TimerWheel;
+use crate::transport::demux::Demux;
+use crate::wire::ipv4;
+use core::net::{IpAddr, Ipv4Addr};
+use proto::arena::line::{ClientLine, Notes, StackLine, level};
+use proto::arena::{Geometry, WINDOW_MAX};
+use proto::cell::{CellCorrupt, CellWriter, Held, Image, TableError};
+use proto::control::operations::SocketRef;
+use proto::hard::conns::{Agreed, Kind as RecordKind, LAYOUT, Opening, State, TcpState};
+use proto::id::{OpId, SessionId, SlotIndex};
+use proto::shm::Memory;
+use proto::{Instant, PeerCorrupt};
+use std::collections::{HashMap, HashSet, VecDeque};
+use thiserror::Error;
+
+/// A stack can't be made of what was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum AttachError {
+    /// The connection table is of another layout, or damaged as a whole.
+    #[error("connection table: {0}")]
+    Conns(#[from] TableError),
+    /// An address or route of the configuration can't be.
+    #[error("address or gateway {0} can't be used")]
+    Address(IpAddr),
+}
+
+/// A record as it was found.
+struct Found {
+    held: Held,
+    opening: Opening,
+    agreed: Option<Agreed>,
+    state: State,
+}
+
+impl<M: Memory + Clone> Stack<M> {
+    /// Makes a stack of its hard state, which is empty at a group's first start.
+    ///
+    /// # Errors
+    /// [`AttachError`]; nothing was changed then.
+    pub fn attach(
+        now: Instant,
+        setup: Setup<M>,
+        sessions: Vec<(SessionId, Geometry, M)>,
+    ) -> Result<Stack<M>, AttachError> {
+        let secrets = Secrets::attach(&setup.secrets, &setup.entropy);
+        let mut conns = CellWriter::attach(setup.conns, LAYOUT, setup.conns_capacity)?;
+        let routes = routes_of(&setup.interfaces, &secrets)?;
+        let spread = now.nanos() as u32;
+        let link = Link::new(now, &setup.interfaces, &setup.frames, secrets.hash, spread);
+        let mut images = Vec::new();
+        conns.recover(|held, image| images.push((held, image)));
+        let mut stack = Stack {
+            shard: setup.shard,
+            ip: Ip::new(link, routes),
+            conns,
+            sockets: Sockets::default(),
+            operations: HashMap::new(),
+            sessions: HashMap::new(),
+            session_order: Vec::new(),
+            demux: Demux::new(secrets.hash, setup.conns_capacity),
+            timers: TimerWheel::new(now),
+            challenges: ChallengeLimiter::new(secrets.challenge),
+            secrets,
+            settings: Settings {
+                receive_limit_max: WINDOW_MAX,
+                receive_limit: WINDOW_MAX,
+                ..Settings::default()
+            },
+            tx_pending: VecDeque::new(),
+            displaced: HashSet::new(),
+            // A predecessor may have sent cookies just before it died.
+            cookies_until: now + super::listen::COOKIE_LIFETIME,
+            corrupt_rules: VecDeque::new(),
+            batch: Batch::new(),
+            released: Released { frames: VecDeque::new(), answers: VecDeque::new(), wakes: VecDeque::new() },
+            counters: Counters::default(),
+        };
+        for (id, geometry, memory) in sessions {
+            if let Err(rule) = stack.add_session(id, geometry, memory) {
+                stack.corrupt_rules.push_back((id, rule));
+            }
+        }
+        stack.take_over(now, images);
+        Ok(stack)
+    }
+
+    fn take_over(&mut self, now: Instant, images: Vec<(Held, Result<Image, CellCorrupt>)>) {
+        let mut found = Vec::new();
+        for (held, image) in images {
+            match image.map(|image| Found::read(held, &image)) {
+                Ok(Ok(record)) => found.push(record),
+                Ok(Err(held)) => {
+                    self.counters.count(Counter::CellsCorrupt);
+                    self.conns.free(held);
+                }
+                // The table has freed the cell of a failed check.
+                Err(CellCorrupt) => self.counters.count(Counter::CellsCorrupt),
+            }
+        }
+        // Listeners first: connections name them. A datagram socket that was given another remote
+        // may have left its old record behind: the later operation holds the place.
+        found.sort_by_key(|record| {
+            let later_first = u64::MAX - record.opening.op.0;
+            (
+                record.opening.kind != RecordKind::TcpListener,
+                record.opening.kind != RecordKind::Udp,
+                later_first,
+            )
+        });
+        let told: HashMap<SessionId, HashSet<SlotIndex>> =
+            self.sessions.iter().map(|(id, session)| (*id, session.told())).collect();
+        let mut corrupt = Vec::new();
+        for record in found {
+            let session = record.opening.session;
+            if let Err(rule) = self.restore(now, record, &told) {
+                corrupt.push((session, rule));
+            }
+            self.counters.count(Counter::Recovered);
+        }
+        self.restore_accept_queues();
+        for (session, rule) in corrupt {
+            self.session_corrupt(now, session, rule);
+        }
+        let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
+        for id in ids {
+            self.look_at_all(now, id);
+            // INV-R6: wake every peer once, whatever the predecessor still owed it.
+            self.batch.tell(id);
+        }
+        for index in self.sockets.indices().collect::<Vec<_>>() {
+            self.touch(index);
+            self.reschedule(now, index);
+        }
+    }
+
+    /// Makes a socket of a record.
+    fn restore(
+        &mut self,
+        now: Instant,
+        record: Found,
+        told: &HashMap<SessionId, HashSet<SlotIndex>>,
+    ) -> Result<(), PeerCorrupt> {
+        let Found { held, opening, agreed, state } = record;
+        let Some(kind) = self.restore_kind(now, &opening, agreed.as_ref(), &state) else {
+            self.counters.count(Counter::CellsCorrupt);
+            self.conns.free(held);
+            return Ok(());
+        };
+        let mut socket = Socket::new(held, opening, kind);
+        socket.agreed = agreed;
+        socket.committed = Some(state);
+        socket.half_open = opening.kind == RecordKind::TcpPassive && state.tcp_state == TcpState::SynReceived;
+        socket.closed = state.detached;
+        let place = place_of(&opening, agreed.as_ref());
+        let index = self.sockets.insert(socket);
+        self.enter(index, &opening);
+        let Some(at) = place else { return Ok(()) };
+        if state.detached {
+            self.say_gone_again(at);
+            return Ok(());
+        }
+        if opening.op != OpId(0) {
+            self.operations.insert(opening.op, index);
+        }
+        self.restore_place(index, at, &state, told)
+    }
+
+    fn restore_kind(
+        &self,
+        now: Instant,
+        opening: &Opening,
+        agreed: Option<&Agreed>,
+        state: &State,
+    ) -> Option<Kind> {
+        Some(match opening.kind {
+            RecordKind::TcpListener => {
+                Kind::Listener(Listener { half_open: 0, queued: state.rcv_nxt / ACCEPT_RECORD })
+            }
+            RecordKind::Udp => {
+                Kind::Udp(Udp { received: state.rcv_nxt, sent: state.snd_una, error: state.error })
+            }
+            RecordKind::TcpActive | RecordKind::TcpPassive => {
+                let identity = Identity::of_record(opening, agreed);
+                let settings = self.settings_towards(opening.remote.ip());
+                let header = ipv4::HEADER_LEN as u16;
+                Kind::Tcp(Box::new(ControlBlock::restore(now, &identity, state, &settings, header)?))
+            }
+        })
+    }
+
+    /// Makes a socket findable by what is received.
+    fn enter(&mut self, index: u32, opening: &Opening) {
+        // A second record for the same ends is not possible, or is the old one of a datagram socket.
+        match opening.kind {
+            RecordKind::TcpListener => {
+                let _ = self.demux.add_listener(bound(opening.local.ip()), opening.local.port(), index);
+            }
+            RecordKind::Udp => {
+                let _ = self.demux.add_udp(
+                    bound(opening.local.ip()),
+                    opening.local.port(),
+                    remote_of(opening),
+                    index,
+                );
+            }
+            RecordKind::TcpActive | RecordKind::TcpPassive => {
+                if let Some(flow) = flow_key(opening.local, opening.remote) {
+                    if self.demux.flows.insert(flow, index).is_err() {
+                        self.displaced.insert(index);
+                    }
+                }
+                let half_open = self.sockets.get(index).is_some_and(|socket| socket.half_open);
+                if let Some(Kind::Listener(state)) =
+                    half_open.then(|| self.sockets.get_mut(opening.listener.0)).flatten().map(|s| &mut s.kind)
+                {
+                    state.half_open += 1;
+                }
+            }
+        }
+    }
+
+    fn restore_place(
+        &mut self,
+        index: u32,
+        at: SocketRef,
+        state: &State,
+        told: &HashMap<SessionId, HashSet<SlotIndex>>,
+    ) -> Result<(), PeerCorrupt> {
+        let Some(session) = self.sessions.get(&at.session) else {
+            // The vault has no such session any more: nobody waits for these bytes.
+            self.sockets.get_mut(index).expect("just made").closed = true;
+            return Ok(());
+        };
+        if at.slot.0 >= session.geometry.sockets() || session.record_at(at.slot).is_some() {
+            self.sockets.get_mut(index).expect("just made").closed = true;
+            return Ok(());
+        }
+        self.settle_at(index, at);
+        let session = self.sessions.get_mut(&at.session).expect("looked at above");
+        let socket = self.sockets.get_mut(index).expect("just made");
+        let was = StackLine::load(&session.memory, &session.geometry, at.slot);
+        let client = ClientLine::load(&session.memory, &session.geometry, at.slot);
+        if !told.get(&at.session).is_some_and(|told| told.contains(&at.slot)) {
+            // A note that was counted and never got into the ring is given again.
+            socket.line.event_seq = client.event_ack;
+        }
+        if was.epoch == at.epoch {
+            socket.line.flags = was.flags & level::OPEN;
+        }
+        let received = socket.received();
+        let taken_up = client.epoch == at.epoch;
+        let consumed = if taken_up { client.consumed } else { 0 };
+        let base = |distance: u32| received + u64::from(distance);
+        let ooo: Vec<(u64, u64)> = match socket.kind {
+            Kind::Tcp(_) => state
+                .ooo
+                .iter()
+                .filter(|(_, len)| *len > 0)
+                .map(|&(at, len)| (base(at), len.into()))
+                .collect(),
+            _ => Vec::new(),
+        };
+        socket.rx = RxPages::recover(session, at.slot, consumed, received, &ooo)?;
+        socket.line.received = received;
+        socket.line.acked = socket.acked();
+        if taken_up {
+            socket.client =
+                ClientLine { written: socket.acked(), consumed, epoch: at.epoch, ..ClientLine::default() };
+        }
+        Ok(())
+    }
+
+    /// The place was left for good before the death; whether its client learned of it is not known.
+    fn say_gone_again(&mut self, at: SocketRef) {
+        let Some(session) = self.sessions.get(&at.session) else { return };
+        if at.slot.0 >= session.geometry.sockets() || session.record_at(at.slot).is_some() {
+            return;
+        }
+        let mut line = StackLine::load(&session.memory, &session.geometry, at.slot);
+        if line.epoch == at.epoch && line.flags & level::GONE == 0 {
+            line.flags |= level::GONE;
+            line.store(&session.memory, &session.geometry, at.slot);
+        }
+    }
+
+    /// Accept queues: a connection whose cell stands and whose record in the queue does not is put
+    /// there; one that stands in it already is left alone (INV-T9).
+    fn restore_accept_queues(&mut self) {
+        let mut waiting = Vec::new();
+        for socket in self.sockets.iter() {
+            if let (Some(Agreed::Passive { accept_index, slot, epoch }), Some(_)) = (socket.agreed, socket.at)
+            {
+                waiting.push((accept_index, socket.held.index(), slot, epoch));
+            }
+        }
+        waiting.sort_unstable();
+        for (accept_index, index, slot, epoch) in waiting {
+            let Some((listener, socket)) = self.listener_of(index) else { continue };
+            let Kind::Listener(state) = &socket.kind else { continue };
+            if accept_index == state.queued {
+                self.queue_for_accept(listener, index, slot, epoch);
+            }
+        }
+    }
+
+    /// INV-R6: polls every socket of a session, whatever its kick ring says.
+    fn look_at_all(&mut self, now: Instant, id: SessionId) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        for slot in (0..session.geometry.sockets()).map(SlotIndex) {
+            if session.record_at(slot).is_none() {
+                Notes::Kick.take_up(&session.memory, &session.geometry, slot);
+            }
+        }
+        let slots: Vec<SlotIndex> = session.records().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.on_kick(now, id, slot);
+        }
+    }
+}
+
+impl Found {
+    fn read(held: Held, image: &Image) -> Result<Found, Held> {
+        let Some(opening) = Opening::from_bytes(&image.opening) else { return Err(held) };
+        let agreed = image.agreed.map(|bytes| Agreed::from_bytes(opening.kind, &bytes));
+        match (agreed, State::from_bytes(&image.state)) {
+            (Some(None), _) | (_, None) => Err(held),
+            (agreed, Some(state)) => Ok(Found { held, opening, agreed: agreed.flatten(), state }),
+        }
+    }
+}
+
+/// Where in an arena a record's socket lies.
+fn place_of(opening: &Opening, agreed: Option<&Agreed>) -> Option<SocketRef> {
+    let session = opening.session;
+    match (opening.kind, agreed) {
+        (RecordKind::TcpPassive, Some(Agreed::Passive { slot, epoch, .. })) => {
+            Some(SocketRef { session, slot: *slot, epoch: *epoch })
+        }
+        (RecordKind::TcpPassive, _) => None,
+        _ => Some(SocketRef { session, slot: opening.slot, epoch: opening.epoch }),
+    }
+}
+
+/// Addresses and routes of the configuration.
+fn routes_of(interfaces: &[InterfaceConfig], secrets: &Secrets) -> Result<RouteTable, AttachError> {
+    let mut routes = RouteTable::new(secrets.hash);
+    for (nic, interface) in interfaces.iter().enumerate() {
+        let nic = nic as u16;
+        for prefix in &interface.addrs {
+            routes
+                .add_address(nic, prefix.addr, prefix.len)
+                .map_err(|_| AttachError::Address(prefix.addr))?;
+        }
+        if let Some(gateway) = interface.gateway.map(IpAddr::V4) {
+            let prefix = Prefix::of(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).expect("0.0.0.0/0 is a prefix");
+            let route = Route {
+                prefix,
+                metric: 0,
+                gateway: Some(gateway),
+                interface: nic,
+                source: None,
+                connected: false,
+            };
+            routes.add_route(route).map_err(|_| AttachError::Address(gateway))?;
+        }
+    }
+    Ok(routes)
+}

@@ -1,0 +1,326 @@
+//! NET_TX: what sockets have to send, as frames.
+//!
+//! A socket that has something to send stands in a list; [`Stack::poll_transmit`] takes as many
+//! segments as there is room for and leaves the rest where it is: in the sockets. Nothing is dropped
+//! on the way out because a ring is full.
+
+use super::Stack;
+use super::socket::Kind;
+use crate::counters::Counter;
+use crate::ip::{TTL_DEFAULT, Way};
+use crate::link::HEADROOM;
+use crate::socket::tx::for_each_piece;
+use crate::tcp::segment::SegmentOut;
+use crate::tcp::settings::Settings;
+use crate::transport::flow_table::FlowKey;
+use crate::wire::address::AddressPair;
+use crate::wire::checksum::Sum;
+use crate::wire::drop_reason::DropReason;
+use crate::wire::ipv4::{HEADER_LEN as IPV4_LEN, IpProtocol};
+use crate::wire::tcp::{self, HEADER_LEN_MAX};
+use crate::wire::udp::{HEADER_LEN as UDP_LEN, UdpHeader};
+use crate::wire::unchecked::Checksum;
+use core::net::IpAddr;
+use proto::arena::record::{HEADER_SIZE, Header, record_size};
+use proto::control::operations::SocketRef;
+use proto::nic::packet_buf::PacketBuf;
+use proto::shm::Memory;
+use proto::{Instant, PeerCorrupt};
+use rustix::io::Errno;
+
+/// Segments that one socket may send before the next one has its turn.
+const QUANTUM: usize = 16;
+
+/// Why a socket's turn ended.
+enum Turn {
+    /// It has nothing more to send.
+    Done,
+    /// It has, and others come first.
+    Yield,
+    /// There are no pages to send in.
+    NoPages,
+}
+
+impl<M: Memory + Clone> Stack<M> {
+    /// Builds at most `room` frames of what sockets have to send.
+    pub fn poll_transmit(&mut self, now: Instant, room: usize) {
+        let mut left = room;
+        while left > 0 {
+            let Some(index) = self.tx_pending.pop_front() else { break };
+            let Some(socket) = self.sockets.get_mut(index) else { continue };
+            socket.tx_pending = false;
+            let turn = match &socket.kind {
+                Kind::Tcp(_) => self.transmit_tcp(now, index, &mut left),
+                Kind::Udp(_) => self.transmit_udp(now, index, &mut left),
+                Kind::Listener(_) => Turn::Done,
+            };
+            self.touch(index);
+            match turn {
+                Turn::Done => self.reschedule(now, index),
+                Turn::Yield => self.pend(index, false),
+                Turn::NoPages => {
+                    self.pend(index, true);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn pend(&mut self, index: u32, first: bool) {
+        let Some(socket) = self.sockets.get_mut(index) else { return };
+        if core::mem::replace(&mut socket.tx_pending, true) {
+            return;
+        }
+        match first {
+            true => self.tx_pending.push_front(index),
+            false => self.tx_pending.push_back(index),
+        }
+    }
+
+    fn transmit_tcp(&mut self, now: Instant, index: u32, left: &mut usize) -> Turn {
+        let Some(flow) = self.flow_of(index) else { return Turn::Done };
+        let Some(way) = self.ip.way(flow.remote_addr(), Some(flow.local_addr())) else {
+            // The route went away: the retransmission timer tries again.
+            return Turn::Done;
+        };
+        for _ in 0..QUANTUM.min(*left) {
+            if !self.has_pages(&way) {
+                return Turn::NoPages;
+            }
+            let Some(socket) = self.sockets.get_mut(index) else { return Turn::Done };
+            let Kind::Tcp(block) = &mut socket.kind else { return Turn::Done };
+            let before = block.send_next();
+            let Some(segment) = block.poll_output(now, 0) else { return Turn::Done };
+            let fresh = block.send_next() > before || segment.payload_len == 0;
+            let counter = if fresh { Counter::TcpOutSegs } else { Counter::TcpRetransSegs };
+            self.counters.count(counter);
+            let at = socket.at;
+            *left -= 1;
+            match self.build_segment(&flow, &way, &segment, at) {
+                Ok(packet) => self.send_on(now, &way, &flow.addresses, IpProtocol::TCP, packet),
+                Err(Failure::NoPages) => self.counters.drop(DropReason::NoMem),
+                Err(Failure::Corrupt(rule)) => {
+                    if let Some(at) = at {
+                        self.batch.corrupt.push((at.session, rule));
+                    }
+                    return Turn::Done;
+                }
+            }
+        }
+        Turn::Yield
+    }
+
+    fn has_pages(&self, way: &Way) -> bool {
+        let interface = self.ip.link.interface(way.nic).expect("a way leaves by an interface");
+        interface.frames.free_small() > TX_RESERVE
+    }
+
+    /// A segment as a packet, its payload copied out of the arena (once).
+    fn build_segment(
+        &mut self,
+        flow: &FlowKey,
+        way: &Way,
+        segment: &SegmentOut,
+        at: Option<SocketRef>,
+    ) -> Result<PacketBuf<M>, Failure> {
+        let pool = self.ip.link.interface(way.nic).expect("a way leaves by an interface").frames.clone();
+        let len = segment.payload_len as usize;
+        let mut packet = PacketBuf::alloc(&pool, len, HEADROOM)?;
+        let mut sum = Sum::of(&[]);
+        if len > 0 {
+            let at = at.expect("payload leaves only while the place is held");
+            self.copy_from_arena(at, segment.offset, len, &mut packet)?;
+            packet.for_each_chunk(0, len, |chunk| sum = sum.then(chunk));
+        }
+        let mut bytes = [0; HEADER_LEN_MAX];
+        let (local, remote) = (flow.local_port, flow.remote_port);
+        let written = tcp::emit(segment, local, remote, &mut bytes, &flow.addresses, Checksum::Full(sum));
+        packet.push(written)?;
+        packet.write(0, &bytes[..written])?;
+        Ok(packet)
+    }
+
+    fn copy_from_arena(
+        &mut self,
+        at: SocketRef,
+        offset: u64,
+        len: usize,
+        packet: &mut PacketBuf<M>,
+    ) -> Result<(), Failure> {
+        let session = self.sessions.get(&at.session).expect("a place lies in a session");
+        let mut to = 0;
+        let mut failed = Ok(());
+        for_each_piece(session, at.slot, offset, len, |from, piece| {
+            failed = failed.and_then(|()| packet.copy_in(to, &session.memory, from, piece));
+            to += piece;
+        })?;
+        failed?;
+        self.counters.add(Counter::CopiedToFrame, len as u64);
+        Ok(())
+    }
+
+    /// A segment that no queue holds back: a reset, a challenge ACK, a SYN cookie.
+    pub(super) fn send_reply(&mut self, now: Instant, flow: &FlowKey, segment: &SegmentOut) {
+        let Some(way) = self.ip.way(flow.remote_addr(), Some(flow.local_addr())) else {
+            return self.counters.drop(DropReason::IpOutNoRoutes);
+        };
+        match self.build_segment(flow, &way, segment, None) {
+            Ok(packet) => self.send_on(now, &way, &flow.addresses, IpProtocol::TCP, packet),
+            Err(_) => self.counters.drop(DropReason::NoMem),
+        }
+    }
+
+    fn send_on(
+        &mut self,
+        now: Instant,
+        way: &Way,
+        pair: &AddressPair,
+        protocol: IpProtocol,
+        packet: PacketBuf<M>,
+    ) {
+        self.ip.send(now, way, pair, protocol, TTL_DEFAULT, packet, &mut self.counters);
+    }
+
+    // UDP
+
+    fn transmit_udp(&mut self, now: Instant, index: u32, left: &mut usize) -> Turn {
+        for _ in 0..QUANTUM.min(*left) {
+            let socket = self.sockets.get(index).expect("it stands in the list");
+            let (Kind::Udp(udp), Some(at)) = (&socket.kind, socket.at) else { return Turn::Done };
+            let (start, written) = (udp.sent, socket.client.written);
+            if written - start < HEADER_SIZE as u64 {
+                return Turn::Done;
+            }
+            let header = match self.read_header(at, start) {
+                Ok(Some(header)) if start + record_size(header.len as usize) as u64 <= written => header,
+                Ok(_) => {
+                    return self.corrupt_stream(at, PeerCorrupt::new("a record longer than what was written"));
+                }
+                Err(rule) => return self.corrupt_stream(at, rule),
+            };
+            match self.send_datagram(now, index, at, start, &header) {
+                Err(Failure::NoPages) => return Turn::NoPages,
+                Err(Failure::Corrupt(rule)) => return self.corrupt_stream(at, rule),
+                Ok(()) => {}
+            }
+            *left -= 1;
+            let socket = self.sockets.get_mut(index).expect("looked at above");
+            if let Kind::Udp(udp) = &mut socket.kind {
+                udp.sent += record_size(header.len as usize) as u64;
+            }
+        }
+        Turn::Yield
+    }
+
+    fn corrupt_stream(&mut self, at: SocketRef, rule: PeerCorrupt) -> Turn {
+        self.batch.corrupt.push((at.session, rule));
+        Turn::Done
+    }
+
+    fn read_header(&self, at: SocketRef, offset: u64) -> Result<Option<Header>, PeerCorrupt> {
+        let session = self.sessions.get(&at.session).expect("a place lies in a session");
+        let mut bytes = [0; HEADER_SIZE];
+        let mut done = 0;
+        for_each_piece(session, at.slot, offset, HEADER_SIZE, |from, piece| {
+            session.memory.read(from, &mut bytes[done..done + piece]);
+            done += piece;
+        })?;
+        Ok(Header::from_bytes(&bytes))
+    }
+
+    /// One record of a datagram socket's send stream, as a packet. What can't be sent is counted and
+    /// done with, as a kernel does it.
+    fn send_datagram(
+        &mut self,
+        now: Instant,
+        index: u32,
+        at: SocketRef,
+        start: u64,
+        header: &Header,
+    ) -> Result<(), Failure> {
+        let opening = &self.sockets.get(index).expect("the caller has found it").opening;
+        let (bound, port) = (opening.local.ip(), opening.local.port());
+        let remote = match header.remote.ip() {
+            ip if ip.is_unspecified() => opening.remote,
+            _ => header.remote,
+        };
+        let chosen = (!bound.is_unspecified()).then_some(bound);
+        let Some(way) = self.ip.way(remote.ip(), chosen) else {
+            self.counters.drop(DropReason::IpOutNoRoutes);
+            return Ok(());
+        };
+        let Some(pair) = AddressPair::new(way.source, remote.ip()) else {
+            self.counters.drop(DropReason::IpOutNoRoutes);
+            return Ok(());
+        };
+        let len = header.len as usize;
+        if IPV4_LEN + UDP_LEN + len > usize::from(way.mtu) {
+            // EMSGSIZE is the client library's to say; what comes all the same is counted.
+            self.counters.drop(DropReason::PktTooBig);
+            return Ok(());
+        }
+        let pool = self.ip.link.interface(way.nic).expect("a way leaves by an interface").frames.clone();
+        let mut packet = PacketBuf::alloc(&pool, len, HEADROOM)?;
+        let mut sum = Sum::of(&[]);
+        if len > 0 {
+            self.copy_from_arena(at, start + HEADER_SIZE as u64, len, &mut packet)?;
+            packet.for_each_chunk(0, len, |chunk| sum = sum.then(chunk));
+        }
+        let udp = UdpHeader { src_port: port, dst_port: remote.port(), payload_len: len as u16 };
+        let mut bytes = [0; UDP_LEN];
+        udp.emit(&mut bytes, &pair, Checksum::Full(sum));
+        packet.push(UDP_LEN)?;
+        packet.write(0, &bytes)?;
+        self.counters.count(Counter::UdpOutDatagrams);
+        self.send_on(now, &way, &pair, IpProtocol::UDP, packet);
+        Ok(())
+    }
+
+    // What paths say about connections
+
+    /// What a connection to `remote` starts with.
+    pub(super) fn settings_towards(&self, remote: IpAddr) -> Settings {
+        let mtu = self.ip.way(remote, None).map_or(1500, |way| way.mtu);
+        // RFC 6691: the MTU less the fixed headers of IP and TCP.
+        let mss = mtu - (IPV4_LEN + tcp::HEADER_LEN) as u16;
+        Settings { path_mss: mss, advertised_mss: mss, ..self.settings }
+    }
+
+    /// The source address for `remote`, when the client chose `local`, which may be unspecified.
+    pub(super) fn source_for(&self, local: IpAddr, remote: IpAddr) -> Result<IpAddr, Errno> {
+        self.check_local(local)?;
+        let chosen = (!local.is_unspecified()).then_some(local);
+        self.ip.way(remote, chosen).map(|way| way.source).ok_or(Errno::NETUNREACH)
+    }
+
+    /// Whether a socket may be bound to `local`.
+    pub(super) fn check_local(&self, local: IpAddr) -> Result<(), Errno> {
+        if local.is_unspecified() || local.is_multicast() || self.ip.is_ours(local) {
+            Ok(())
+        } else {
+            Err(Errno::ADDRNOTAVAIL)
+        }
+    }
+}
+
+/// Small pages that transmission leaves for answers and for what is received.
+const TX_RESERVE: usize = 64;
+
+/// Why a packet could not be built.
+#[derive(Debug)]
+enum Failure {
+    NoPages,
+    Corrupt(PeerCorrupt),
+}
+
+impl From<proto::nic::pool::NoPages> for Failure {
+    fn from(_: proto::nic::pool::NoPages) -> Self {
+        Failure::NoPages
+    }
+}
+
+impl From<PeerCorrupt> for Failure {
+    fn from(rule: PeerCorrupt) -> Self {
+        Failure::Corrupt(rule)
+    }
+}
