@@ -1,0 +1,232 @@
+//! The arguments, and which verb they mean.
+
+use crate::admin;
+use crate::group::{Access, Failure};
+use crate::table::Form;
+use crate::verb::{addr, capture, crash, link, neigh, route, ss, stats, status};
+use clap::{Args, Parser, Subcommand};
+use proto::control::notices::Change;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Shows and configures a running group.
+#[derive(Debug, Parser)]
+#[command(name = "netctl", version)]
+pub struct Cli {
+    /// The group's name; AXOLOTL, or `axolotl`, when it is not given.
+    #[arg(long, global = true)]
+    name: Option<String>,
+    /// JSON instead of a table.
+    #[arg(short, long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// The processes, connections and drops.
+    Status,
+    /// The sockets.
+    Ss,
+    /// Every counter.
+    Stats {
+        /// Also those that are 0.
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// Interfaces: show, set.
+    Link {
+        #[command(subcommand)]
+        what: Option<LinkWhat>,
+    },
+    /// Addresses: show, add, del.
+    Addr {
+        #[command(subcommand)]
+        what: Option<AddrWhat>,
+    },
+    /// Routes: show, add, del.
+    Route {
+        #[command(subcommand)]
+        what: Option<RouteWhat>,
+    },
+    /// Permanent neighbours: show, add, del.
+    Neigh {
+        #[command(subcommand)]
+        what: Option<NeighWhat>,
+    },
+    /// Frames of both directions as pcapng.
+    Capture(CaptureArgs),
+    /// How each daemon ended last, and its flight recorder.
+    Crash,
+}
+
+#[derive(Debug, Subcommand)]
+enum LinkWhat {
+    /// All interfaces.
+    Show,
+    /// set IF [up|down] [mtu N] [promisc on|off]
+    Set {
+        /// The interface.
+        dev: String,
+        /// What to set.
+        words: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum AddrWhat {
+    /// All addresses.
+    Show,
+    /// add ADDRESS/LENGTH [dev IF]
+    Add(Words),
+    /// del ADDRESS/LENGTH [dev IF]
+    Del(Words),
+}
+
+#[derive(Debug, Subcommand)]
+enum RouteWhat {
+    /// All routes.
+    Show,
+    /// add ADDRESS/LENGTH|default [via GATEWAY] [dev IF] [metric N]
+    Add(Words),
+    /// del ADDRESS/LENGTH|default [via GATEWAY] [dev IF]
+    Del(Words),
+}
+
+#[derive(Debug, Subcommand)]
+enum NeighWhat {
+    /// All permanent neighbours.
+    Show,
+    /// add ADDRESS lladdr MAC [dev IF]
+    Add(Words),
+    /// del ADDRESS [dev IF]
+    Del(Words),
+}
+
+/// An object and pairs of words, as ip(8) takes them.
+#[derive(Debug, Args)]
+struct Words {
+    object: String,
+    pairs: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct CaptureArgs {
+    /// The file to write, `-` for standard output.
+    #[arg(short, long)]
+    write: String,
+    /// Ends after this many frames.
+    #[arg(short, long)]
+    count: Option<u64>,
+    /// Ends after this many seconds.
+    #[arg(long)]
+    seconds: Option<f64>,
+}
+
+impl Words {
+    /// The value behind `key`, of which `known` are all there may be.
+    fn get(&self, known: &[&str], key: &str) -> Result<Option<&str>, Failure> {
+        let mut found = None;
+        let mut pairs = self.pairs.iter().map(String::as_str);
+        while let Some(word) = pairs.next() {
+            let value = pairs.next().filter(|_| known.contains(&word));
+            let value =
+                value.ok_or_else(|| Failure::Usage(format!("'{word}': one of {known:?} and a value")))?;
+            if word == key {
+                found = Some(value);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn parsed<T: core::str::FromStr>(text: Option<&str>, what: &str) -> Result<Option<T>, Failure> {
+    let bad = |text: &str| Failure::Usage(format!("'{text}' is no {what}"));
+    text.map(|text| text.parse().map_err(|_| bad(text))).transpose()
+}
+
+fn route_words(words: &Words) -> Result<route::Words, Failure> {
+    let known = ["via", "dev", "metric"];
+    Ok(route::Words {
+        to: words.object.clone(),
+        via: parsed(words.get(&known, "via")?, "address")?,
+        dev: words.get(&known, "dev")?.map(str::to_owned),
+        metric: parsed(words.get(&known, "metric")?, "metric")?.unwrap_or(0),
+    })
+}
+
+/// Does what the arguments say.
+///
+/// # Errors
+/// [`Failure`], which knows its exit code.
+pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
+    let form = if cli.json { Form::Json } else { Form::Table };
+    let name = cli.name.clone().unwrap_or_else(proto::run_dir::default_name);
+    let access = Access::find(&name)?;
+    let change = |change: Change| admin::change(access.place(), change);
+    match &cli.verb {
+        Verb::Status => status::run(&access, form, out),
+        Verb::Ss => ss::run(&access, form, out),
+        Verb::Stats { all } => stats::run(&access, form, *all, out),
+        Verb::Crash => crash::run(&access, form, out),
+        Verb::Capture(args) => run_capture(&access, args, out),
+        Verb::Link { what: None | Some(LinkWhat::Show) } => link::show(&access, form, out),
+        Verb::Link { what: Some(LinkWhat::Set { dev, words }) } => change(link::set(&access, dev, words)?),
+        Verb::Addr { what: None | Some(AddrWhat::Show) } => addr::show(&access, form, out),
+        Verb::Addr { what: Some(AddrWhat::Add(words)) } => {
+            let nic = link::index(&access, words.get(&["dev"], "dev")?)?;
+            change(Change::AddressAdd { nic, prefix: addr::prefix_from(&words.object)? })
+        }
+        Verb::Addr { what: Some(AddrWhat::Del(words)) } => {
+            let nic = link::index(&access, words.get(&["dev"], "dev")?)?;
+            change(Change::AddressDel { nic, prefix: addr::prefix_from(&words.object)? })
+        }
+        Verb::Route { what: None | Some(RouteWhat::Show) } => route::show(&access, form, out),
+        Verb::Route { what: Some(RouteWhat::Add(words)) } => {
+            change(route::add(&access, &route_words(words)?)?)
+        }
+        Verb::Route { what: Some(RouteWhat::Del(words)) } => {
+            change(route::del(&access, &route_words(words)?)?)
+        }
+        Verb::Neigh { what: None | Some(NeighWhat::Show) } => neigh::show(&access, form, out),
+        Verb::Neigh { what: Some(NeighWhat::Add(words)) } => {
+            let known = ["lladdr", "dev"];
+            let nic = link::index(&access, words.get(&known, "dev")?)?;
+            let mac =
+                words.get(&known, "lladdr")?.ok_or_else(|| Failure::Usage("lladdr is missing".into()))?;
+            change(Change::NeighbourAdd { nic, addr: neighbour(words)?, mac: link::mac_from(mac)? })
+        }
+        Verb::Neigh { what: Some(NeighWhat::Del(words)) } => {
+            let nic = link::index(&access, words.get(&["dev"], "dev")?)?;
+            change(Change::NeighbourDel { nic, addr: neighbour(words)? })
+        }
+    }
+}
+
+fn neighbour(words: &Words) -> Result<IpAddr, Failure> {
+    words.object.parse().map_err(|_| Failure::Usage(format!("'{}' is no address", words.object)))
+}
+
+fn run_capture(access: &Access, args: &CaptureArgs, out: &mut impl Write) -> Result<(), Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone()).map_err(|e| Failure::Io("signals", e))?;
+    }
+    let duration = args.seconds.map(Duration::try_from_secs_f64).transpose();
+    let duration = duration.map_err(|_| Failure::Usage("seconds must be a number from 0 on".into()))?;
+    let limits = capture::Limits { count: args.count, duration };
+    let (frames, missed) = match args.write.as_str() {
+        "-" => capture::run(access, limits, &stop, &mut BufWriter::new(out))?,
+        path => {
+            let file = File::create(path).map_err(|e| Failure::Io("the capture's file", e))?;
+            capture::run(access, limits, &stop, &mut BufWriter::new(file))?
+        }
+    };
+    eprintln!("{frames} frames captured, {missed} slots of {} bytes missed", proto::capture::SLOT_SIZE);
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! A running group as netctl sees it: read-only regions, asked for once from sockd's admin socket.
+//!
+//! After [`Access::open`] everything is read from memory, so it works while daemons are down. The
+//! regions are written by others at any time; each reader copies, checks, then uses (INV-R1).
+
+use crate::admin;
+use core::time::Duration;
+use proto::control::messages::{Ended, Region as Tag};
+use proto::hard::processes::{self, Stage};
+use proto::hard::{config, conns, registry};
+use proto::id::{RecordIndex, Role, Seat, SessionId};
+use proto::run_dir::RunDir;
+use proto::shm::region::Region;
+use proto::{cell, stats};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use thiserror::Error;
+
+/// Why a verb can't do its work.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// There is no such group. Exit code 3.
+    #[error("no group '{0}' is running")]
+    NotRunning(String),
+    /// The arguments make no sense. Exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// The change was refused, or something went wrong. Exit code 1.
+    #[error("{0}")]
+    Refused(String),
+    /// The kernel refused. Exit code 1.
+    #[error("{0}: {1}")]
+    Io(&'static str, io::Error),
+}
+
+impl Failure {
+    /// The exit code that goes with it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Failure::NotRunning(_) => 3,
+            Failure::Usage(_) => 2,
+            Failure::Refused(_) | Failure::Io(..) => 1,
+        }
+    }
+}
+
+/// One process of the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessRow {
+    /// What it does.
+    pub role: Role,
+    /// Its shard or interface.
+    pub index: u16,
+    /// Its process id; 0 between two incarnations.
+    pub pid: u32,
+    /// Its generation.
+    pub generation: u32,
+    /// How often the seat was started again.
+    pub restarts: u32,
+    /// Since when it runs.
+    pub uptime: Duration,
+    /// How the one before it ended, if there was one.
+    pub last_end: Option<Ended>,
+    /// Attached and serving.
+    pub in_service: bool,
+}
+
+/// A socket's record, with its owner where sockd names one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketRow {
+    /// Where it stands in its shard's table.
+    pub index: RecordIndex,
+    /// What it is.
+    pub opening: conns::Opening,
+    /// What the handshake agreed.
+    pub agreed: Option<conns::Agreed>,
+    /// Where it stands.
+    pub state: conns::State,
+    /// User and process of its session.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// Mapped regions of a group.
+#[derive(Debug)]
+pub struct Access {
+    place: RunDir,
+    regions: BTreeMap<Tag, Region>,
+    faults: Vec<String>,
+}
+
+impl Access {
+    /// Asks for the regions of group `name` in `dir`.
+    ///
+    /// # Errors
+    /// [`Failure::NotRunning`] when nobody listens there; else what went wrong.
+    pub fn open(dir: &Path, name: &str) -> Result<Access, Failure> {
+        Access::at(RunDir::at(dir, name))
+    }
+
+    /// As [`Access::open`], for the group of that name that can be seen from here.
+    ///
+    /// # Errors
+    /// As [`Access::open`].
+    pub fn find(name: &str) -> Result<Access, Failure> {
+        let place = RunDir::find(name).ok_or_else(|| Failure::NotRunning(name.into()))?;
+        Access::at(place)
+    }
+
+    fn at(place: RunDir) -> Result<Access, Failure> {
+        let admin::Regions { faults, mapped } = admin::regions(&place)?;
+        Ok(Access { place, regions: mapped, faults })
+    }
+
+    /// Deliberate faults for tests, `key=value`; empty in ordinary use.
+    pub fn faults(&self) -> Vec<String> {
+        self.faults.clone()
+    }
+
+    /// Where the group lives.
+    pub fn place(&self) -> &RunDir {
+        &self.place
+    }
+
+    /// The capture rings, by shard.
+    pub fn captures(&self) -> impl Iterator<Item = &Region> {
+        self.regions.iter().filter(|(tag, _)| matches!(tag, Tag::Capture(_))).map(|(_, region)| region)
+    }
+
+    /// Every process, supervisors first; empty when the table can't be read.
+    pub fn processes(&self) -> Vec<ProcessRow> {
+        let now = proto::control::clock::now();
+        let rows = self.regions.get(&Tag::Processes).and_then(|region| processes::read(region).ok());
+        let rows = rows.map(|(_, rows)| rows).unwrap_or_default();
+        let row = |row: processes::Row| ProcessRow {
+            role: row.seat.role,
+            index: row.seat.index,
+            pid: row.pid,
+            generation: row.generation.0,
+            restarts: row.restarts,
+            uptime: now.since(row.started_at),
+            last_end: row.last_end,
+            in_service: row.stage == Stage::Ready,
+        };
+        rows.into_iter().map(row).collect()
+    }
+
+    /// Every socket of every shard. A record that does not match its check is left out.
+    pub fn sockets(&self) -> Vec<SocketRow> {
+        let owners = self.owners();
+        let mut rows = Vec::new();
+        for (_, region) in self.regions.iter().filter(|(tag, _)| matches!(tag, Tag::Conns(_))) {
+            let Ok(table) = cell::CellTable::attach(region, conns::LAYOUT) else { continue };
+            for index in 0..table.high_water() {
+                let Ok(Some(image)) = table.read(index) else { continue };
+                let Some(opening) = conns::Opening::from_bytes(&image.opening) else { continue };
+                let Some(state) = conns::State::from_bytes(&image.state) else { continue };
+                let agreed = image.agreed.and_then(|bytes| conns::Agreed::from_bytes(opening.kind, &bytes));
+                let owner = owners.get(&opening.session).copied();
+                rows.push(SocketRow { index: RecordIndex(index), opening, agreed, state, owner });
+            }
+        }
+        rows
+    }
+
+    /// User and process of every session.
+    fn owners(&self) -> BTreeMap<SessionId, (u32, u32)> {
+        let table = self.regions.get(&Tag::Registry);
+        let table = table.and_then(|region| cell::CellTable::attach(region, registry::LAYOUT).ok());
+        let records = table.iter().flat_map(|table| {
+            let images = (0..table.high_water()).filter_map(|index| table.read(index).ok().flatten());
+            images.filter_map(|image| registry::Record::from_image(&image))
+        });
+        records
+            .filter_map(|record| match record {
+                registry::Record::Session(session, _) => Some((session.id, (session.uid, session.pid))),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The configuration; empty before netd has written any.
+    pub fn config(&self) -> Vec<config::Record> {
+        self.regions.get(&Tag::Config).and_then(|region| config::read(region).ok()).unwrap_or_default()
+    }
+
+    /// The statistics region of every seat that has written one.
+    pub fn stats(&self) -> impl Iterator<Item = (Seat, &Region)> {
+        self.regions.iter().filter_map(|(tag, region)| match tag {
+            Tag::Stats(seat) => Some((*seat, region)),
+            _ => None,
+        })
+    }
+
+    /// Every counter, seats of one role added up, in the order of roles and names.
+    pub fn counters(&self) -> BTreeMap<(Role, String), u64> {
+        let mut sum = BTreeMap::new();
+        for (seat, region) in self.stats() {
+            for (name, count) in stats::table::read(region).unwrap_or_default() {
+                *sum.entry((seat.role, name)).or_default() += count;
+            }
+        }
+        sum
+    }
+}

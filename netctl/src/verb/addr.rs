@@ -1,0 +1,80 @@
+//! `netctl addr`: the stack's addresses; `addr add|del PREFIX [dev IF]`.
+
+use crate::group::{Access, Failure};
+use crate::table::{Form, Table, json};
+use crate::verb::link;
+use proto::control::messages::Prefix;
+use proto::hard::config::{Key, Value};
+use serde::Serialize;
+use std::io::Write;
+use std::net::IpAddr;
+
+#[derive(Debug, Serialize)]
+struct Address {
+    dev: String,
+    family: &'static str,
+    local: IpAddr,
+    prefixlen: u8,
+    tentative: bool,
+}
+
+/// `ADDR/LEN` (or `ADDR` alone for a host, `default` not allowed) from what a person typed.
+///
+/// # Errors
+/// [`Failure::Usage`].
+pub fn prefix_from(text: &str) -> Result<Prefix, Failure> {
+    let (addr, len) = text.split_once('/').map_or((text, None), |(addr, len)| (addr, Some(len)));
+    let bad = || Failure::Usage(format!("'{text}' is no ADDRESS/LENGTH"));
+    let addr: IpAddr = addr.parse().map_err(|_| bad())?;
+    let bits = if addr.is_ipv4() { 32 } else { 128 };
+    let len = len.map_or(Ok(bits), |len| len.parse().map_err(|_| bad()))?;
+    if len > bits { Err(bad()) } else { Ok(Prefix { addr, len }) }
+}
+
+/// Shows the addresses.
+///
+/// # Errors
+/// When the answer can't be written.
+pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Failure> {
+    let names = link::names(access);
+    let address = |record: proto::hard::config::Record| match (record.key, record.value) {
+        (Key::Address { link, addr, prefix_len }, Value::Address { verified }) => Some(Address {
+            dev: names.get(usize::from(link)).cloned().unwrap_or_else(|| link.to_string()),
+            family: if addr.is_ipv4() { "inet" } else { "inet6" },
+            local: addr,
+            prefixlen: prefix_len,
+            tentative: !verified,
+        }),
+        _ => None,
+    };
+    let addresses: Vec<Address> = access.config().into_iter().filter_map(address).collect();
+    let written = match form {
+        Form::Json => json(out, &addresses),
+        Form::Table => {
+            let mut table = Table::new(&["DEV", "FAMILY", "ADDRESS", "FLAGS"]);
+            for a in &addresses {
+                let flags = if a.tentative { "tentative" } else { "-" };
+                let local = format!("{}/{}", a.local, a.prefixlen);
+                table.row([a.dev.clone(), a.family.into(), local, flags.into()]);
+            }
+            table.write(out)
+        }
+    };
+    written.map_err(|e| Failure::Io("standard output", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_checked() {
+        let ten: IpAddr = [10, 0, 0, 1].into();
+        assert_eq!(prefix_from("10.0.0.1/24").ok(), Some(Prefix { addr: ten, len: 24 }));
+        assert_eq!(prefix_from("10.0.0.1").ok(), Some(Prefix { addr: ten, len: 32 }));
+        assert_eq!(prefix_from("fe80::1").map(|p| p.len).ok(), Some(128));
+        for bad in ["", "10.0.0.1/33", "10.0.0.1/", "10.0.0/8", "fe80::1/129", "10.0.0.1/-1"] {
+            assert!(prefix_from(bad).is_err(), "{bad}");
+        }
+    }
+}

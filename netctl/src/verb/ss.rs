@@ -1,0 +1,105 @@
+//! `netctl ss`: the sockets, in ss's words and columns.
+
+use crate::group::{Access, Failure, SocketRow};
+use crate::table::{Form, Table, json};
+use proto::hard::conns::{Agreed, Kind, State};
+use serde::Serialize;
+use std::io::Write;
+
+#[derive(Debug, Serialize)]
+struct Socket {
+    proto: &'static str,
+    state: &'static str,
+    recv_q: u64,
+    send_q: u64,
+    local: String,
+    remote: String,
+    uid: Option<u32>,
+    pid: Option<u32>,
+    cwnd: Option<u16>,
+    rtt_us: Option<u32>,
+    retrans: Option<u64>,
+    mss: Option<u16>,
+}
+
+/// Bytes that were received and that no ordered read can have reached: what waits behind a hole. What
+/// the client has not read yet stands in its arena, which netctl does not map.
+fn recv_q(state: &State) -> u64 {
+    state.ooo.iter().map(|&(_, len)| u64::from(len)).sum()
+}
+
+fn socket(row: &SocketRow) -> Socket {
+    let (opening, state) = (&row.opening, &row.state);
+    let tcp = opening.kind != Kind::Udp;
+    let connection = matches!(opening.kind, Kind::TcpActive | Kind::TcpPassive);
+    let options = match row.agreed {
+        Some(Agreed::Active { options, .. }) => options,
+        _ => opening.options,
+    };
+    let known = |value: u16| (connection && value != 0).then_some(value);
+    Socket {
+        proto: if tcp { "tcp" } else { "udp" },
+        state: match opening.kind {
+            Kind::TcpListener => "LISTEN",
+            Kind::Udp if opening.remote.port() == 0 => "UNCONN",
+            Kind::Udp => "ESTAB",
+            _ => state.tcp_state.name(),
+        },
+        recv_q: if connection { recv_q(state) } else { 0 },
+        send_q: if connection { u64::from(state.snd_max) } else { u64::from(opening.backlog) },
+        local: opening.local.to_string(),
+        remote: match opening.remote.port() {
+            0 => "*:*".into(),
+            _ => opening.remote.to_string(),
+        },
+        uid: row.owner.map(|(uid, _)| uid),
+        pid: row.owner.map(|(_, pid)| pid),
+        cwnd: known(state.cwnd_segments),
+        rtt_us: known(state.srtt_64us).map(|units| u32::from(units) * 64),
+        retrans: None,
+        mss: known(options.mss),
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When the answer can't be written.
+pub fn run(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Failure> {
+    let mut sockets: Vec<Socket> = access.sockets().iter().map(socket).collect();
+    sockets.sort_by(|a, b| (a.proto, &a.local, &a.remote).cmp(&(b.proto, &b.local, &b.remote)));
+    write(&sockets, form, out).map_err(|e| Failure::Io("standard output", e))
+}
+
+fn write(sockets: &[Socket], form: Form, out: &mut impl Write) -> std::io::Result<()> {
+    if form == Form::Json {
+        return json(out, &sockets);
+    }
+    let mut table = Table::new(&[
+        "Netid",
+        "State",
+        "Recv-Q",
+        "Send-Q",
+        "Local Address:Port",
+        "Peer Address:Port",
+        "Process",
+    ]);
+    for socket in sockets {
+        let mut process: Vec<String> = Vec::new();
+        process.extend(socket.pid.map(|pid| format!("pid={pid}")));
+        process.extend(socket.uid.map(|uid| format!("uid={uid}")));
+        process.extend(socket.cwnd.map(|cwnd| format!("cwnd:{cwnd}")));
+        process.extend(socket.rtt_us.map(|rtt| format!("rtt:{:.3}", f64::from(rtt) / 1000.0)));
+        process.extend(socket.mss.map(|mss| format!("mss:{mss}")));
+        table.row([
+            socket.proto.into(),
+            socket.state.into(),
+            socket.recv_q.to_string(),
+            socket.send_q.to_string(),
+            socket.local.clone(),
+            socket.remote.clone(),
+            process.join(" "),
+        ]);
+    }
+    table.write(out)
+}
