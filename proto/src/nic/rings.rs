@@ -2,6 +2,9 @@
 //!
 //! fill: netd lends empty pages · receive: nicd hands frames up · transmit: netd hands frames down ·
 //! completion: nicd gives sent pages back. Made anew for each pair of generations (INV-R4).
+//!
+//! netd lends at most [`LENT_MAX`] pages to be filled, and at most as many to be sent. So the receive
+//! and the completion ring can't be full: no side ever waits for the other to make room in them.
 
 use super::descriptor::DESCRIPTOR_SIZE;
 use crate::ring::spsc::{Consumer, Place, Producer};
@@ -9,6 +12,10 @@ use crate::shm::Memory;
 
 /// Slots of each ring.
 pub const RING_SLOTS: u32 = 1024;
+
+/// The most pages that netd may have lent on the fill ring, and the most that it may have handed to
+/// the transmit ring and not got back: what fits the ring by which they come back.
+pub const LENT_MAX: u32 = RING_SLOTS;
 
 const RING_BYTES: usize = Place::bytes(RING_SLOTS, DESCRIPTOR_SIZE);
 

@@ -112,44 +112,60 @@ impl Region {
         unsafe { AtomicU64::from_ptr(self.address(at, 8, 8).as_ptr().cast()) }
     }
 
-    /// Reads from `fd` straight into the region, into the pieces `(offset, length)` in turn;
-    /// returns the number of bytes.
+    /// Reads one record from `fd`: its first bytes into `head`, the rest straight into the region, into
+    /// the pieces `(offset, length)` in turn; returns the number of bytes, `head`'s included.
     ///
     /// # Errors
     /// Those of readv(2).
     ///
     /// # Panics
-    /// On more than 32 pieces.
-    pub fn read_vectored(&self, fd: BorrowedFd<'_>, pieces: &[(usize, usize)]) -> io::Result<usize> {
+    /// On more than 31 pieces.
+    pub fn read_vectored(
+        &self,
+        fd: BorrowedFd<'_>,
+        head: &mut [u8],
+        pieces: &[(usize, usize)],
+    ) -> io::Result<usize> {
         self.writable();
-        self.vectored(fd, pieces, libc::readv)
+        let head = libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() };
+        self.vectored(fd, head, pieces, libc::readv)
     }
 
-    /// Writes the pieces `(offset, length)` of the region to `fd` as one record; returns the
-    /// number of bytes.
+    /// Writes `head` and then the pieces `(offset, length)` of the region to `fd` as one record;
+    /// returns the number of bytes.
     ///
     /// # Errors
     /// Those of writev(2).
     ///
     /// # Panics
-    /// On more than 32 pieces.
-    pub fn write_vectored(&self, fd: BorrowedFd<'_>, pieces: &[(usize, usize)]) -> io::Result<usize> {
-        self.vectored(fd, pieces, libc::writev)
+    /// On more than 31 pieces.
+    pub fn write_vectored(
+        &self,
+        fd: BorrowedFd<'_>,
+        head: &[u8],
+        pieces: &[(usize, usize)],
+    ) -> io::Result<usize> {
+        // writev does not write through it: the cast loses nothing.
+        let head = libc::iovec { iov_base: head.as_ptr().cast_mut().cast(), iov_len: head.len() };
+        self.vectored(fd, head, pieces, libc::writev)
     }
 
+    /// `head` comes from a borrowed slice of the caller's, valid for what `call` does with it.
     fn vectored(
         &self,
         fd: BorrowedFd<'_>,
+        head: libc::iovec,
         pieces: &[(usize, usize)],
         call: unsafe extern "C" fn(i32, *const libc::iovec, i32) -> isize,
     ) -> io::Result<usize> {
-        let mut iov = [libc::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 32];
-        assert!(pieces.len() <= iov.len(), "too many pieces");
-        for (slot, &(at, len)) in iov.iter_mut().zip(pieces) {
+        let mut iov = [head; 32];
+        assert!(pieces.len() < iov.len(), "too many pieces");
+        for (slot, &(at, len)) in iov[1..].iter_mut().zip(pieces) {
             *slot = libc::iovec { iov_base: self.address(at, len, 1).as_ptr().cast(), iov_len: len };
         }
-        // SAFETY: each iovec lies inside the mapping, and the kernel copes with concurrent writers.
-        let n = unsafe { call(fd.as_raw_fd(), iov.as_ptr(), pieces.len() as i32) };
+        // SAFETY: the first iovec is a slice that the caller has borrowed for this call, the others lie
+        // inside the mapping, and the kernel copes with concurrent writers.
+        let n = unsafe { call(fd.as_raw_fd(), iov.as_ptr(), pieces.len() as i32 + 1) };
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
     }
 }
