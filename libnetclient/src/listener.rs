@@ -1,0 +1,153 @@
+//! Listening sockets: their receive stream is the queue of connections to accept.
+
+use crate::session::Session;
+use crate::socket::{Half, Look, Placed, Socket};
+use crate::tcp::{TcpStream, each_addr, open};
+use proto::PeerCorrupt;
+use proto::arena::record::{HEADER_SIZE, Header, record_size};
+use proto::control::client::Ask;
+use rustix::io::Errno;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+
+/// Connections that may wait for accept. std asks for 128, from the time when that was Linux's
+/// largest; since 5.4 that is 4096 (`somaxconn`). More than this many at once are answered by SYN
+/// cookies.
+const BACKLOG: u32 = 1024;
+
+/// A listening TCP socket, as [`std::net::TcpListener`].
+#[derive(Debug)]
+pub struct TcpListener {
+    pub(crate) socket: Arc<Socket>,
+}
+
+/// The connections that come in, one after the other, without end.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    listener: &'a TcpListener,
+}
+
+impl TcpListener {
+    /// Listens at the first of the addresses that is free, in the default session.
+    ///
+    /// # Errors
+    /// EADDRINUSE, EADDRNOTAVAIL, EACCES below port 1024, and those of [`Session::open`].
+    pub fn bind<A: ToSocketAddrs>(addr: A) -> io::Result<TcpListener> {
+        TcpListener::bind_in(&Session::default_session()?, addr)
+    }
+
+    /// [`TcpListener::bind`] in another session.
+    ///
+    /// # Errors
+    /// EADDRINUSE, EADDRNOTAVAIL, EACCES below port 1024.
+    pub fn bind_in<A: ToSocketAddrs>(session: &Session, addr: A) -> io::Result<TcpListener> {
+        TcpListener::bind_with_backlog_in(session, addr, BACKLOG)
+    }
+
+    /// [`TcpListener::bind_in`] with room for `backlog` connections that wait for accept.
+    ///
+    /// # Errors
+    /// As [`TcpListener::bind_in`].
+    pub fn bind_with_backlog_in<A: ToSocketAddrs>(
+        session: &Session,
+        addr: A,
+        backlog: u32,
+    ) -> io::Result<TcpListener> {
+        each_addr(addr, |local| {
+            let socket = open(session, Ask::Listen { local, backlog })?;
+            Ok(TcpListener { socket })
+        })
+    }
+
+    /// Waits for a connection.
+    ///
+    /// # Errors
+    /// `WouldBlock` when non-blocking and none waits.
+    pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let header = self.socket.block_on(Half::Read, || self.next())?;
+        let shard = self.socket.placed.shard;
+        let placed = Placed { slot: header.slot, epoch: header.epoch, shard, local: header.local };
+        let geometry = &self.socket.session.inner.geometry;
+        if header.slot.0 < geometry.active {
+            let rule = PeerCorrupt::new("an accepted connection at a place of ours");
+            return Err(self.socket.session.inner.corrupt(rule));
+        }
+        let socket = Socket::place(&self.socket.session, placed)?;
+        Ok((TcpStream::accepted(socket, header.remote), header.remote))
+    }
+
+    fn next(&self) -> io::Result<Look<Header>> {
+        self.socket.receiving(|receiving, available, _| {
+            if available < HEADER_SIZE {
+                return match self.socket.take_error() {
+                    Some(error) => Err(error),
+                    None => Ok(Look::Wait),
+                };
+            }
+            let mut bytes = [0; HEADER_SIZE];
+            receiving.copy(0, &mut bytes)?;
+            let header = Header::from_bytes(&bytes).filter(|header| header.len == 0);
+            let Some(header) = header else {
+                let rule = PeerCorrupt::new("an accept record that makes no sense");
+                return Err(self.socket.session.inner.corrupt(rule));
+            };
+            receiving.consume(record_size(0))?;
+            Ok(Look::Ready(header))
+        })
+    }
+
+    /// The connections that come in.
+    pub fn incoming(&self) -> Incoming<'_> {
+        Incoming { listener: self }
+    }
+
+    /// The address it listens at.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.socket.placed.local)
+    }
+
+    /// Another handle of the same listener.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn try_clone(&self) -> io::Result<TcpListener> {
+        Ok(TcpListener { socket: self.socket.clone() })
+    }
+
+    /// Calls return `WouldBlock` instead of waiting.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.socket.set_nonblocking(nonblocking);
+        Ok(())
+    }
+
+    /// The time to live is the stack's; it is not set per socket.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP.
+    pub fn set_ttl(&self, _ttl: u32) -> io::Result<()> {
+        Err(Errno::OPNOTSUPP.into())
+    }
+
+    /// The error that the listener has ended with, the first time it is asked for.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        Ok(self.socket.take_error())
+    }
+}
+
+impl Iterator for Incoming<'_> {
+    type Item = io::Result<TcpStream>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.listener.accept().map(|(stream, _)| stream))
+    }
+}

@@ -1,0 +1,398 @@
+//! One socket: its two streams, its levels, and how its calls wait.
+//!
+//! Each direction has its own lock, so that one thread reads while another writes. What the
+//! stack's line says is checked against the private cursors under that lock (INV-R1, INV-R2).
+
+use crate::cursor::{RxCursor, TELL_AFTER};
+use crate::pages::TxPages;
+use crate::poll::Readiness;
+use crate::session::Session;
+use crate::wait::{Sleepers, lock};
+use proto::PeerCorrupt;
+use proto::arena::WINDOW_MAX;
+use proto::arena::line::{StackLine, level, want};
+use proto::id::{Epoch, SlotIndex};
+use proto::shm::Memory;
+use rustix::io::Errno;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::time::{Duration, Instant};
+
+/// Where a socket was placed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Placed {
+    pub(crate) slot: SlotIndex,
+    pub(crate) epoch: Epoch,
+    pub(crate) shard: u16,
+    pub(crate) local: SocketAddr,
+}
+
+#[derive(Debug)]
+pub(crate) struct Socket {
+    pub(crate) session: Session,
+    pub(crate) placed: Placed,
+    tx: Mutex<TxPages>,
+    rx: Mutex<RxCursor>,
+    /// What was consumed when the stack was last told to look.
+    told_consumed: AtomicU64,
+    /// The errno that a call has reported already; as SO_ERROR it is told once.
+    told_error: AtomicU32,
+    nonblocking: AtomicBool,
+    timeouts: Mutex<Timeouts>,
+    sleepers: Sleepers,
+    readiness: Mutex<Option<Readiness>>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Timeouts {
+    read: Option<Duration>,
+    write: Option<Duration>,
+}
+
+/// Which half of a socket a call is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Half {
+    Read,
+    Write,
+}
+
+/// What a look at a stream found.
+pub(crate) enum Look<T> {
+    /// There is something to do now.
+    Ready(T),
+    /// Not yet.
+    Wait,
+    /// Not yet: no send page is free in the session.
+    WaitForPage,
+}
+
+impl Socket {
+    /// A socket at the place that sockd or an accept record named.
+    pub(crate) fn place(session: &Session, placed: Placed) -> io::Result<Arc<Socket>> {
+        if placed.shard >= session.inner.geometry.shards {
+            return Err(session.inner.corrupt(PeerCorrupt::new("a socket of no shard")));
+        }
+        let socket = Arc::new(Socket {
+            session: session.clone(),
+            placed,
+            tx: Mutex::default(),
+            rx: Mutex::default(),
+            told_consumed: AtomicU64::new(0),
+            told_error: AtomicU32::new(0),
+            nonblocking: AtomicBool::new(false),
+            timeouts: Mutex::default(),
+            sleepers: Sleepers::default(),
+            readiness: Mutex::default(),
+        });
+        session.inner.move_in(placed.slot, placed.epoch, &socket)?;
+        Ok(socket)
+    }
+
+    /// The stack's line; `None` while it speaks of another use of the place.
+    pub(crate) fn look(&self) -> Option<StackLine> {
+        let inner = &self.session.inner;
+        let line = StackLine::load(&inner.memory, &inner.geometry, self.placed.slot);
+        (line.epoch == self.placed.epoch).then_some(line)
+    }
+
+    pub(crate) fn flags(&self) -> u32 {
+        self.look().map_or(0, |line| line.flags)
+    }
+
+    /// What this side wants, see [`want`].
+    pub(crate) fn wants(&self) -> u32 {
+        lock(self.session.inner.slot(self.placed.slot)).line.flags
+    }
+
+    pub(crate) fn set_want(&self, bit: u32, on: bool) -> io::Result<()> {
+        self.session.inner.publish(self.placed.slot, self.placed.shard, |line| match on {
+            true => line.flags |= bit,
+            false => line.flags &= !bit,
+        })
+    }
+
+    /// SO_ERROR: the error that the connection ended with, once.
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        let line = self.look().filter(|line| line.flags & level::ERROR != 0)?;
+        let before = self.told_error.swap(line.error.max(1), Ordering::AcqRel);
+        (before != line.error.max(1)).then(|| io::Error::from_raw_os_error(line.error.max(1) as i32))
+    }
+
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
+        self.nonblocking.store(nonblocking, Ordering::Release);
+    }
+
+    pub(crate) fn is_nonblocking(&self) -> bool {
+        self.nonblocking.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn timeout(&self, half: Half) -> Option<Duration> {
+        let timeouts = lock(&self.timeouts);
+        match half {
+            Half::Read => timeouts.read,
+            Half::Write => timeouts.write,
+        }
+    }
+
+    /// # Errors
+    /// `InvalidInput` for zero, as std.
+    pub(crate) fn set_timeout(&self, half: Half, timeout: Option<Duration>) -> io::Result<()> {
+        if timeout == Some(Duration::ZERO) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "cannot set a 0 duration timeout"));
+        }
+        let mut timeouts = lock(&self.timeouts);
+        match half {
+            Half::Read => timeouts.read = timeout,
+            Half::Write => timeouts.write = timeout,
+        }
+        Ok(())
+    }
+
+    /// Repeats `attempt` until it is ready, as blocking, non-blocking and timeouts want it.
+    ///
+    /// # Errors
+    /// `WouldBlock` when it may not wait, or not any longer.
+    pub(crate) fn block_on<T>(
+        &self,
+        half: Half,
+        mut attempt: impl FnMut() -> io::Result<Look<T>>,
+    ) -> io::Result<T> {
+        let mut for_page = match attempt()? {
+            Look::Ready(value) => return Ok(value),
+            look => matches!(look, Look::WaitForPage),
+        };
+        self.tell_consumed()?;
+        self.session.inner.sound()?;
+        if self.is_nonblocking() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let deadline = self.timeout(half).and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            let inner = &self.session.inner;
+            let sleepers = if for_page { &inner.page_sleepers } else { &self.sleepers };
+            let found = inner.wait_for(sleepers, deadline, || {
+                Ok(match attempt()? {
+                    Look::Ready(value) => Some(Ok(value)),
+                    // Somebody else to wait for.
+                    look if matches!(look, Look::WaitForPage) != for_page => Some(Err(())),
+                    _ => None,
+                })
+            })?;
+            match found {
+                Some(Ok(value)) => return Ok(value),
+                Some(Err(())) => for_page = !for_page,
+                None => return Err(io::ErrorKind::WouldBlock.into()),
+            }
+        }
+    }
+
+    /// Waits until the connection stands.
+    ///
+    /// # Errors
+    /// What it failed with; `TimedOut` after the deadline.
+    pub(crate) fn wait_open(&self, deadline: Option<Instant>) -> io::Result<()> {
+        let opened = self.session.inner.wait_for(&self.sleepers, deadline, || {
+            if let Some(error) = self.take_error() {
+                return Err(error);
+            }
+            Ok((self.flags() & level::OPEN != 0).then_some(()))
+        })?;
+        opened.ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "connection timed out"))
+    }
+
+    // The receive stream.
+
+    /// Runs `take` on the receive stream with what may be read and the stack's line.
+    pub(crate) fn receiving<T>(
+        &self,
+        take: impl FnOnce(&mut Receiving<'_>, usize, &StackLine) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let (mut receiving, available, line) = self.receive_locked()?;
+        take(&mut receiving, available, &line)
+    }
+
+    pub(crate) fn receive_locked(&self) -> io::Result<(Receiving<'_>, usize, StackLine)> {
+        let mut rx = lock(&self.rx);
+        let (line, available) = match self.look() {
+            None => (StackLine::default(), 0),
+            Some(line) => {
+                let available = rx.look(&line);
+                (line, available.map_err(|rule| self.session.inner.corrupt(rule))?)
+            }
+        };
+        Ok((Receiving { socket: self, rx }, available, line))
+    }
+
+    /// Lets the stack know what was consumed, if that waits: before this side sleeps.
+    fn tell_consumed(&self) -> io::Result<()> {
+        let consumed = lock(self.session.inner.slot(self.placed.slot)).line.consumed;
+        match self.told_consumed.swap(consumed, Ordering::AcqRel) == consumed {
+            true => Ok(()),
+            false => self.session.inner.publish(self.placed.slot, self.placed.shard, |_| {}),
+        }
+    }
+
+    // The send stream.
+
+    /// The send stream, locked, with acknowledged pages given back and the bytes that may be
+    /// written beyond it now.
+    pub(crate) fn send_locked(&self, line: &StackLine) -> io::Result<(Sending<'_>, usize)> {
+        let mut tx = lock(&self.tx);
+        let room = self.acknowledge(&mut tx, line).map_err(|rule| self.session.inner.corrupt(rule))?;
+        Ok((Sending { socket: self, tx }, room))
+    }
+
+    fn acknowledge(&self, tx: &mut TxPages, line: &StackLine) -> Result<usize, PeerCorrupt> {
+        if line.acked < tx.acked || line.acked > tx.written || line.window > WINDOW_MAX {
+            return Err(PeerCorrupt::new("acknowledged cursor moved backwards or past the written bytes"));
+        }
+        if line.acked > tx.acked && tx.acknowledge(&mut lock(&self.session.inner.pages), line.acked) {
+            self.session.inner.page_sleepers.wake();
+        }
+        Ok((line.acked + u64::from(line.window)).saturating_sub(tx.written) as usize)
+    }
+
+    /// Gives acknowledged pages back, unless a writer is at it.
+    pub(crate) fn reap(&self, line: Option<&StackLine>) {
+        let line = line.copied().or_else(|| self.look()).filter(|line| line.epoch == self.placed.epoch);
+        let tx = match self.tx.try_lock() {
+            Ok(tx) => Some(tx),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        if let (Some(line), Some(mut tx)) = (line, tx)
+            // A line of before the last look is old news.
+            && line.acked >= tx.acked
+            && let Err(rule) = self.acknowledge(&mut tx, &line)
+        {
+            drop(tx);
+            self.session.inner.corrupt(rule);
+        }
+    }
+
+    /// Something changed: waiters and registries learn it.
+    pub(crate) fn notify(&self, line: Option<&StackLine>) {
+        self.reap(line);
+        self.sleepers.wake();
+        let flags = line.filter(|line| line.epoch == self.placed.epoch).map_or(0, |line| line.flags);
+        if let Some(readiness) = &mut *lock(&self.readiness) {
+            readiness.changed(flags & (level::OPEN | level::ERROR) != 0);
+        }
+    }
+
+    /// What a registry watches, made when first asked for.
+    pub(crate) fn readiness(&self) -> MutexGuard<'_, Option<Readiness>> {
+        lock(&self.readiness)
+    }
+
+    /// shutdown(2).
+    ///
+    /// # Errors
+    /// ENOTCONN before and after the connection's life.
+    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        let flags = self.flags();
+        if flags & level::OPEN == 0 || flags & level::ERROR != 0 {
+            return Err(Errno::NOTCONN.into());
+        }
+        let bits = match how {
+            Shutdown::Read => want::SHUT_RD,
+            Shutdown::Write => want::SHUT_WR,
+            Shutdown::Both => want::SHUT_RD | want::SHUT_WR,
+        };
+        // A writer in the middle finishes first: what it wrote comes before the end.
+        let tx = lock(&self.tx);
+        self.set_want(bits, true)?;
+        drop(tx);
+        self.notify(self.look().as_ref());
+        self.session.inner.roles.interrupt();
+        Ok(())
+    }
+}
+
+/// The last handle is gone: close(2).
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let inner = &self.session.inner;
+        let _ = inner.publish(self.placed.slot, self.placed.shard, |line| line.flags |= want::CLOSE);
+        let tx = std::mem::take(self.tx.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
+        inner.move_out(self.placed.slot, tx);
+    }
+}
+
+/// A receive stream that is locked.
+pub(crate) struct Receiving<'a> {
+    socket: &'a Socket,
+    rx: MutexGuard<'a, RxCursor>,
+}
+
+impl Receiving<'_> {
+    /// Copies out what begins `skip` bytes on; the caller has seen that it may be read.
+    pub(crate) fn copy(&self, skip: usize, out: &mut [u8]) -> io::Result<()> {
+        let inner = &self.socket.session.inner;
+        let at = (&inner.memory, &inner.geometry, self.socket.placed.slot, self.socket.placed.shard);
+        let mut rest = out;
+        let len = rest.len();
+        let copied = self.rx.for_each_piece(at, skip, len, |at, len| {
+            let (piece, tail) = std::mem::take(&mut rest).split_at_mut(len);
+            inner.memory.read(at, piece);
+            rest = tail;
+        });
+        copied.map_err(|rule| inner.corrupt(rule))
+    }
+
+    /// Gives `len` bytes back to the stack; the caller has seen that they may be read.
+    pub(crate) fn consume(&mut self, len: usize) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let Placed { slot, shard, .. } = self.socket.placed;
+        self.rx.consumed += len as u64;
+        let consumed = self.rx.consumed;
+        let told = &self.socket.told_consumed;
+        if consumed.saturating_sub(told.load(Ordering::Acquire)) < TELL_AFTER {
+            self.socket.session.inner.publish_quietly(slot, |line| line.consumed = consumed);
+            return Ok(());
+        }
+        told.store(consumed, Ordering::Release);
+        self.socket.session.inner.publish(slot, shard, |line| line.consumed = consumed)
+    }
+}
+
+/// A send stream that is locked.
+pub(crate) struct Sending<'a> {
+    socket: &'a Socket,
+    tx: MutexGuard<'a, TxPages>,
+}
+
+impl Sending<'_> {
+    /// Gets pages for `len` more bytes; returns for how many there are pages.
+    pub(crate) fn cover(&mut self, len: usize) -> usize {
+        let inner = &self.socket.session.inner;
+        let at = (&inner.memory, &inner.geometry, self.socket.placed.slot);
+        self.tx.cover(&mut lock(&inner.pages), at, len)
+    }
+
+    /// Writes behind the written bytes, `skip` bytes on; the caller has covered that.
+    pub(crate) fn put(&self, skip: usize, bytes: &[u8]) {
+        let inner = &self.socket.session.inner;
+        let mut rest = bytes;
+        self.tx.for_each_piece(&inner.geometry, skip, bytes.len(), |at, len| {
+            let (piece, tail) = rest.split_at(len);
+            inner.memory.write(at, piece);
+            rest = tail;
+        });
+    }
+
+    /// Publishes `len` bytes that were put.
+    pub(crate) fn commit(&mut self, len: usize) -> io::Result<()> {
+        let Placed { slot, shard, .. } = self.socket.placed;
+        self.tx.written += len as u64;
+        let written = self.tx.written;
+        self.socket.session.inner.publish(slot, shard, |line| {
+            line.written = written;
+            self.socket.told_consumed.store(line.consumed, Ordering::Release);
+        })
+    }
+}

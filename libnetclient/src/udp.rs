@@ -1,0 +1,290 @@
+//! UDP sockets: their streams carry records, each with the remote's address before the datagram.
+
+use crate::session::Session;
+use crate::socket::{Half, Look, Receiving, Socket};
+use crate::tcp::{each_addr, open};
+use crate::wait::lock;
+use proto::PeerCorrupt;
+use proto::arena::line::level;
+use proto::arena::record::{HEADER_SIZE, Header, PAYLOAD_MAX, record_size};
+use proto::control::client::{Ask, Granted};
+use proto::id::{Epoch, SlotIndex};
+use rustix::io::Errno;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A UDP socket, as [`std::net::UdpSocket`].
+#[derive(Debug)]
+pub struct UdpSocket {
+    pub(crate) socket: Arc<Socket>,
+    ends: Arc<Mutex<Ends>>,
+}
+
+#[derive(Debug)]
+struct Ends {
+    local: SocketAddr,
+    peer: Option<SocketAddr>,
+}
+
+impl UdpSocket {
+    /// Opens a socket at the first of the addresses that is free, in the default session.
+    ///
+    /// # Errors
+    /// EADDRINUSE, EADDRNOTAVAIL, EACCES below port 1024, and those of [`Session::open`].
+    pub fn bind<A: ToSocketAddrs>(addr: A) -> io::Result<UdpSocket> {
+        UdpSocket::bind_in(&Session::default_session()?, addr)
+    }
+
+    /// [`UdpSocket::bind`] in another session.
+    ///
+    /// # Errors
+    /// EADDRINUSE, EADDRNOTAVAIL, EACCES below port 1024.
+    pub fn bind_in<A: ToSocketAddrs>(session: &Session, addr: A) -> io::Result<UdpSocket> {
+        each_addr(addr, |local| {
+            let socket = open(session, Ask::Datagram { local })?;
+            let ends = Ends { local: socket.placed.local, peer: None };
+            Ok(UdpSocket { socket, ends: Arc::new(Mutex::new(ends)) })
+        })
+    }
+
+    /// Takes datagrams of one remote only, and makes it where [`UdpSocket::send`] sends.
+    ///
+    /// # Errors
+    /// ENETUNREACH, EACCES for a broadcast address.
+    pub fn connect<A: ToSocketAddrs>(&self, addr: A) -> io::Result<()> {
+        each_addr(addr, |remote| {
+            let slot = self.socket.placed.slot;
+            match self.socket.session.inner.control.ask(Ask::DatagramConnect { slot, remote })? {
+                Granted::Socket { local, .. } => {
+                    *lock(&self.ends) = Ends { local, peer: Some(remote) };
+                    Ok(())
+                }
+                Granted::Session { .. } => {
+                    Err(io::Error::new(io::ErrorKind::InvalidData, "sockd granted something else"))
+                }
+            }
+        })
+    }
+
+    /// Sends a datagram to the first of the addresses.
+    ///
+    /// # Errors
+    /// EMSGSIZE above 65,507 bytes; `WouldBlock` when non-blocking and there is no room.
+    pub fn send_to<A: ToSocketAddrs>(&self, buf: &[u8], addr: A) -> io::Result<usize> {
+        match addr.to_socket_addrs()?.next() {
+            Some(remote) => self.send_record(buf, remote),
+            None => Err(io::Error::new(io::ErrorKind::InvalidInput, "no addresses to send data to")),
+        }
+    }
+
+    /// Sends a datagram to the remote of [`UdpSocket::connect`].
+    ///
+    /// # Errors
+    /// EDESTADDRREQ without one; else as [`UdpSocket::send_to`].
+    pub fn send(&self, buf: &[u8]) -> io::Result<usize> {
+        let remote = lock(&self.ends).peer.ok_or(Errno::DESTADDRREQ)?;
+        self.send_record(buf, remote)
+    }
+
+    fn send_record(&self, buf: &[u8], remote: SocketAddr) -> io::Result<usize> {
+        if buf.len() > PAYLOAD_MAX {
+            return Err(Errno::MSGSIZE.into());
+        }
+        let local = lock(&self.ends).local;
+        if local.is_ipv4() && remote.is_ipv6() {
+            return Err(Errno::AFNOSUPPORT.into());
+        }
+        let header = Header { len: buf.len() as u32, remote, local, slot: SlotIndex(0), epoch: Epoch(0) };
+        let size = record_size(buf.len());
+        self.socket.block_on(Half::Write, || {
+            let Some(line) = self.socket.look() else { return Ok(Look::Wait) };
+            if let Some(error) = self.socket.take_error() {
+                return Err(error);
+            }
+            if line.flags & level::OPEN == 0 {
+                return Ok(Look::Wait);
+            }
+            let (mut sending, room) = self.socket.send_locked(&line)?;
+            if room < size {
+                return Ok(Look::Wait);
+            }
+            if sending.cover(size) < size {
+                drop(sending);
+                self.socket.session.inner.reap();
+                (sending, _) = self.socket.send_locked(&line)?;
+                if sending.cover(size) < size {
+                    return Ok(Look::WaitForPage);
+                }
+            }
+            sending.put(0, &header.to_bytes());
+            sending.put(HEADER_SIZE, buf);
+            sending.commit(size)?;
+            Ok(Look::Ready(buf.len()))
+        })
+    }
+
+    /// Waits for a datagram; what does not fit into `buf` is lost.
+    ///
+    /// # Errors
+    /// `WouldBlock` when non-blocking and none waits, or after the read timeout.
+    pub fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.receive(buf, true)
+    }
+
+    /// As [`UdpSocket::recv_from`], leaving the datagram where it is.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::recv_from`].
+    pub fn peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.receive(buf, false)
+    }
+
+    /// Waits for a datagram of the remote of [`UdpSocket::connect`].
+    ///
+    /// # Errors
+    /// As [`UdpSocket::recv_from`].
+    pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.receive(buf, true).map(|(len, _)| len)
+    }
+
+    /// As [`UdpSocket::recv`], leaving the datagram where it is.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::recv_from`].
+    pub fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.receive(buf, false).map(|(len, _)| len)
+    }
+
+    fn receive(&self, buf: &mut [u8], take: bool) -> io::Result<(usize, SocketAddr)> {
+        self.socket.block_on(Half::Read, || {
+            self.socket.receiving(|receiving, available, _| {
+                if available == 0 {
+                    return match self.socket.take_error() {
+                        Some(error) => Err(error),
+                        None => Ok(Look::Wait),
+                    };
+                }
+                let header = self.header(receiving, available)?;
+                let len = buf.len().min(header.len as usize);
+                receiving.copy(HEADER_SIZE, &mut buf[..len])?;
+                if take {
+                    receiving.consume(record_size(header.len as usize))?;
+                }
+                Ok(Look::Ready((len, header.remote)))
+            })
+        })
+    }
+
+    fn header(&self, receiving: &Receiving<'_>, available: usize) -> io::Result<Header> {
+        let corrupt = || {
+            let rule = PeerCorrupt::new("a datagram's record that makes no sense");
+            self.socket.session.inner.corrupt(rule)
+        };
+        if available < HEADER_SIZE {
+            return Err(corrupt());
+        }
+        let mut bytes = [0; HEADER_SIZE];
+        receiving.copy(0, &mut bytes)?;
+        let header = Header::from_bytes(&bytes);
+        header.filter(|header| record_size(header.len as usize) <= available).ok_or_else(corrupt)
+    }
+
+    /// Our address.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(lock(&self.ends).local)
+    }
+
+    /// The remote of [`UdpSocket::connect`].
+    ///
+    /// # Errors
+    /// ENOTCONN without one.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        lock(&self.ends).peer.ok_or_else(|| Errno::NOTCONN.into())
+    }
+
+    /// Another handle of the same socket.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn try_clone(&self) -> io::Result<UdpSocket> {
+        Ok(UdpSocket { socket: self.socket.clone(), ends: self.ends.clone() })
+    }
+
+    /// How long a receive waits; `None` for ever.
+    ///
+    /// # Errors
+    /// `InvalidInput` for zero.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.socket.set_timeout(Half::Read, timeout)
+    }
+
+    /// How long a send waits; `None` for ever.
+    ///
+    /// # Errors
+    /// `InvalidInput` for zero.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.socket.set_timeout(Half::Write, timeout)
+    }
+
+    /// How long a receive waits.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn read_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(self.socket.timeout(Half::Read))
+    }
+
+    /// How long a send waits.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn write_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(self.socket.timeout(Half::Write))
+    }
+
+    /// Calls return `WouldBlock` instead of waiting.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.socket.set_nonblocking(nonblocking);
+        Ok(())
+    }
+
+    /// The time to live is the stack's; it is not set per socket.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP.
+    pub fn set_ttl(&self, _ttl: u32) -> io::Result<()> {
+        Err(Errno::OPNOTSUPP.into())
+    }
+
+    /// Sending to broadcast addresses is not possible here.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP to turn it on.
+    pub fn set_broadcast(&self, broadcast: bool) -> io::Result<()> {
+        if broadcast { Err(Errno::OPNOTSUPP.into()) } else { Ok(()) }
+    }
+
+    /// Whether sending to broadcast addresses is possible: it is not.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn broadcast(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// The error that came for a datagram that was sent, the first time it is asked for.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        Ok(self.socket.take_error())
+    }
+}
