@@ -26,7 +26,7 @@ PROCESS_SUITES=()
 PURE_SUITES=()
 for file in tests/tests/*.rs; do
     suite=$(basename "$file" .rs)
-    if grep -q 'tests::process' "$file"; then PROCESS_SUITES+=("$suite"); else PURE_SUITES+=("$suite"); fi
+    if grep -qw 'Group' "$file"; then PROCESS_SUITES+=("$suite"); else PURE_SUITES+=("$suite"); fi
 done
 # Nobody's uid: no name, no home, no privilege.
 ORDINARY=61347

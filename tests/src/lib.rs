@@ -2,4 +2,6 @@
 //! oracles that know every byte, real processes.
 
 pub mod crash;
+pub mod process;
+pub mod remote;
 pub mod sim;

@@ -1,0 +1,107 @@
+//! The kill storm: real processes, plain kernel sockets, SIGKILL after SIGKILL, and not a byte amiss.
+//!
+//! `AXOLOTL_STORM_KILLS` (1000), `AXOLOTL_STORM_CONNECTIONS` (1000), `AXOLOTL_STORM_SEED` (random)
+//! make a shorter run or the same one again.
+
+use rand::RngExt;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use tests::process::group::{Group, Role, Spec, kernel_sockets};
+use tests::process::strike::{Plan, Strikes, table};
+use tests::process::{fresh_seed, private_net, wait_until};
+use tests::remote::fleet::{Fleet, Load};
+
+const STACK: &str = "10.78.0.2";
+const ECHO: u16 = 7007;
+/// Connections under load, both ways.
+const LOADED: usize = 64;
+/// Share of the kills, in percent, that must meet at least 64 KiB unacknowledged.
+const UNDER_LOAD_PERCENT: u64 = 80;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn started() -> (Group, SocketAddr) {
+    let spec = Spec {
+        nic: "tap:axl1".into(),
+        addr: format!("{STACK}/24"),
+        tap_addr: Some("10.78.0.1/24".into()),
+        more: Vec::new(),
+    };
+    let group = Group::up(&spec).expect("a group");
+    (group, format!("{STACK}:{ECHO}").parse().expect("an address"))
+}
+
+/// One random plan: mostly one process, now and then several.
+fn plan(strikes: &mut Strikes<'_>) -> Plan {
+    let roles = [Role::Nicd, Role::Netd, Role::Netd, Role::Sockd, Role::Supervisor, Role::Standby];
+    let daemons = [Role::Nicd, Role::Netd, Role::Sockd];
+    let rng = strikes.rng();
+    match rng.random_range(0..20) {
+        0 => Plan::all_but(Role::Supervisor),
+        1 => Plan::all_but(Role::Standby),
+        2..5 => {
+            let (first, second) = (roles[rng.random_range(0..roles.len())], rng.random_range(0..2));
+            // Never both supervisors: the second to die is a daemon, and another one.
+            let others: Vec<Role> = daemons.into_iter().filter(|role| *role != first).collect();
+            Plan::during(first, others[second], Duration::from_millis(12))
+        }
+        _ => Plan::one(roles[rng.random_range(0..roles.len())]),
+    }
+}
+
+#[test]
+fn a_thousand_kills_lose_nothing() {
+    private_net::test("a_thousand_kills_lose_nothing", || {
+        let kills = setting("AXOLOTL_STORM_KILLS", 1000);
+        let connections = setting("AXOLOTL_STORM_CONNECTIONS", 1000) as usize;
+        let seed = setting("AXOLOTL_STORM_SEED", fresh_seed());
+        println!("AXOLOTL_STORM_SEED={seed}");
+        let (group, echo) = started();
+        let _server = group.example("echo", &[&echo.to_string()]).expect("the echo server");
+        let listening = || std::net::TcpStream::connect_timeout(&echo, Duration::from_secs(2)).is_ok();
+        assert!(wait_until(Duration::from_secs(20), listening), "echo does not listen");
+
+        let streams = kernel_sockets(connections, echo).expect("every connection opens");
+        let load = Load {
+            loaded: LOADED.min(connections),
+            ahead: 128 * 1024,
+            rate: u64::MAX,
+            murmur_every: Duration::from_millis(20),
+            seed,
+        };
+        let fleet = Fleet::launch(streams, load).expect("a fleet");
+        fleet.watch(Some("(no kill)"));
+        std::thread::sleep(Duration::from_secs(1));
+
+        let pause = Duration::from_millis(20)..Duration::from_millis(120);
+        let mut strikes = Strikes::new(&group, &fleet, || fleet.bytes(), seed, pause);
+        let begun = Instant::now();
+        let killed = |strikes: &Strikes<'_>| strikes.tallies().values().map(|t| t.killed).sum::<u64>();
+        let mut said = Instant::now();
+        while killed(&strikes) < kills {
+            let plan = plan(&mut strikes);
+            strikes.strike(&plan).expect("the group heals and bytes move");
+            assert_eq!((fleet.lost(), fleet.wrong()), (0, 0), "after {plan:?}");
+            if said.elapsed() > Duration::from_secs(10) {
+                println!("{:>4} s  {} of {kills} kills", begun.elapsed().as_secs(), killed(&strikes));
+                said = Instant::now();
+            }
+        }
+        strikes.end();
+        let tallies = strikes.tallies().clone();
+        drop(strikes);
+        let silences = fleet.silences();
+        let report = fleet.finish(Duration::from_secs(60)).expect("a report");
+        println!("{}", table(&tallies, connections as u64, &silences));
+        let sum = |of: fn(&tests::process::strike::Tally) -> u64| tallies.values().map(of).sum::<u64>();
+        let (strikes, counted, loaded) = (sum(|t| t.strikes), sum(|t| t.counted), sum(|t| t.loaded));
+        println!("{strikes} strikes, {counted} counted, {loaded} with 64 KiB or more unacknowledged");
+        println!("{} bytes verified in {} s", report.bytes, begun.elapsed().as_secs());
+        assert_eq!(report.lost, Vec::<String>::new());
+        assert_eq!((report.clean, report.bytes_wrong), (connections, 0));
+        assert_eq!(counted, strikes, "bytes moved before and after every strike");
+        assert!(loaded * 100 >= strikes * UNDER_LOAD_PERCENT, "{loaded} of {strikes} strikes under load");
+    });
+}
