@@ -119,6 +119,15 @@ fn distance(from: Position, to: Position) -> u32 {
 }
 
 impl ControlBlock {
+    /// The initial receive sequence number and what was agreed, once a SYN of the remote has come.
+    /// The record's write-once part of an active open is written with the first commit at which
+    /// this is `Some`: also in SYN-RECEIVED, since after a simultaneous open's SYN-ACK the remote
+    /// counts on it.
+    pub fn agreed(&self) -> Option<(SeqNum, Agreement)> {
+        let known = !matches!(self.state, State::SynSent | State::Closed);
+        known.then_some((self.irs, self.agreed))
+    }
+
     /// What the record's state has to hold now. `ip_header_len` turns the path's segment size into
     /// a path MTU.
     pub fn state_values(&self, ip_header_len: u16) -> conns::State {
@@ -175,8 +184,9 @@ impl ControlBlock {
         if state == State::Closed {
             return Some(block);
         }
-        let Some((irs, agreed)) = identity.agreed else {
-            // Nothing of the remote's is known, so nothing of it was promised: ask again.
+        let Some((irs, agreed)) = identity.agreed.filter(|_| state != State::SynSent) else {
+            // Nothing of the remote's is known, so nothing of it was promised: ask again. What
+            // was agreed but not yet selected by a state is as if it had not been.
             block.state = State::SynSent;
             block.send.nxt = Position::new(u64::from(values.snd_max.min(1)));
             block.syn_due = true;

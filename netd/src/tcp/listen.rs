@@ -103,7 +103,7 @@ fn on_ack(
         Some(reset) => Heard::Answered(reset, Some(reason)),
         None => Heard::Dropped(reason),
     };
-    if !backlog.cookies_out || segment.flags.syn() || segment.flags.fin() {
+    if !backlog.cookies_out || segment.flags.syn() {
         return refuse(DropReason::NoConnection);
     }
     let Some(offer) = cookie::check(&secrets.cookie, caller.flow, segment, now) else {

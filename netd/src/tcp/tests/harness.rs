@@ -172,6 +172,7 @@ pub(super) struct Host {
 enum What {
     Packet(usize, usize),
     Client(usize),
+    Poll(usize),
 }
 
 /// The world of one run.
@@ -187,6 +188,9 @@ pub(super) struct World {
     challenge: ChallengeLimiter,
     secrets: Secrets,
     pub(super) seen: Seen,
+    trace: bool,
+    /// Nobody dies before this.
+    spared_until: Instant,
 }
 
 impl Host {
@@ -236,6 +240,8 @@ impl World {
             challenge: ChallengeLimiter::new([3; 16]),
             secrets: Secrets { isn: [1; 16], timestamps: [2; 16], cookie: [3; 16] },
             seen: Seen::default(),
+            trace: std::env::var_os("TCP_TRACE").is_some(),
+            spared_until: Instant::ZERO,
             weather,
         };
         for side in 0..2 {
@@ -266,9 +272,13 @@ impl World {
     /// Runs until both ends are done; panics, with the seed, if that takes for ever.
     pub(super) fn run(&mut self) {
         let limit = self.now + Duration::from_secs(4 * 3600);
+        let mut stuck = 0;
         while !self.hosts.iter().all(|h| h.done) {
             assert!(self.now < limit, "seed {}: no end: {:#?}", self.seed, self.hosts_brief());
+            let before = self.now;
             self.step();
+            stuck = if self.now == before { stuck + 1 } else { 0 };
+            assert!(stuck < 1000, "seed {}: time stands still at {:?}, {} events: {:#?}", self.seed, self.now, self.events.len(), self.hosts_brief());
         }
         self.seen.finished_at = self.now;
         for (side, host) in self.hosts.iter().enumerate() {
@@ -305,6 +315,10 @@ impl World {
                 match what {
                     What::Packet(side, index) => self.arrive(side, index),
                     What::Client(side) => self.client(side),
+                    What::Poll(side) if self.hosts[side].block.is_some() => {
+                        self.end_batch(side, None);
+                    }
+                    What::Poll(_) => {}
                 }
             }
             _ => panic!("seed {}: nothing will ever happen: {:#?}", self.seed, self.hosts_brief()),
@@ -404,7 +418,7 @@ impl World {
                 // No room: what is left leaves with a later batch.
                 self.order += 1;
                 let again = now + Duration::from_micros(50);
-                self.events.push(Reverse((again, self.order, What::Client(side))));
+                self.events.push(Reverse((again, self.order, What::Poll(side))));
                 break;
             }
             budget = budget.saturating_sub(1);
@@ -415,13 +429,14 @@ impl World {
                 None => break,
             }
         }
-        if self.rng.chance(self.weather.death_permille / 2) {
+        let mortal = self.now >= self.spared_until;
+        if mortal && self.rng.chance(self.weather.death_permille / 2) {
             self.seen.deaths_before_commit += 1;
             self.die(side);
             return;
         }
         self.commit(side);
-        if self.rng.chance(self.weather.death_permille) {
+        if mortal && self.rng.chance(self.weather.death_permille) {
             let leave = self.rng.below(out.len() as u64 + 1) as usize;
             self.transmit(side, &out[..leave]);
             self.die(side);
@@ -449,9 +464,8 @@ impl World {
         }
         if let Some(identity) = &mut host.identity
             && identity.agreed.is_none()
-            && block.state().is_synchronised()
         {
-            identity.agreed = Some((block.irs(), *block.agreement()));
+            identity.agreed = block.agreed();
         }
         let old = host.received();
         host.committed = Some(values);
@@ -477,6 +491,12 @@ impl World {
 
     fn die(&mut self, side: usize) {
         self.seen.deaths += 1;
+        // Mostly a few round trips to the next death: as each batch may be the last, a host that
+        // resends a window at every death would otherwise breed batches faster than they end.
+        if self.rng.chance(900) {
+            let rest = self.weather.delay * 8 * self.rng.below(100) as u32 / 50;
+            self.spared_until = self.now + rest + Duration::from_millis(1);
+        }
         let host = &mut self.hosts[side];
         let (Some(identity), Some(values)) = (&host.identity, &host.committed) else {
             host.block = None;
@@ -495,7 +515,7 @@ impl World {
         }
         host.block = Some(block);
         // It polls at once, in a batch of its own; INV-T6.
-        self.at(Duration::from_millis(1), What::Client(side));
+        self.at(Duration::from_micros(100), What::Poll(side));
     }
 
     /// The client of a side writes, reads, closes.
@@ -558,6 +578,13 @@ impl World {
 
     fn transmit_piece(&mut self, side: usize, out: &SegmentOut, skip: u32, len: u32, last: bool) {
         self.seen.segments += 1;
+        if self.trace {
+            let (now, o) = (self.now.micros(), out);
+            println!(
+                "{now} {side} seq {:?}+{skip} len {len} ack {:?} flags {:#x} wnd {} sack {:?}",
+                o.seq, o.ack, o.flags.bits(), o.window, o.options.sack.as_slice()
+            );
+        }
         self.seen.sack_blocks += out.options.sack.len() as u64;
         self.seen.zero_windows += u64::from(out.window == 0 && !out.flags.rst());
         let host = &mut self.hosts[side];

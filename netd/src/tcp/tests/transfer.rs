@@ -7,7 +7,7 @@ use super::super::settings::Settings;
 use super::harness::{Seen, Weather, World};
 
 /// Seeds of the random runs. `TCP_SEED=n` runs only that one.
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 30000;
 
 fn run(seed: u64, weather: Weather) -> Seen {
     let mut world = World::new(seed, weather);
@@ -46,6 +46,9 @@ fn seeded_runs_with_loss_reordering_and_deaths() {
     let seeds = only.map_or(0..SEEDS, |seed: u64| seed..seed + 1);
     let mut sum = Seen::default();
     for seed in seeds {
+        if std::env::var_os("TCP_VERBOSE").is_some() {
+            println!("seed {seed}: {:?}", Weather::of_seed(seed));
+        }
         let caught = std::panic::catch_unwind(|| run(seed, Weather::of_seed(seed)));
         let seen = caught.unwrap_or_else(|_| {
             panic!("seed {seed} failed; replay: TCP_SEED={seed} cargo test -p netd tcp::tests::transfer")
