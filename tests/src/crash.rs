@@ -222,7 +222,11 @@ pub struct Process {
     dead: Cell<bool>,
     tampered: Cell<bool>,
     tamper: RefCell<Option<Box<dyn Tamper>>>,
+    interrupt: RefCell<Option<Interrupt>>,
 }
+
+/// Something that happens elsewhere just before one effect of a process.
+type Interrupt = (u64, Box<dyn FnOnce()>);
 
 impl fmt::Debug for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -239,6 +243,7 @@ impl Process {
             dead: Cell::new(false),
             tampered: Cell::new(false),
             tamper: RefCell::new(None),
+            interrupt: RefCell::new(None),
         })
     }
 
@@ -251,6 +256,12 @@ impl Process {
     pub fn tamper(&self, tamper: Option<Box<dyn Tamper>>) {
         self.tampered.set(tamper.is_some());
         *self.tamper.borrow_mut() = tamper;
+    }
+
+    /// Lets another process run just before the effect number `effects`, counted from now: what a
+    /// peer on another core does at the worst moment. A death before that moment undoes it.
+    pub fn interrupt(&self, effects: u64, peer: impl FnOnce() + 'static) {
+        *self.interrupt.borrow_mut() = Some((self.done.get() + effects, Box::new(peer)));
     }
 
     /// Effects so far.
@@ -284,6 +295,10 @@ impl Process {
             }
             Some(left) => self.left.set(Some(left - 1)),
             None => {}
+        }
+        let due = self.interrupt.borrow_mut().take_if(|(at, _)| *at <= self.done.get());
+        if let Some((_, peer)) = due {
+            peer();
         }
         self.done.set(self.done.get() + 1);
         true

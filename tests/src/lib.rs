@@ -2,6 +2,8 @@
 //! oracles that know every byte, real processes.
 
 pub mod crash;
+pub mod oracle;
 pub mod process;
 pub mod remote;
 pub mod sim;
+pub mod world;

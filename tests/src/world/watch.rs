@@ -1,0 +1,551 @@
+//! The watches: what a netd sends, publishes and commits, held against each other by somebody who
+//! trusts none of it. They parse the frames that leave, read the connection table as another
+//! process would, and know from the oracle which byte stands where.
+//!
+//! | watch | invariant |
+//! |---|---|
+//! | an acknowledged byte is committed, and lies in the arena | INV-T1 |
+//! | a sent byte is committed as sent; a freed byte as acknowledged; sent bytes are the stream's | INV-T2 |
+//! | the advertised right edge never moves left, stands in the cell; no reset for what lives | INV-T4 |
+//! | timestamps never go back; no record is lost that has not ended; TIME-WAIT stays | INV-T5 |
+//! | a resumed netd speaks first; ranges that were kept are still acknowledged | INV-T6 |
+//! | an operation has one record | INV-T9 |
+
+use super::client::Shared;
+use super::host::Host;
+use super::records::{self, Record};
+use crate::oracle::{ConnId, Side, Stream};
+use netd::tcp::segment::Segment;
+use netd::tcp::seq::{Position, SeqNum};
+use netd::wire::checksum::Sum;
+use netd::wire::ethernet::{EtherType, EthernetHeader, HEADER_LEN as ETHERNET_LEN};
+use netd::wire::ipv4::{IpProtocol, Ipv4Header};
+use netd::wire::tcp::TcpHeader;
+use proto::Instant;
+use proto::arena::line::{ClientLine, StackLine};
+use proto::arena::place::{Direction, pieces};
+use proto::hard::conns::{Kind, TcpState};
+use proto::id::OpId;
+use proto::shm::Memory;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Our and the remote's end.
+type Ends = (SocketAddr, SocketAddr);
+
+/// What is remembered of one connection's wire.
+#[derive(Debug, Clone, Default)]
+struct Wire {
+    edge: Option<u64>,
+    ack: u64,
+    timestamp: Option<u32>,
+    sent: u64,
+    /// Ranges that stood in the record at the last death, not yet acknowledged again.
+    kept: Vec<(u64, u64)>,
+    /// It has to speak before this time.
+    speak_before: Option<Instant>,
+}
+
+/// What is remembered of one record's commits.
+#[derive(Debug, Clone)]
+struct Seen {
+    record: Record,
+    conn: Option<(ConnId, Side)>,
+    wire: Wire,
+    /// Bytes of the receive stream that were found in the arena.
+    verified: u64,
+    time_wait_since: Option<Instant>,
+}
+
+/// The watches of one host.
+#[derive(Debug)]
+pub struct Watch {
+    host: usize,
+    seen: HashMap<(u32, u32), Seen>,
+    ops: HashMap<OpId, (u32, u32)>,
+    /// Segments that carried bytes which had been sent before.
+    pub retransmissions: u64,
+    /// Segments that carried bytes.
+    pub segments: u64,
+    /// Resumes after which connections had to speak first.
+    pub resumes: u64,
+    /// Commits that kept ranges out of order.
+    pub kept_ranges: u64,
+    /// How long a resumed connection may be silent; `None` when the cable is too bad to say.
+    pub patience: Option<Duration>,
+    /// The network does what it likes: nothing is wrong.
+    pub blind: bool,
+}
+
+/// TIME-WAIT lasts this long (`netd::tcp::control_block::TIME_WAIT`).
+const TIME_WAIT: Duration = netd::tcp::control_block::TIME_WAIT;
+
+fn fail(shared: &Shared, what: String) {
+    shared.oracle.borrow_mut().fail(what);
+}
+
+fn name_of(shared: &Shared, (local, remote): Ends) -> Option<(ConnId, Side)> {
+    let directory = shared.directory.borrow();
+    let active = directory.find(local, remote).map(|conn| (conn, Side::Active));
+    active.or_else(|| directory.find(remote, local).map(|conn| (conn, Side::Passive)))
+}
+
+/// Whether a connection may be gone: it was allowed to fail, or both its clients are done with it.
+fn may_be_gone(shared: &Shared, conn: Option<(ConnId, Side)>) -> bool {
+    let Some((conn, _)) = conn else { return true };
+    let oracle = shared.oracle.borrow();
+    let conn = oracle.conn(conn);
+    conn.may_fail.is_some() || conn.may_be_refused || (conn.active.closed && conn.passive.closed)
+}
+
+/// The stream offset up to which `record` says bytes were received.
+fn received(record: &Record) -> u64 {
+    let state = &record.state;
+    match record.is_connection() {
+        true => state.rcv_nxt.saturating_sub(1 + u64::from(state.fin_received)),
+        false => state.rcv_nxt,
+    }
+}
+
+impl Watch {
+    /// The watches of host number `host`.
+    pub fn new(host: usize) -> Watch {
+        Watch {
+            host,
+            seen: HashMap::new(),
+            ops: HashMap::new(),
+            retransmissions: 0,
+            segments: 0,
+            resumes: 0,
+            kept_ranges: 0,
+            patience: Some(Duration::from_millis(20)),
+            blind: false,
+        }
+    }
+
+    fn say(&self, what: &str, ends: Ends) -> String {
+        format!("{what} (host {}, {} to {})", self.host, ends.0, ends.1)
+    }
+
+    /// A frame leaves netd.
+    pub fn frame(&mut self, now: Instant, frame: &[u8], host: &Host, shared: &Shared) {
+        let Ok(ethernet) = EthernetHeader::parse(frame) else {
+            return fail(shared, "a frame without a sound link header leaves".into());
+        };
+        if ethernet.ethertype != EtherType::IPV4 {
+            return;
+        }
+        let packet = &frame[ETHERNET_LEN..];
+        let Ok(ip) = Ipv4Header::parse(packet, packet.len()) else {
+            return fail(shared, "a packet without a sound header leaves".into());
+        };
+        let payload = &packet[usize::from(ip.header_len)..usize::from(ip.total_len)];
+        match ip.protocol {
+            IpProtocol::ICMP => self.icmp(payload, host, shared),
+            IpProtocol::TCP => match TcpHeader::parse(payload, payload.len(), &ip.pair()) {
+                Ok(header) => match header.verify(Sum::of(payload)) {
+                    Ok(header) => {
+                        let local = SocketAddr::new(IpAddr::V4(ip.src), header.src_port);
+                        let remote = SocketAddr::new(IpAddr::V4(ip.dst), header.dst_port);
+                        let bytes = &payload[usize::from(header.header_len)..];
+                        self.segment(now, (local, remote), &header.segment, bytes, host, shared);
+                    }
+                    Err(_) => fail(shared, "a segment with a wrong checksum leaves".into()),
+                },
+                Err(_) => fail(shared, "a segment without a sound header leaves".into()),
+            },
+            _ => {}
+        }
+    }
+
+    /// INV-T4: no ICMP unreachable about a connection that has a record.
+    fn icmp(&mut self, message: &[u8], host: &Host, shared: &Shared) {
+        const UNREACHABLE: u8 = 3;
+        const QUOTE_AT: usize = 8;
+        if message.first() != Some(&UNREACHABLE) || message.len() < QUOTE_AT + 24 {
+            return;
+        }
+        let quote = &message[QUOTE_AT..];
+        let at = usize::from(quote[0] & 15) * 4;
+        if quote[9] != IpProtocol::TCP.0 || quote.len() < at + 4 {
+            return;
+        }
+        let addr = |at: usize| IpAddr::from([quote[at], quote[at + 1], quote[at + 2], quote[at + 3]]);
+        let port = |at: usize| u16::from_be_bytes([quote[at], quote[at + 1]]);
+        let ends = (SocketAddr::new(addr(16), port(at + 2)), SocketAddr::new(addr(12), port(at)));
+        if self.find(ends, host).is_some() {
+            fail(shared, self.say("INV-T4: ICMP unreachable for a connection that lives", ends));
+        }
+    }
+
+    fn find(&self, ends: Ends, host: &Host) -> Option<Record> {
+        let quick = self.seen.values().find(|seen| seen.record.is_connection() && seen.record.flow() == ends);
+        if let Some(seen) = quick
+            && let Ok(Some(record)) = records::read(&host.conns, seen.record.index)
+            && record.flow() == ends
+            && record.is_connection()
+        {
+            return Some(record);
+        }
+        let (records, _) = records::scan(&host.conns);
+        // A connection in TIME-WAIT may share its ends with its successor.
+        let mut found: Vec<Record> =
+            records.into_iter().filter(|record| record.is_connection() && record.flow() == ends).collect();
+        found.sort_by_key(|record| record.state.tcp_state == TcpState::TimeWait);
+        found.first().copied()
+    }
+
+    fn segment(
+        &mut self,
+        now: Instant,
+        ends: Ends,
+        segment: &Segment,
+        bytes: &[u8],
+        host: &Host,
+        shared: &Shared,
+    ) {
+        let conn = name_of(shared, ends);
+        let found = self.find(ends, host);
+        let gone = may_be_gone(shared, conn);
+        if segment.flags.rst() {
+            if !gone {
+                fail(shared, self.say("INV-T4: a reset for a connection that lives", ends));
+            }
+            return;
+        }
+        let Some(record) = found else {
+            // A cookie needs no record; what has ended leaves none.
+            let cookie = segment.flags.syn() && segment.flags.ack();
+            if !cookie && !gone {
+                fail(shared, self.say("a segment of a connection without a record leaves", ends));
+            }
+            return;
+        };
+        let key = (record.index, record.serial);
+        self.note(now, record, shared);
+        let mut wire = self.seen[&key].wire.clone();
+        wire.speak_before = None;
+        let state = &record.state;
+        let reference = Position::new(state.snd_una);
+        let iss = SeqNum::new(record.opening.iss);
+        // INV-T2: what is sent stands in the cell as sent.
+        match Position::near(segment.seq, iss, reference) {
+            Some(start) => {
+                let end = start.get() + segment.seq_len();
+                if end > state.snd_una + u64::from(state.snd_max) {
+                    let what = format!(
+                        "INV-T2: sent up to {end}, committed {}",
+                        state.snd_una + u64::from(state.snd_max)
+                    );
+                    fail(shared, self.say(&what, ends));
+                }
+                if !bytes.is_empty() {
+                    self.segments += 1;
+                    if start.get() < wire.sent {
+                        self.retransmissions += 1;
+                    }
+                    if let Some((conn, side)) = conn
+                        && let Some(wrong) = (Stream { conn, writer: side }).differs(start.offset(), bytes)
+                        && !gone
+                    {
+                        fail(shared, self.say(&format!("INV-T2: a wrong byte at {wrong} is sent"), ends));
+                    }
+                }
+                wire.sent = wire.sent.max(end);
+            }
+            None => fail(shared, self.say("a sequence number before the SYN", ends)),
+        }
+        if segment.flags.ack() {
+            self.acknowledgement(&mut wire, ends, segment, &record, gone, shared);
+        }
+        // INV-T5: the clock of the timestamps goes on over restarts.
+        if let Some(timestamps) = segment.options.timestamps {
+            if let Some(before) = wire.timestamp
+                && SeqNum::new(timestamps.value).before(SeqNum::new(before))
+            {
+                fail(shared, self.say("INV-T5: a timestamp goes back", ends));
+            }
+            wire.timestamp = Some(timestamps.value);
+        }
+        self.seen.get_mut(&key).expect("noted above").wire = wire;
+    }
+
+    /// INV-T1, INV-T4, INV-T6: what an acknowledgement says is committed.
+    fn acknowledgement(
+        &self,
+        wire: &mut Wire,
+        ends: Ends,
+        segment: &Segment,
+        record: &Record,
+        gone: bool,
+        shared: &Shared,
+    ) {
+        let state = &record.state;
+        let Some(irs) = record.irs() else {
+            return fail(shared, self.say("INV-T1: a SYN is acknowledged that is not committed", ends));
+        };
+        let irs = SeqNum::new(irs);
+        let Some(ack) = Position::near(segment.ack, irs, Position::new(state.rcv_nxt)) else {
+            return fail(shared, self.say("an acknowledgement before the SYN", ends));
+        };
+        let ack = ack.get();
+        if ack > state.rcv_nxt {
+            let what = format!("INV-T1: {ack} is acknowledged, {} is committed", state.rcv_nxt);
+            fail(shared, self.say(&what, ends));
+        }
+        if ack < wire.ack {
+            let what = format!("INV-T3: {ack} is acknowledged after {}", wire.ack);
+            fail(shared, self.say(&what, ends));
+        }
+        wire.ack = wire.ack.max(ack);
+        let scale = match (segment.flags.syn(), record.options()) {
+            (false, Some(options)) if options.wscale => options.rcv_wscale,
+            _ => 0,
+        };
+        let edge = ack + (u64::from(segment.window) << scale);
+        if state.tcp_state != TcpState::TimeWait && !gone && !state.fin_received {
+            if wire.edge.is_some_and(|before| edge < before) {
+                let what = format!("INV-T4: the window's edge moves from {:?} to {edge}", wire.edge);
+                fail(shared, self.say(&what, ends));
+            }
+            if edge > state.rcv_nxt + u64::from(state.rcv_edge) {
+                let committed = state.rcv_nxt + u64::from(state.rcv_edge);
+                let what = format!("INV-T4: the edge {edge} is advertised, {committed} is committed");
+                fail(shared, self.say(&what, ends));
+            }
+            wire.edge = Some(edge.max(wire.edge.unwrap_or(0)));
+        }
+        // INV-T6: what was kept is told again in the first words.
+        if !record.options().is_some_and(|options| options.sack) || segment.flags.syn() {
+            return;
+        }
+        for (start, end) in std::mem::take(&mut wire.kept) {
+            let covered = segment.options.sack.as_slice().iter().any(|block| {
+                let near = |seq| Position::near(seq, irs, Position::new(start)).map_or(0, Position::get);
+                near(block.start) <= start && near(block.end) >= end
+            });
+            if end > ack && !covered {
+                let what = format!("INV-T6: {start} to {end} was kept and is forgotten");
+                fail(shared, self.say(&what, ends));
+            }
+        }
+    }
+
+    fn note(&mut self, now: Instant, record: Record, shared: &Shared) {
+        let key = (record.index, record.serial);
+        let conn = name_of(shared, record.flow());
+        let seen = self.seen.entry(key).or_insert_with(|| Seen {
+            record,
+            conn,
+            wire: Wire::default(),
+            verified: 0,
+            time_wait_since: None,
+        });
+        seen.conn = seen.conn.or(conn);
+        if record.state.tcp_state == TcpState::TimeWait {
+            seen.time_wait_since.get_or_insert(now);
+        }
+        seen.record = record;
+    }
+
+    /// Looks at what is committed and published, at the end of a batch and at every death.
+    pub fn commits(&mut self, now: Instant, host: &Host, shared: &Shared) {
+        let (records, unreadable) = records::scan(&host.conns);
+        for record in &records {
+            let key = (record.index, record.serial);
+            if let Some(before) = self.seen.get(&key) {
+                self.compare(&before.record, record, shared);
+            }
+            if record.opening.op != OpId(0) {
+                let first = *self.ops.entry(record.opening.op).or_insert(key);
+                if first != key {
+                    let what = format!("INV-T9: operation {} has a second record", record.opening.op);
+                    fail(shared, self.say(&what, record.flow()));
+                }
+            }
+            self.note(now, *record, shared);
+            self.published(record, host, shared);
+        }
+        let here = |key: &(u32, u32)| records.iter().any(|record| (record.index, record.serial) == *key);
+        let broken = |index: u32| unreadable.iter().any(|cell| cell.0 == index);
+        let vanished: Vec<(u32, u32)> = self.seen.keys().copied().filter(|key| !here(key)).collect();
+        for key in vanished {
+            if broken(key.0) {
+                continue;
+            }
+            let seen = self.seen.remove(&key).expect("just listed");
+            self.vanished(now, &seen, &records, shared);
+        }
+        for seen in self.seen.values_mut() {
+            if let Some(before) = seen.wire.speak_before
+                && now > before
+                && host.nicd
+            {
+                seen.wire.speak_before = None;
+                let what = format!(
+                    "INV-T6: host {}: a resumed connection in {:?} is silent: {:?}",
+                    self.host,
+                    seen.record.state.tcp_state,
+                    seen.record.flow()
+                );
+                shared.oracle.borrow_mut().fail(what);
+            }
+        }
+    }
+
+    /// Two looks at one record: nothing that counts goes back.
+    fn compare(&self, before: &Record, now: &Record, shared: &Shared) {
+        let (old, new) = (&before.state, &now.state);
+        for (what, old, new) in [
+            ("rcv.nxt", old.rcv_nxt, new.rcv_nxt),
+            ("snd.una", old.snd_una, new.snd_una),
+            ("snd.max", old.snd_una + u64::from(old.snd_max), new.snd_una + u64::from(new.snd_max)),
+            ("rcv edge", old.rcv_nxt + u64::from(old.rcv_edge), new.rcv_nxt + u64::from(new.rcv_edge)),
+        ] {
+            if new < old {
+                let what = format!("INV-T3: the committed {what} moves from {old} back to {new}");
+                fail(shared, self.say(&what, now.flow()));
+            }
+        }
+    }
+
+    /// A record is there no more.
+    fn vanished(&self, now: Instant, seen: &Seen, records: &[Record], shared: &Shared) {
+        let record = &seen.record;
+        if !record.is_connection() {
+            return;
+        }
+        match record.state.tcp_state {
+            TcpState::TimeWait => {
+                let since = seen.time_wait_since.unwrap_or(now);
+                let reused = records.iter().any(|other| other.flow() == record.flow());
+                if now.since(since) + Duration::from_millis(2) < TIME_WAIT && !reused {
+                    let what = format!("INV-T5: TIME-WAIT is over after {:?}", now.since(since));
+                    fail(shared, self.say(&what, record.flow()));
+                }
+            }
+            TcpState::Closed | TcpState::LastAck | TcpState::Closing | TcpState::Listen => {}
+            state if !may_be_gone(shared, seen.conn) => {
+                fail(shared, self.say(&format!("INV-T5: a record in {state:?} is lost"), record.flow()));
+            }
+            _ => {}
+        }
+    }
+
+    /// INV-T1, INV-T2: what the line says follows from the cell; what the cell says lies in the arena.
+    fn published(&mut self, record: &Record, host: &Host, shared: &Shared) {
+        let Some((session, slot, epoch)) = record.place() else { return };
+        let Some(vaulted) = host.vault.get(&session) else { return };
+        let (arena, geometry) = (&*vaulted.arena, &vaulted.geometry);
+        if slot.0 >= geometry.sockets() {
+            return fail(shared, format!("a record names place {slot}"));
+        }
+        let line = StackLine::load(arena, geometry, slot);
+        if line.epoch != epoch {
+            return;
+        }
+        if line.received > received(record) {
+            let what = format!("INV-T1: {} published, {} committed", line.received, received(record));
+            fail(shared, self.say(&what, record.flow()));
+        }
+        let acked = match record.is_connection() {
+            true => record.state.snd_una.saturating_sub(1),
+            false => record.state.snd_una,
+        };
+        if line.acked > acked {
+            let what = format!("INV-T2: {} freed, {acked} committed", line.acked);
+            fail(shared, self.say(&what, record.flow()));
+        }
+        let key = (record.index, record.serial);
+        let Some((conn, side)) = self.seen.get(&key).and_then(|seen| seen.conn) else { return };
+        if record.opening.kind == Kind::TcpListener || !record.is_connection() {
+            return;
+        }
+        let client = ClientLine::load(arena, geometry, slot);
+        let consumed = if client.epoch == epoch { client.consumed } else { 0 };
+        let stream = Stream { conn, writer: side.other() };
+        let from = self.seen[&key].verified.max(consumed);
+        let upto = received(record);
+        let mut ranges = Vec::new();
+        if upto > from {
+            ranges.push((from, upto));
+        }
+        for (distance, len) in record.state.ooo {
+            if len > 0 && !record.state.fin_received {
+                let start = upto + u64::from(distance);
+                ranges.push((start, start + u64::from(len)));
+            }
+        }
+        for (index, (start, end)) in ranges.iter().enumerate() {
+            if let Some(wrong) = self.differs(arena, vaulted, slot, stream, *start, *end)
+                && !may_be_gone(shared, Some((conn, side)))
+            {
+                let which = if index == 0 && upto > from { "acknowledged" } else { "kept" };
+                let what = format!("INV-T1: byte {wrong} is {which} and not in the arena");
+                fail(shared, self.say(&what, record.flow()));
+            }
+        }
+        let seen = self.seen.get_mut(&key).expect("looked at above");
+        seen.verified = seen.verified.max(upto);
+    }
+
+    fn differs<M: Memory>(
+        &self,
+        arena: &M,
+        vaulted: &super::host::Vaulted,
+        slot: proto::id::SlotIndex,
+        stream: Stream,
+        start: u64,
+        end: u64,
+    ) -> Option<u64> {
+        let direction = Direction::Rx { shard: 0 };
+        let mut at = start;
+        for piece in pieces(start, (end - start) as usize) {
+            let Ok(page) = direction.page(arena, &vaulted.geometry, slot, piece.entry) else { return Some(at) };
+            let mut bytes = vec![0; piece.len];
+            arena.read(direction.byte_at(&vaulted.geometry, page, piece.within), &mut bytes);
+            if let Some(wrong) = stream.differs(at, &bytes) {
+                return Some(wrong);
+            }
+            at += piece.len as u64;
+        }
+        None
+    }
+
+    /// netd has died: what it had kept of data out of order must not be forgotten.
+    pub fn death(&mut self, host: &Host, shared: &Shared) {
+        let (records, _) = records::scan(&host.conns);
+        for record in records {
+            let Some(seen) = self.seen.get_mut(&(record.index, record.serial)) else { continue };
+            if may_be_gone(shared, seen.conn) {
+                continue;
+            }
+            let kept = record.state.ooo.iter().filter(|(_, len)| *len > 0).map(|&(distance, len)| {
+                let start = record.state.rcv_nxt + u64::from(distance);
+                (start, start + u64::from(len))
+            });
+            seen.wire.kept = kept.collect();
+            self.kept_ranges += seen.wire.kept.len() as u64;
+        }
+    }
+
+    /// INV-T6: a netd has resumed, and `frames` are its first words.
+    pub fn resumed(&mut self, now: Instant, host: &Host, frames: &[Vec<u8>], _shared: &Shared) {
+        let Some(patience) = self.patience else { return };
+        let _ = frames;
+        let (records, _) = records::scan(&host.conns);
+        for record in records.iter().filter(|record| record.is_connection()) {
+            let speaks = !matches!(record.state.tcp_state, TcpState::TimeWait | TcpState::Closed);
+            if let Some(seen) = self.seen.get_mut(&(record.index, record.serial)).filter(|_| speaks) {
+                seen.wire.speak_before = Some(now + patience);
+                self.resumes += 1;
+            }
+        }
+    }
+
+    /// Records that are left.
+    pub fn left(&self, host: &Host) -> Vec<Record> {
+        records::scan(&host.conns).0
+    }
+}
