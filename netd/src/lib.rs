@@ -5,6 +5,7 @@
 //! wake-ups.
 
 pub mod counters;
+pub mod engine;
 pub mod frame;
 pub mod ip;
 pub mod keyed_hash;

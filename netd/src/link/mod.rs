@@ -94,11 +94,10 @@ impl<M: Memory + Clone> Link<M> {
         &mut self,
         now: Instant,
         index: u16,
-        frame: PacketBuf<M>,
+        mut frame: Frame<M>,
         counters: &mut Counters,
     ) -> Result<Option<Packet<M>>, DropReason> {
         let interface = self.interfaces.get(usize::from(index)).ok_or(DropReason::DevDown)?;
-        let mut frame = Frame::new(frame);
         let header = EthernetHeader::parse(frame.head())?;
         if header.dst != interface.mac && !header.dst.is_multicast() {
             return Err(DropReason::OtherHost);
@@ -183,6 +182,33 @@ impl<M: Memory + Clone> Link<M> {
         if let Some(interface) = self.interfaces.get_mut(usize::from(index)) {
             interface.neighbours.confirm(now, next_hop);
         }
+    }
+
+    /// Sets a neighbour that nothing on the wire changes. `Some(false)` when there is no room, `None`
+    /// when there is no such interface.
+    pub fn set_neighbour(
+        &mut self,
+        now: Instant,
+        index: u16,
+        addr: IpAddr,
+        mac: MacAddr,
+        counters: &mut Counters,
+    ) -> Option<bool> {
+        let mut effects = Vec::new();
+        let neighbours = &mut self.interfaces.get_mut(usize::from(index))?.neighbours;
+        let set = neighbours.set_permanent(now, addr, mac, |effect| effects.push(effect));
+        self.act(index, effects, counters);
+        Some(set)
+    }
+
+    /// Forgets a neighbour. `Some(false)` when it was not known, `None` when there is no such
+    /// interface.
+    pub fn remove_neighbour(&mut self, index: u16, addr: IpAddr, counters: &mut Counters) -> Option<bool> {
+        let mut effects = Vec::new();
+        let neighbours = &mut self.interfaces.get_mut(usize::from(index))?.neighbours;
+        let removed = neighbours.remove(addr, |effect| effects.push(effect));
+        self.act(index, effects, counters);
+        Some(removed)
     }
 
     /// When [`Link::on_timers`] has something to do.

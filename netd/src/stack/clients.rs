@@ -5,6 +5,7 @@
 
 use super::Stack;
 use super::socket::{Kind, Listener, Socket, Udp};
+use super::watch::crumb;
 use crate::counters::Counter;
 use crate::socket::rx::RxPages;
 use crate::socket::session::Session;
@@ -19,9 +20,10 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use proto::arena::Geometry;
 use proto::arena::line::{ClientLine, Notes, StackLine, want};
-use proto::control::operations::{Answer, Command, SocketRef};
+use proto::control::operations::{Answer, Command, SocketRef, encode};
 use proto::hard::conns::{Kind as RecordKind, Opening, Options};
 use proto::id::{OpId, RecordIndex, SessionId, SlotIndex};
+use proto::recorder::Work;
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
 use rustix::io::Errno;
@@ -240,6 +242,14 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// Does what sockd asks; asked again, only answers (INV-T9).
     pub fn on_command(&mut self, now: Instant, command: &Command) {
+        if !self.begin(|| crumb(Work::Command, &encode(command))) {
+            // What killed the daemon twice is not tried again: the client learns that it failed.
+            if let Some(op) = op_of(command) {
+                let errno = Errno::IO.raw_os_error().unsigned_abs();
+                self.batch.answers.push_back(Answer::Failed { op, errno });
+            }
+            return;
+        }
         let answer = match *command {
             Command::Connect { op, socket, local, remote } => {
                 self.once(op, |stack| stack.connect(now, op, socket, local, remote))
@@ -250,8 +260,12 @@ impl<M: Memory + Clone> Stack<M> {
             Command::Datagram { op, socket, local, remote } => {
                 self.once(op, |stack| stack.datagram(op, socket, local, remote))
             }
-            Command::EndSession { session, .. } => return self.end_session(now, session),
+            Command::EndSession { session, .. } => {
+                self.end_session(now, session);
+                return self.end();
+            }
         };
+        self.end();
         self.batch.answers.push_back(answer);
     }
 
@@ -498,6 +512,14 @@ impl<M: Memory + Clone> Stack<M> {
             self.session_order.retain(|&other| other != id);
             self.batch.answers.push_back(Answer::SessionGone { session: id });
         }
+    }
+}
+
+/// The operation that a command asks for and that can fail.
+fn op_of(command: &Command) -> Option<OpId> {
+    match *command {
+        Command::Connect { op, .. } | Command::Listen { op, .. } | Command::Datagram { op, .. } => Some(op),
+        Command::EndSession { .. } => None,
     }
 }
 

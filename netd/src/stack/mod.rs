@@ -13,6 +13,7 @@
 //! ```
 
 mod batch;
+mod change;
 mod clients;
 mod drops;
 mod listen;
@@ -21,9 +22,11 @@ mod recover;
 mod settle;
 mod socket;
 mod transmit;
+mod watch;
 
 pub use recover::AttachError;
 pub use settle::{ORDER, Step};
+pub use watch::Watch;
 
 use crate::counters::Counters;
 use crate::ip::Ip;
@@ -40,6 +43,7 @@ use proto::control::operations::Answer;
 use proto::id::{OpId, SessionId};
 use proto::nic::packet_buf::PacketBuf;
 use proto::nic::pool::FramePool;
+use proto::recorder::{Crumb, Work};
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
 use socket::Socket;
@@ -61,6 +65,10 @@ pub struct Setup<M> {
     pub conns_capacity: u32,
     /// The secrets' memory.
     pub secrets: M,
+    /// Who keeps the breadcrumb, if anybody does.
+    pub watch: Option<Box<dyn Watch>>,
+    /// A deliberate fault for tests: a frame that contains these bytes is a bug. Empty otherwise.
+    pub bait: Vec<u8>,
     /// Used when there are no secrets yet.
     pub entropy: [u8; ENTROPY_SIZE],
 }
@@ -92,6 +100,8 @@ pub struct Stack<M: Memory> {
     corrupt_rules: VecDeque<(SessionId, PeerCorrupt)>,
     batch: Batch,
     released: Released<M>,
+    watch: Option<Box<dyn Watch>>,
+    bait: Vec<u8>,
     /// What was counted since the stack was attached.
     pub counters: Counters,
 }
@@ -187,6 +197,17 @@ impl<M: Memory + Clone> Stack<M> {
         self.sessions.len()
     }
 
+    /// INV-T8: lays the breadcrumb; `false` when the work is poison.
+    fn begin(&mut self, crumb: impl FnOnce() -> Crumb) -> bool {
+        self.watch.as_mut().is_none_or(|watch| watch.begin(&crumb()))
+    }
+
+    fn end(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.end();
+        }
+    }
+
     /// A socket has changed: it is looked at when the batch is settled.
     fn touch(&mut self, index: u32) {
         if let Some(socket) = self.sockets.get_mut(index) {
@@ -220,10 +241,15 @@ impl<M: Memory + Clone> Stack<M> {
     /// Everything due at `now` happens.
     pub fn on_timers(&mut self, now: Instant) {
         while let Some(index) = self.timers.pop(now) {
-            let Some(socket) = self.sockets.get_mut(index) else { continue };
-            let socket::Kind::Tcp(block) = &mut socket.kind else { continue };
-            let reaction = block.on_timer(now);
-            self.react(now, index, reaction, None);
+            let Some(name) = self.flow_of(index).map(|flow| clients::flow_bytes(&flow)) else { continue };
+            if !self.begin(|| watch::crumb(Work::Timer, &name)) {
+                continue;
+            }
+            if let Some(Socket { kind: socket::Kind::Tcp(block), .. }) = self.sockets.get_mut(index) {
+                let reaction = block.on_timer(now);
+                self.react(now, index, reaction, None);
+            }
+            self.end();
         }
         self.ip.link.on_timers(now, &mut self.counters);
         self.report_unreachable(now);

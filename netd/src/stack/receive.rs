@@ -4,6 +4,7 @@ use super::Stack;
 use super::clients::flow_key;
 use super::listen::Arrival;
 use super::socket::Kind;
+use super::watch::frame_crumb;
 use crate::counters::Counter;
 use crate::frame::Frame;
 use crate::ip::Received;
@@ -37,13 +38,30 @@ impl<M: Memory + Clone> Stack<M> {
     pub fn on_frame(&mut self, now: Instant, interface: u16, frame: PacketBuf<M>) {
         self.counters.count(Counter::RxFrames);
         self.counters.add(Counter::RxBytes, frame.len() as u64);
-        if let Err(reason) = self.receive(now, interface, frame) {
+        let frame = Frame::new(frame);
+        let outcome = match self.begin(|| frame_crumb(frame.head())) {
+            true => self.receive(now, interface, frame),
+            false => Err(DropReason::Poison),
+        };
+        self.end();
+        if let Err(reason) = outcome {
             self.counters.drop(reason);
         }
         self.report_unreachable(now);
     }
 
-    fn receive(&mut self, now: Instant, interface: u16, frame: PacketBuf<M>) -> Result<(), DropReason> {
+    /// The deliberate fault that the tests of INV-T8 need.
+    fn bite(&self, frame: &Frame<M>) {
+        if !self.bait.is_empty() {
+            let mut bytes = vec![0; frame.buf.len()];
+            frame.buf.read(0, &mut bytes);
+            let hit = bytes.windows(self.bait.len()).any(|window| window == self.bait);
+            assert!(!hit, "a poisoned frame (--fault poison)");
+        }
+    }
+
+    fn receive(&mut self, now: Instant, interface: u16, frame: Frame<M>) -> Result<(), DropReason> {
+        self.bite(&frame);
         let Some(packet) = self.ip.link.receive(now, interface, frame, &mut self.counters)? else {
             return Ok(());
         };

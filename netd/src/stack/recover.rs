@@ -8,6 +8,7 @@
 use super::batch::Batch;
 use super::clients::{bound, flow_key, remote_of};
 use super::socket::{ACCEPT_RECORD, Kind, Listener, Socket, Udp};
+use super::watch::crumb;
 use super::{Released, Setup, Sockets, Stack};
 use crate::counters::{Counter, Counters};
 use crate::ip::Ip;
@@ -32,6 +33,7 @@ use proto::cell::{CellCorrupt, CellWriter, Held, Image, TableError};
 use proto::control::operations::SocketRef;
 use proto::hard::conns::{Agreed, Kind as RecordKind, LAYOUT, Opening, State, TcpState};
 use proto::id::{OpId, SessionId, SlotIndex};
+use proto::recorder::Work;
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -97,6 +99,8 @@ impl<M: Memory + Clone> Stack<M> {
             corrupt_rules: VecDeque::new(),
             batch: Batch::new(),
             released: Released { frames: VecDeque::new(), answers: VecDeque::new(), wakes: VecDeque::new() },
+            watch: setup.watch,
+            bait: setup.bait,
             counters: Counters::default(),
         };
         for (id, geometry, memory) in sessions {
@@ -136,9 +140,15 @@ impl<M: Memory + Clone> Stack<M> {
         let mut corrupt = Vec::new();
         for record in found {
             let session = record.opening.session;
+            if !self.begin(|| crumb(Work::Recovery, &record.opening.to_bytes())) {
+                self.counters.count(Counter::CellsCorrupt);
+                self.conns.free(record.held);
+                continue;
+            }
             if let Err(rule) = self.restore(now, record, &told) {
                 corrupt.push((session, rule));
             }
+            self.end();
             self.counters.count(Counter::Recovered);
         }
         self.restore_accept_queues();

@@ -194,7 +194,8 @@ impl<M: Memory + Clone> Stack<M> {
             let header = match self.read_header(at, start) {
                 Ok(Some(header)) if start + record_size(header.len as usize) as u64 <= written => header,
                 Ok(_) => {
-                    return self.corrupt_stream(at, PeerCorrupt::new("a record longer than what was written"));
+                    return self
+                        .corrupt_stream(at, PeerCorrupt::new("a record longer than what was written"));
                 }
                 Err(rule) => return self.corrupt_stream(at, rule),
             };

@@ -182,6 +182,9 @@ impl ControlBlock {
         block.orphaned = values.detached;
         block.failure = Failure::from_errno(values.error);
         if state == State::Closed {
+            // Only its cursors and its failure are still of interest.
+            block.restore_send(values)?;
+            block.restore_receive(now, values)?;
             return Some(block);
         }
         let Some((irs, agreed)) = identity.agreed.filter(|_| state != State::SynSent) else {
@@ -240,7 +243,7 @@ impl ControlBlock {
             let store = self.out_of_order.get_or_insert_with(Box::<OutOfOrder>::default);
             store.insert(range).ok()?;
         }
-        let syn_seen = self.receive.nxt >= Position::FIRST;
+        let syn_seen = self.state == State::Closed || self.receive.nxt >= Position::FIRST;
         let fin_seen = !values.fin_received || self.receive.nxt > Position::FIRST;
         (syn_seen && fin_seen).then_some(())
     }

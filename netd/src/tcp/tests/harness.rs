@@ -278,7 +278,14 @@ impl World {
             let before = self.now;
             self.step();
             stuck = if self.now == before { stuck + 1 } else { 0 };
-            assert!(stuck < 1000, "seed {}: time stands still at {:?}, {} events: {:#?}", self.seed, self.now, self.events.len(), self.hosts_brief());
+            assert!(
+                stuck < 1000,
+                "seed {}: time stands still at {:?}, {} events: {:#?}",
+                self.seed,
+                self.now,
+                self.events.len(),
+                self.hosts_brief()
+            );
         }
         self.seen.finished_at = self.now;
         for (side, host) in self.hosts.iter().enumerate() {
@@ -582,7 +589,11 @@ impl World {
             let (now, o) = (self.now.micros(), out);
             println!(
                 "{now} {side} seq {:?}+{skip} len {len} ack {:?} flags {:#x} wnd {} sack {:?}",
-                o.seq, o.ack, o.flags.bits(), o.window, o.options.sack.as_slice()
+                o.seq,
+                o.ack,
+                o.flags.bits(),
+                o.window,
+                o.options.sack.as_slice()
             );
         }
         self.seen.sack_blocks += out.options.sack.len() as u64;

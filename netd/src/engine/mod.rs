@@ -1,0 +1,480 @@
+//! The loop around the stack: the only place in netd with a clock, rings, descriptors and wake-ups.
+//!
+//! NAPI in user space: work is drained with a budget, transmit work from the lowest queue up
+//! (completions, released frames, then sockets), receive work from the topmost down (commands and
+//! kicks, whose data is nearly where it belongs, then the device's ring). A round is one batch: it
+//! ends with [`ORDER`], and only then do frames go down and clients learn of it. With nothing left
+//! the engine arms every ring, looks again, and sleeps until the next deadline; there is no tick.
+
+mod clients;
+mod config;
+mod crumbs;
+mod nic;
+mod patience;
+mod sockd;
+
+use crate::counters::{Counter, Counters};
+use crate::secrets::ENTROPY_SIZE;
+use crate::stack::{AttachError, ORDER, Setup, Stack};
+use crate::wire::drop_reason::DropReason;
+use clients::Clients;
+use config::Configuration;
+use core::time::Duration;
+use crumbs::Crumbs;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token};
+use nic::NicLink;
+use proto::Instant;
+use proto::control::clock::now;
+use proto::control::messages::Region as Tag;
+use proto::daemon::{Gone, News, Start, Supervised};
+use proto::id::{Generation, Role, Seat};
+use proto::nic::pool::FramePool;
+use proto::recorder::{Kind, Recorder};
+use proto::shm::region::Region;
+use proto::stats::table::Table;
+use rustix::fd::{AsRawFd, RawFd};
+use sockd::SockdLink;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// The memory of the running daemon.
+pub type Mapped = Arc<Region>;
+
+/// Frames, commands and kicks each that one round takes up at most; net.core.netdev_budget is 300.
+const BUDGET: usize = 256;
+/// Rounds under load after which descriptors are looked at although there is work.
+const ROUNDS_PER_POLL: u32 = 16;
+
+const LANE: Token = Token(0);
+const SOCKD: Token = Token(1);
+const SOCKD_NOTICES: Token = Token(2);
+const NIC: usize = 0x100;
+const NIC_NOTICES: usize = 0x200;
+const SESSION: usize = 0x1_0000;
+
+/// Why netd can't start, or ended.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The stack can't be made.
+    #[error("{0}")]
+    Attach(#[from] AttachError),
+    /// The configuration in memory is of another layout.
+    #[error("configuration: {0}")]
+    Config(#[from] proto::cell::TableError),
+    /// The lane to the supervisors.
+    #[error("{0}")]
+    Supervisor(#[from] Gone),
+    /// A system call that must not fail.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> EngineError {
+    move |source| EngineError::System { what, source }
+}
+
+/// Watches a descriptor edge-triggered.
+fn watch(registry: &Registry, fd: RawFd, token: Token) -> io::Result<()> {
+    registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
+}
+
+/// The running daemon.
+struct Engine {
+    us: (Seat, Generation),
+    supervised: Supervised,
+    stack: Stack<Mapped>,
+    nics: Vec<NicLink>,
+    sockd: SockdLink,
+    clients: Clients,
+    config: Configuration,
+    stats: Table<Mapped>,
+    recorder: Recorder<Mapped>,
+    poll: Poll,
+    stopping: bool,
+}
+
+/// Serves until a supervisor says stop.
+///
+/// # Errors
+/// [`EngineError`].
+pub fn run(start: Start, mut supervised: Supervised) -> Result<(), EngineError> {
+    let mut poll = Poll::new().map_err(system("epoll_create"))?;
+    let mut events = Events::with_capacity(256);
+    watch(poll.registry(), supervised.as_raw_fd(), LANE).map_err(system("watch the lane"))?;
+    // INV-T4: all sessions first, then the table, and no frame before that.
+    let mut early = Vec::new();
+    let mut clients = Clients::new();
+    loop {
+        match supervised.hear()? {
+            Some(News::Complete) => break,
+            Some(News::Stop) => return Ok(()),
+            Some(News::Session { session, geometry, arena, wakes_client, kicks }) => {
+                clients.keep(session, geometry, &arena, wakes_client, kicks, poll.registry());
+            }
+            Some(news) => early.push(news),
+            None => sleep(&mut poll, &mut events, None)?,
+        }
+    }
+    let mut engine = Engine::attach(&start, supervised, poll, clients)?;
+    for news in early {
+        engine.on_news(news)?;
+    }
+    engine.round();
+    engine.supervised.ready()?;
+    engine.recorder.record(now(), Kind::READY, [0; 3], "");
+    engine.serve(&mut events)
+}
+
+/// Waits for a descriptor or for `until`. A deadline that is due only looks.
+fn sleep(poll: &mut Poll, events: &mut Events, until: Option<Instant>) -> Result<(), EngineError> {
+    let timeout = until.map(|at| match at.since(now()) {
+        Duration::ZERO => Duration::ZERO,
+        // epoll counts milliseconds: rounded up, or it would wake before anything is due.
+        left => Duration::from_millis(left.as_nanos().div_ceil(1_000_000) as u64),
+    });
+    match poll.poll(events, timeout) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        outcome => outcome.map_err(system("epoll_wait")),
+    }
+}
+
+impl Engine {
+    fn attach(
+        start: &Start,
+        supervised: Supervised,
+        poll: Poll,
+        mut clients: Clients,
+    ) -> Result<Engine, EngineError> {
+        let (seat, group) = (start.seat, &start.group);
+        let stats_region = start.memory(Tag::Stats(seat));
+        let names = Counters::default().each().map(|(name, _)| name).collect::<Vec<_>>();
+        let stats = Table::attach(stats_region.clone(), seat, names.into_iter());
+        let mut recorder = Recorder::attach(stats_region.clone(), seat);
+        recorder.record(now(), Kind::ATTACHED, [start.generation.0.into(), std::process::id().into(), 0], "");
+        let config = Configuration::attach(start.memory(Tag::Config), group, seat.index == 0)?;
+        let crumbs = Crumbs::attach(stats_region, seat, start.predecessor, &mut recorder);
+        let nics: Vec<NicLink> = (0..group.nics.len() as u16)
+            .map(|index| {
+                let pool = FramePool::new(start.memory(Tag::Slab(index)), group.slab);
+                NicLink::new(index, Rc::new(pool))
+            })
+            .collect();
+        let mut entropy = [0; ENTROPY_SIZE];
+        rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| system("getrandom")(errno.into()))?;
+        let setup = Setup {
+            shard: seat.index,
+            interfaces: config.interfaces(),
+            frames: nics.iter().map(|nic| nic.pool.clone()).collect(),
+            conns: start.memory(Tag::Conns(seat.index)),
+            conns_capacity: group.conns,
+            secrets: start.memory(Tag::Secrets),
+            watch: Some(Box::new(crumbs)),
+            bait: crumbs::bait(group),
+            entropy,
+        };
+        let mut stack = Stack::attach(now(), setup, clients.take_arrived())?;
+        config.apply(now(), &mut stack);
+        let sockd = SockdLink::new((seat, start.generation));
+        let us = (seat, start.generation);
+        Ok(Engine {
+            us,
+            supervised,
+            stack,
+            nics,
+            sockd,
+            clients,
+            config,
+            stats,
+            recorder,
+            poll,
+            stopping: false,
+        })
+    }
+
+    fn serve(&mut self, events: &mut Events) -> Result<(), EngineError> {
+        let mut rounds = 0;
+        while !self.stopping {
+            let worked = self.round();
+            rounds += 1;
+            if worked && rounds < ROUNDS_PER_POLL {
+                continue;
+            }
+            rounds = 0;
+            self.stats.mirror(self.stack.counters.each().map(|(_, count)| count));
+            let until = match worked || !self.arm() {
+                true => Some(Instant::ZERO),
+                false => self.next_deadline(),
+            };
+            sleep(&mut self.poll, events, until)?;
+            for nic in &mut self.nics {
+                nic.disarm();
+            }
+            self.sockd.disarm();
+            self.after_sleep(events)?;
+        }
+        self.recorder.record(now(), Kind::STOP, [0; 3], "");
+        self.stats.mirror(self.stack.counters.each().map(|(_, count)| count));
+        Ok(())
+    }
+
+    /// One batch. Returns whether anything was done.
+    fn round(&mut self) -> bool {
+        let time = now();
+        let mut worked = false;
+        // NET_TX, lowest queue first.
+        for nic in &mut self.nics {
+            worked |= nic.complete();
+        }
+        self.hand_down();
+        // NET_RX, topmost queue first.
+        worked |= self.take_commands(time) > 0;
+        worked |= self.stack.poll_kicks(time, BUDGET) > 0;
+        worked |= self.take_frames(time) > 0;
+        if self.stack.next_deadline().is_some_and(|due| due <= time) {
+            self.stack.on_timers(time);
+            worked = true;
+        }
+        let room = self.nics.iter_mut().map(|nic| nic.room()).min().unwrap_or(0);
+        if self.stack.wants_transmit() {
+            if room > 0 {
+                self.stack.poll_transmit(time, room.min(BUDGET));
+                worked = true;
+            } else {
+                self.stack.counters.count(Counter::TxStopped);
+            }
+        }
+        self.stack.settle(time, ORDER);
+        self.hand_down();
+        self.answer();
+        while let Some(session) = self.stack.next_wake() {
+            self.clients.wake(session);
+        }
+        while let Some((session, rule)) = self.stack.next_broken_rule() {
+            self.recorder.record(time, Kind::CORRUPT, [session.0.into(), 0, 0], rule.rule);
+        }
+        worked
+    }
+
+    fn take_frames(&mut self, time: Instant) -> usize {
+        let mut taken = 0;
+        for nic in &mut self.nics {
+            let mut left = BUDGET;
+            while left > 0 {
+                match nic.next_frame() {
+                    Ok(Some(frame)) => self.stack.on_frame(time, nic.index, frame),
+                    Ok(None) => break,
+                    Err(corrupt) => {
+                        self.recorder.record(time, Kind::CORRUPT, [nic.index.into(), 0, 0], corrupt.rule);
+                        nic.drop_rings();
+                        break;
+                    }
+                }
+                left -= 1;
+            }
+            if left == 0 {
+                self.stack.counters.count(Counter::TimeSqueeze);
+            }
+            taken += BUDGET - left;
+            nic.refill();
+        }
+        self.stack.counters.add(Counter::Processed, taken as u64);
+        taken
+    }
+
+    fn take_commands(&mut self, time: Instant) -> usize {
+        let mut taken = 0;
+        while taken < BUDGET {
+            match self.sockd.next_command() {
+                Ok(Some(command)) => {
+                    // The vault named the session on the lane before sockd could ask for it.
+                    if taken == 0 && self.hear().is_err() {
+                        self.stopping = true;
+                        break;
+                    }
+                    self.stack.on_command(time, &command);
+                }
+                Ok(None) => break,
+                Err(corrupt) => {
+                    self.recorder.record(time, Kind::CORRUPT, [0; 3], corrupt.rule);
+                    self.sockd.drop_rings();
+                    break;
+                }
+            }
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Released frames go to their devices; what a full ring does not take waits here.
+    fn hand_down(&mut self) {
+        while let Some((index, frame)) = self.stack.next_frame() {
+            let held = self.nics.get_mut(usize::from(index)).is_some_and(|nic| nic.hold(frame));
+            if !held {
+                self.stack.counters.drop(DropReason::DevDown);
+            }
+        }
+        for nic in &mut self.nics {
+            nic.transmit();
+        }
+    }
+
+    fn answer(&mut self) {
+        while let Some(answer) = self.stack.next_answer() {
+            if let proto::control::operations::Answer::SessionGone { session } = answer {
+                self.clients.forget(session, self.poll.registry());
+            }
+            self.sockd.hold(answer);
+        }
+        self.sockd.answer();
+    }
+
+    /// Asks everybody for wake-ups. `false` when something came meanwhile.
+    fn arm(&mut self) -> bool {
+        let mut idle = self.stack.arm(now());
+        for nic in &mut self.nics {
+            idle &= nic.arm();
+        }
+        idle & self.sockd.arm()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let peers = self.nics.iter().map(NicLink::deadline).chain([self.sockd.deadline()]);
+        peers.chain([self.stack.next_deadline()]).flatten().min()
+    }
+
+    fn after_sleep(&mut self, events: &Events) -> Result<(), EngineError> {
+        for event in events {
+            match event.token() {
+                SOCKD_NOTICES => self.on_config_requests(),
+                Token(n) if n >= SESSION => self.clients.drain(n - SESSION),
+                Token(n) if n >= NIC_NOTICES => self.on_link_notices(n - NIC_NOTICES),
+                _ => {}
+            }
+        }
+        self.hear()?;
+        let time = now();
+        for nic in &mut self.nics {
+            if let Some((peer, generation)) = nic.stuck(time) {
+                self.recorder.record(
+                    time,
+                    Kind::STUCK,
+                    [peer.index.into(), generation.0.into(), 500],
+                    peer.role.name(),
+                );
+                self.supervised.stuck(peer, generation)?;
+            }
+        }
+        if let Some((peer, generation)) = self.sockd.stuck(time) {
+            self.recorder.record(
+                time,
+                Kind::STUCK,
+                [peer.index.into(), generation.0.into(), 500],
+                peer.role.name(),
+            );
+            self.supervised.stuck(peer, generation)?;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self) -> Result<(), EngineError> {
+        while let Some(news) = self.supervised.hear()? {
+            self.on_news(news)?;
+        }
+        Ok(())
+    }
+
+    fn on_news(&mut self, news: News) -> Result<(), EngineError> {
+        match news {
+            News::Session { session, geometry, arena, wakes_client, kicks } => {
+                self.clients.keep(session, geometry, &arena, wakes_client, kicks, self.poll.registry());
+                for (id, geometry, memory) in self.clients.take_arrived() {
+                    if let Err(rule) = self.stack.add_session(id, geometry, memory) {
+                        self.recorder.record(now(), Kind::CORRUPT, [id.0.into(), 0, 0], rule.rule);
+                    }
+                }
+            }
+            News::Introduce { peer, generation, memory, wakes_us, wakes_peer } => {
+                self.recorder.record(
+                    now(),
+                    Kind::INTRODUCED,
+                    [peer.index.into(), generation.0.into(), 0],
+                    peer.role.name(),
+                );
+                self.introduce(peer, generation, nic::Ends { memory, wakes_us, wakes_peer })?;
+            }
+            News::PeerGone { peer, generation } => {
+                self.recorder.record(
+                    now(),
+                    Kind::PEER_GONE,
+                    [peer.index.into(), generation.0.into(), 0],
+                    peer.role.name(),
+                );
+                match peer.role {
+                    Role::Nicd => {
+                        if let Some(nic) = self.nics.get_mut(usize::from(peer.index)) {
+                            nic.peer_gone(generation, self.poll.registry());
+                        }
+                    }
+                    _ => self.sockd.peer_gone(generation, self.poll.registry()),
+                }
+                self.supervised.released(peer, generation)?;
+            }
+            News::Rendezvous { peer, generation, name } => match peer.role {
+                Role::Nicd => {
+                    if let Some(nic) = self.nics.get_mut(usize::from(peer.index)) {
+                        nic.rendezvous(generation, name);
+                    }
+                }
+                _ => self.sockd.rendezvous(generation, name),
+            },
+            News::Stop => self.stopping = true,
+            News::Complete
+            | News::Done { .. }
+            | News::Refused { .. }
+            | News::Listeners { .. }
+            | News::Device { .. }
+            | News::SessionSocket { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn introduce(&mut self, peer: Seat, generation: Generation, ends: nic::Ends) -> Result<(), EngineError> {
+        let registry = self.poll.registry();
+        let offered = match peer.role {
+            Role::Nicd => match self.nics.get_mut(usize::from(peer.index)) {
+                Some(nic) => nic.introduce(self.us, generation, ends, registry),
+                None => return Ok(()),
+            },
+            Role::Sockd => self.sockd.introduce(generation, ends, registry),
+            _ => return Ok(()),
+        };
+        if let Some(name) = offered.map_err(system("attach to a peer"))? {
+            self.supervised.offer(peer, name)?;
+        }
+        Ok(())
+    }
+
+    fn on_link_notices(&mut self, index: usize) {
+        let Some(nic) = self.nics.get_mut(index) else { return };
+        while let Some(notice) = nic.next_notice() {
+            self.recorder.record(now(), Kind::LINK, [u64::from(notice.up), index as u64, 0], "");
+            self.stack.set_link_up(now(), index as u16, notice.up);
+        }
+    }
+
+    fn on_config_requests(&mut self) {
+        while let Some(request) = self.sockd.next_request() {
+            let result = self.config.change(now(), &request.change, &mut self.stack);
+            self.sockd.reply(request.id, result);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! One nicd as netd sees it: the four rings of the present pair of generations, the pages that were
+//! lent, and the frames that wait for a place in the ring.
+
+use super::patience::Patience;
+use super::{Mapped, NIC, NIC_NOTICES, watch};
+use mio::unix::SourceFd;
+use mio::{Registry, Token};
+use proto::control::clock::now;
+use proto::control::notices::{FilterNotice, LinkNotice};
+use proto::control::rendezvous::NoticeLane;
+use proto::id::{Generation, Role, Seat};
+use proto::nic::descriptor::Descriptor;
+use proto::nic::packet_buf::{Assembly, PacketBuf};
+use proto::nic::pool::FramePool;
+use proto::nic::rings::{LENT_MAX, REGION_SIZE, StackEnd};
+use proto::nic::slab::PageIndex;
+use proto::shm::region::Region;
+use proto::{Instant, PeerCorrupt};
+use rustix::fd::{AsRawFd, OwnedFd};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Small pages that nicd is lent at most, and large ones.
+const LENT: [usize; 2] = [448, 64];
+const _: () = assert!(LENT[0] + LENT[1] <= LENT_MAX as usize);
+
+/// Frames that wait for a nicd that is not there; more are dropped as by a link that is down.
+const HELD_MAX: usize = 1024;
+
+/// What an introduction brings.
+pub(super) struct Ends {
+    pub(super) memory: OwnedFd,
+    pub(super) wakes_us: OwnedFd,
+    pub(super) wakes_peer: OwnedFd,
+}
+
+/// A nicd incarnation.
+struct Attached {
+    generation: Generation,
+    rings: StackEnd<Mapped>,
+    assembly: Assembly<Mapped>,
+    wakes_us: OwnedFd,
+    wakes_peer: OwnedFd,
+    patience: Patience,
+    pushed: u32,
+    /// Pages on the fill ring or being filled: small, large.
+    lent: [usize; 2],
+    /// Pages handed to the transmit ring and not given back.
+    in_flight: usize,
+    notices: NoticeLane<FilterNotice, LinkNotice>,
+}
+
+impl Attached {
+    /// Descriptors that may be pushed: the ring takes them, and their completions will fit.
+    fn room(&mut self) -> usize {
+        let slots = self.rings.transmit.room().unwrap_or(0) as usize;
+        slots.min((LENT_MAX as usize).saturating_sub(self.in_flight))
+    }
+}
+
+/// One interface's nicd.
+pub(super) struct NicLink {
+    pub(super) index: u16,
+    pub(super) pool: Rc<FramePool<Mapped>>,
+    seat: Seat,
+    attached: Option<Attached>,
+    held: VecDeque<PacketBuf<Mapped>>,
+}
+
+impl NicLink {
+    /// Nobody is attached yet.
+    pub(super) fn new(index: u16, pool: Rc<FramePool<Mapped>>) -> Self {
+        NicLink { index, pool, seat: Seat::new(Role::Nicd, index), attached: None, held: VecDeque::new() }
+    }
+
+    /// A new incarnation to share rings with; returns the name where it may connect its notices.
+    pub(super) fn introduce(
+        &mut self,
+        us: (Seat, Generation),
+        generation: Generation,
+        ends: Ends,
+        registry: &Registry,
+    ) -> io::Result<Option<String>> {
+        self.detach(registry);
+        let memory = Arc::new(Region::map(&ends.memory, REGION_SIZE)?);
+        let notices = NoticeLane::offer(us, (self.seat, generation))?;
+        watch(registry, ends.wakes_us.as_raw_fd(), Token(NIC + usize::from(self.index)))?;
+        watch(registry, notices.as_raw_fd(), Token(NIC_NOTICES + usize::from(self.index)))?;
+        let name = notices.name().to_owned();
+        self.attached = Some(Attached {
+            generation,
+            rings: StackEnd::new(memory),
+            assembly: Assembly::new(&self.pool),
+            wakes_us: ends.wakes_us,
+            wakes_peer: ends.wakes_peer,
+            patience: Patience::default(),
+            pushed: 0,
+            lent: [0; 2],
+            in_flight: 0,
+            notices,
+        });
+        self.refill();
+        Ok(Some(name))
+    }
+
+    /// That incarnation is dead: what it was lent comes back.
+    pub(super) fn peer_gone(&mut self, generation: Generation, registry: &Registry) {
+        if self.attached.as_ref().is_some_and(|nic| nic.generation <= generation) {
+            self.detach(registry);
+        }
+    }
+
+    fn detach(&mut self, registry: &Registry) {
+        if let Some(nic) = self.attached.take() {
+            let _ = registry.deregister(&mut SourceFd(&nic.wakes_us.as_raw_fd()));
+            let _ = registry.deregister(&mut SourceFd(&nic.notices.as_raw_fd()));
+            drop(nic);
+            self.pool.reclaim_all();
+        }
+    }
+
+    /// The peer broke a rule: its rings are not looked at any more until a successor comes. Its
+    /// pages stay lent, it may still write them.
+    pub(super) fn drop_rings(&mut self) {
+        self.attached = None;
+    }
+
+    pub(super) fn rendezvous(&mut self, generation: Generation, name: String) {
+        if let Some(nic) = self.attached.as_mut().filter(|nic| nic.generation == generation) {
+            if let Err(error) = nic.notices.connect(name) {
+                tracing::warn!("notices to {}: {error}", self.seat);
+            }
+        }
+    }
+
+    pub(super) fn next_notice(&mut self) -> Option<LinkNotice> {
+        self.attached.as_mut()?.notices.receive().ok().flatten()
+    }
+
+    /// Takes back the pages of frames that were sent.
+    pub(super) fn complete(&mut self) -> bool {
+        let Some(nic) = &mut self.attached else { return false };
+        let mut any = false;
+        loop {
+            let slot = match nic.rings.completion.pop() {
+                Ok(Some(slot)) => slot,
+                Ok(None) => break,
+                Err(rule) => return self.corrupt(rule),
+            };
+            any = true;
+            nic.in_flight = nic.in_flight.saturating_sub(1);
+            let page = PageIndex(u32::from_ne_bytes([slot[0], slot[1], slot[2], slot[3]]));
+            if let Err(rule) = self.pool.completed(page) {
+                return self.corrupt(rule);
+            }
+        }
+        nic.rings.completion.release();
+        any
+    }
+
+    fn corrupt(&mut self, rule: PeerCorrupt) -> bool {
+        tracing::warn!("{}: {rule}", self.seat);
+        self.drop_rings();
+        true
+    }
+
+    /// The next frame that came in.
+    pub(super) fn next_frame(&mut self) -> Result<Option<PacketBuf<Mapped>>, PeerCorrupt> {
+        let Some(nic) = &mut self.attached else { return Ok(None) };
+        while let Some(slot) = nic.rings.receive.pop()? {
+            let descriptor = Descriptor::from_slot(&slot, self.pool.geometry())?;
+            let large = descriptor.page.0 >= self.pool.geometry().small;
+            nic.lent[usize::from(large)] = nic.lent[usize::from(large)].saturating_sub(1);
+            if let Some(frame) = nic.assembly.push(descriptor)? {
+                return Ok(Some(frame));
+            }
+        }
+        nic.rings.receive.release();
+        Ok(None)
+    }
+
+    /// Lends empty pages, as many as are missing.
+    pub(super) fn refill(&mut self) {
+        let Some(nic) = &mut self.attached else { return };
+        nic.rings.receive.release();
+        for (large, most) in LENT.into_iter().enumerate() {
+            while nic.lent[large] < most {
+                let lent = if large == 0 { self.pool.lend_small() } else { self.pool.lend_large() };
+                let Some(page) = lent else { break };
+                nic.lent[large] += 1;
+                let pushed = nic.rings.fill.push(&Descriptor::plain(page, 0, 0).to_slot());
+                // Never more are lent than the ring holds; a corrupt head is found out by whoever
+                // looks at the other rings of this peer.
+                if !matches!(pushed, Ok(true)) {
+                    break;
+                }
+            }
+        }
+        if nic.rings.fill.publish() {
+            wake(&nic.wakes_peer);
+        }
+    }
+
+    /// Frames that the transmit ring would take now.
+    pub(super) fn room(&mut self) -> usize {
+        let Some(nic) = &mut self.attached else { return 0 };
+        nic.room().saturating_sub(self.held.len())
+    }
+
+    /// A released frame, to be handed to nicd as soon as there is a place. `false` when there is no
+    /// nicd and too many wait for one already.
+    #[must_use = "a frame that is not held is dropped"]
+    pub(super) fn hold(&mut self, frame: PacketBuf<Mapped>) -> bool {
+        let held = self.held.len() < HELD_MAX;
+        if held {
+            self.held.push_back(frame);
+        }
+        held
+    }
+
+    /// Hands down what the ring takes.
+    pub(super) fn transmit(&mut self) {
+        let Some(nic) = &mut self.attached else { return };
+        while let Some(frame) = self.held.front() {
+            if nic.room() < frame.pages() {
+                break;
+            }
+            let frame = self.held.pop_front().expect("looked at above");
+            let (ring, pushed, in_flight) = (&mut nic.rings.transmit, &mut nic.pushed, &mut nic.in_flight);
+            frame.into_descriptors(|descriptor| {
+                *pushed = pushed.wrapping_add(1);
+                *in_flight += 1;
+                let pushed = ring.push(&descriptor.to_slot());
+                assert_eq!(pushed, Ok(true), "there was room for the whole frame");
+            });
+        }
+        if nic.rings.transmit.publish() {
+            wake(&nic.wakes_peer);
+        }
+        let backlog = nic.rings.transmit.backlog().unwrap_or(0);
+        nic.patience.observe(now(), backlog, nic.pushed);
+    }
+
+    /// Before sleeping; `false` when something came meanwhile.
+    pub(super) fn arm(&mut self) -> bool {
+        let Some(nic) = &mut self.attached else { return true };
+        let receive = nic.rings.receive.arm().unwrap_or(false);
+        let completion = nic.rings.completion.arm().unwrap_or(false);
+        receive && completion
+    }
+
+    pub(super) fn disarm(&mut self) {
+        if let Some(nic) = &mut self.attached {
+            nic.rings.receive.disarm();
+            nic.rings.completion.disarm();
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.attached.as_ref()?.patience.deadline()
+    }
+
+    /// The incarnation that has stood still too long.
+    pub(super) fn stuck(&mut self, now: Instant) -> Option<(Seat, Generation)> {
+        let nic = self.attached.as_mut()?;
+        nic.patience.is_over(now).then_some((self.seat, nic.generation))
+    }
+}
+
+/// Wakes a daemon by its eventfd. It is non-blocking; one that is full wakes too.
+pub(super) fn wake(eventfd: &OwnedFd) {
+    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+}

@@ -1,0 +1,108 @@
+//! What an administrator changes while the stack runs.
+
+use super::Stack;
+use crate::ip::fib::Route;
+use crate::ip::prefix::Prefix as Network;
+use crate::ip::route::RouteError;
+use crate::wire::address::MacAddr;
+use core::net::IpAddr;
+use proto::Instant;
+use proto::control::notices::Change;
+use proto::shm::Memory;
+use rustix::io::Errno;
+
+impl<M: Memory + Clone> Stack<M> {
+    /// Makes a change, or says why not; nothing has changed then.
+    ///
+    /// # Errors
+    /// The errno that `ip` would show.
+    pub fn change(&mut self, now: Instant, change: &Change) -> Result<(), Errno> {
+        match *change {
+            Change::AddressAdd { nic, prefix } => {
+                self.nic(nic)?;
+                self.ip.routes.add_address(nic, prefix.addr, prefix.len).map_err(errno)?;
+                let interface = &mut self.ip.link.interfaces_mut()[usize::from(nic)];
+                interface.addrs.push(prefix.addr);
+                if let IpAddr::V4(v4) = prefix.addr {
+                    interface.neighbours.announce(now, v4);
+                }
+                Ok(())
+            }
+            Change::AddressDel { nic, prefix } => {
+                self.nic(nic)?;
+                if !self.ip.routes.remove_address(nic, prefix.addr, prefix.len) {
+                    return Err(Errno::ADDRNOTAVAIL);
+                }
+                let interface = &mut self.ip.link.interfaces_mut()[usize::from(nic)];
+                interface.addrs.retain(|addr| *addr != prefix.addr);
+                Ok(())
+            }
+            Change::RouteAdd { to, via, nic, metric } => {
+                self.nic(nic)?;
+                let prefix = Network::of(to.addr, to.len).ok_or(Errno::INVAL)?;
+                let route =
+                    Route { prefix, metric, gateway: via, interface: nic, source: None, connected: false };
+                self.ip.routes.add_route(route).map_err(errno)
+            }
+            Change::RouteDel { to, .. } => {
+                let prefix = Network::of(to.addr, to.len).ok_or(Errno::INVAL)?;
+                self.ip.routes.remove_route(&prefix, 0).map(|_| ()).ok_or(Errno::SRCH)
+            }
+            Change::NeighbourAdd { nic, addr, mac } => self.set_neighbour(now, nic, addr, MacAddr(mac)),
+            Change::NeighbourDel { nic, addr } => self.remove_neighbour(nic, addr),
+            Change::LinkSet { nic, up, mtu, .. } => {
+                self.nic(nic)?;
+                if let Some(mtu) = mtu {
+                    // RFC 791 §3.2: every module must take 68 bytes; one page holds a frame.
+                    if !(68..=MTU_MAX).contains(&mtu) {
+                        return Err(Errno::INVAL);
+                    }
+                    self.ip.link.interfaces_mut()[usize::from(nic)].mtu = mtu;
+                }
+                if let Some(up) = up {
+                    self.set_link_up(now, nic, up);
+                }
+                Ok(())
+            }
+            // The engine copies frames, not the stack.
+            Change::CaptureOpen => Ok(()),
+        }
+    }
+
+    fn nic(&self, nic: u16) -> Result<(), Errno> {
+        self.ip.link.interface(nic).map(|_| ()).ok_or(Errno::NODEV)
+    }
+
+    /// The carrier of an interface came or went, or an administrator wants it up or down.
+    pub fn set_link_up(&mut self, _now: Instant, nic: u16, up: bool) {
+        self.ip.routes.set_interface_up(nic, up);
+    }
+
+    fn set_neighbour(&mut self, now: Instant, nic: u16, addr: IpAddr, mac: MacAddr) -> Result<(), Errno> {
+        match self.ip.link.set_neighbour(now, nic, addr, mac, &mut self.counters) {
+            Some(true) => Ok(()),
+            Some(false) => Err(Errno::NOBUFS),
+            None => Err(Errno::NODEV),
+        }
+    }
+
+    fn remove_neighbour(&mut self, nic: u16, addr: IpAddr) -> Result<(), Errno> {
+        match self.ip.link.remove_neighbour(nic, addr, &mut self.counters) {
+            Some(true) => Ok(()),
+            Some(false) => Err(Errno::NOENT),
+            None => Err(Errno::NODEV),
+        }
+    }
+}
+
+/// The largest MTU: Linux's for Ethernet devices without offloads (ETH_MAX_MTU is 65535).
+const MTU_MAX: u16 = 9000;
+
+fn errno(error: RouteError) -> Errno {
+    match error {
+        RouteError::Exists => Errno::EXIST,
+        RouteError::Invalid => Errno::INVAL,
+        RouteError::Full => Errno::NOBUFS,
+        RouteError::GatewayUnreachable => Errno::NETUNREACH,
+    }
+}

@@ -1,0 +1,93 @@
+//! INV-T8: what the stack is about to work on, told to somebody who writes it down.
+//!
+//! The digest of a frame is made of what a retransmission has again: its flow, its sequence number
+//! and flags; the flow's digest of its ends alone. Nothing here decides; the watch does.
+
+use crate::wire::ethernet::HEADER_LEN as LINK_LEN;
+use core::hash::Hasher;
+use proto::recorder::{Crumb, Work};
+use siphasher::sip::SipHasher13;
+
+/// Somebody who keeps a breadcrumb, and knows what has killed the daemon before.
+pub trait Watch {
+    /// This comes next; `false` when it is poison and must be dropped.
+    fn begin(&mut self, crumb: &Crumb) -> bool;
+    /// It is done.
+    fn end(&mut self);
+}
+
+impl core::fmt::Debug for dyn Watch {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Watch")
+    }
+}
+
+fn digest(parts: &[&[u8]]) -> u64 {
+    let mut hash = SipHasher13::new();
+    for part in parts {
+        hash.write(part);
+    }
+    hash.finish()
+}
+
+/// The crumb of a frame, of whose head as many bytes are at hand as `head` has.
+pub(super) fn frame_crumb(head: &[u8]) -> Crumb {
+    let ip = head.get(LINK_LEN..).unwrap_or(&[]);
+    let header_len = ip.first().map_or(0, |first| usize::from(first & 15) * 4);
+    let is_ipv4 = head.get(12..14) == Some(&[8, 0]) && header_len >= 20;
+    let transport = ip.get(header_len..).unwrap_or(&[]);
+    let flow = match (is_ipv4, ip.get(9..10), ip.get(12..20)) {
+        (true, Some(protocol), Some(addresses)) => {
+            digest(&[protocol, addresses, transport.get(..4).unwrap_or(transport)])
+        }
+        // What has no flow is known by its sender.
+        _ => digest(&[head.get(6..14).unwrap_or(head)]),
+    };
+    // Sequence number and flags of TCP, length and first bytes of the others; neither checksum nor
+    // acknowledgement, which differ when the same data comes again.
+    let piece = match (is_ipv4, ip.get(9)) {
+        (true, Some(6)) => {
+            digest(&[transport.get(4..8).unwrap_or(&[]), transport.get(13..14).unwrap_or(&[])])
+        }
+        (true, _) => digest(&[transport.get(..6).unwrap_or(transport), transport.get(8..).unwrap_or(&[])]),
+        (false, _) => digest(&[head]),
+    };
+    Crumb { work: Work::Frame, piece: piece ^ flow, flow }
+}
+
+/// The crumb of a command, a timer or a record, by what names it.
+pub(super) fn crumb(work: Work, name: &[u8]) -> Crumb {
+    Crumb { work, piece: digest(&[name]), flow: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(seq: u8, ack: u8, ident: u8) -> Vec<u8> {
+        let mut frame = vec![0; LINK_LEN + 40];
+        frame[12] = 8;
+        frame[14] = 0x45;
+        frame[14 + 5] = ident;
+        frame[14 + 9] = 6;
+        frame[14 + 12..14 + 20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        frame[34 + 7] = seq;
+        frame[34 + 11] = ack;
+        frame
+    }
+
+    #[test]
+    fn a_retransmission_has_the_same_digest() {
+        assert_eq!(frame_crumb(&segment(1, 2, 3)), frame_crumb(&segment(1, 9, 8)));
+        let (one, other) = (frame_crumb(&segment(1, 2, 3)), frame_crumb(&segment(2, 2, 3)));
+        assert_ne!(one.piece, other.piece);
+        assert_eq!(one.flow, other.flow);
+    }
+
+    #[test]
+    fn no_frame_is_too_short() {
+        for len in 0..60 {
+            frame_crumb(&[8; 60][..len]);
+        }
+    }
+}
