@@ -6,7 +6,8 @@
 //! * [`Counters`], once: from where numbers are given out that are never used twice;
 //! * [`Session`]: a client and how its arena is divided, with the outcome of its last request;
 //! * [`Operation`]: a socket that sockd gave out, from the intent to open it until netd let go of
-//!   its place. An active place of an arena is free when no operation names it.
+//!   its place. An active place of an arena is free when no operation names it. A UDP socket that
+//!   gets another remote is a second operation on its place, which then stands for the first.
 //!
 //! Not here: the order in which they change (sockd's `core`), connections that came in through a
 //! listener (netd's own).
@@ -126,6 +127,8 @@ pub struct Operation {
     pub asked: SocketAddr,
     /// Listen: how many connections may wait for accept; else 0.
     pub backlog: u32,
+    /// Datagram: the operation whose socket gets another remote by this one; 0 when it opens one.
+    pub replaces: OpId,
 }
 
 /// Where an operation stands.
@@ -136,8 +139,6 @@ pub enum OperationPhase {
     Intended = 1,
     /// It is open.
     Done = 2,
-    /// It is open, and shall get another remote (UDP); netd's answer is not known.
-    Changing = 3,
 }
 
 /// The part of an operation that changes.
@@ -295,6 +296,7 @@ impl Operation {
         out.u32(self.epoch.0);
         out.u32(self.backlog);
         out.socket_addr(self.asked);
+        out.u64(self.replaces.0);
         out.finish()
     }
 
@@ -307,8 +309,8 @@ impl Operation {
         };
         let (shard, id) = (from.u16(), OpId(from.u64()));
         let (session, slot, epoch) = (SessionId(from.u32()), SlotIndex(from.u32()), Epoch(from.u32()));
-        let (backlog, asked) = (from.u32(), from.socket_addr());
-        Some(Operation { id, kind, shard, session, slot, epoch, asked, backlog })
+        let (backlog, asked, replaces) = (from.u32(), from.socket_addr(), OpId(from.u64()));
+        Some(Operation { id, kind, shard, session, slot, epoch, asked, backlog, replaces })
     }
 }
 
@@ -329,7 +331,6 @@ impl OperationState {
         let phase = match from.u8() {
             1 => OperationPhase::Intended,
             2 => OperationPhase::Done,
-            3 => OperationPhase::Changing,
             _ => return None,
         };
         Some(OperationState { phase, request, local: from.socket_addr(), remote: from.socket_addr() })
@@ -374,8 +375,9 @@ mod tests {
             epoch,
             asked: local,
             backlog: 128,
+            replaces: OpId(3),
         };
-        let state = OperationState { phase: OperationPhase::Changing, request: 4, local, remote };
+        let state = OperationState { phase: OperationPhase::Intended, request: 4, local, remote };
         let record = Record::Operation(operation, state);
         assert_eq!(there_and_back(operation.to_bytes(), state.to_bytes()), Some(record));
     }

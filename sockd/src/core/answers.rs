@@ -29,30 +29,30 @@ impl<M: Memory> Core<M> {
         let (kind, before) = (opened.record.kind, opened.state.local.port());
         opened.state = OperationState { phase: OperationPhase::Done, local, ..opened.state };
         self.cells.commit(&mut opened.held, &opened.state.to_bytes());
-        let (session, request) = (opened.record.session, opened.state.request);
+        let (record, request) = (opened.record, opened.state.request);
         let (ends, outcome) = (opened.ends(), opened.outcome());
         self.ports.release(kind, op, before);
         self.ports.take(kind, op, ends);
-        self.finish(session, request, outcome, effects);
+        self.finish(record.session, request, outcome, effects);
+        if record.replaces != OpId(0) {
+            if let Some(client) = self.clients.get_mut(&record.session) {
+                client.sockets.insert(record.slot, op);
+            }
+            self.release(record.replaces);
+        }
     }
 
     fn failed(&mut self, op: OpId, errno: u32, effects: &mut Vec<Effect>) {
         let Some(opened) = self.ops.get_mut(&op) else { return };
         let (session, request) = (opened.record.session, opened.state.request);
-        match opened.state.phase {
-            OperationPhase::Done => {}
-            OperationPhase::Intended => match self.try_again(op, errno) {
-                Ok(retry) => effects.push(retry),
-                Err(errno) => {
-                    self.finish(session, request, Outcome::Errno(errno), effects);
-                    self.release(op);
-                }
-            },
-            OperationPhase::Changing => {
+        if opened.state.phase == OperationPhase::Done {
+            return;
+        }
+        match self.try_again(op, errno) {
+            Ok(retry) => effects.push(retry),
+            Err(errno) => {
                 self.finish(session, request, Outcome::Errno(errno), effects);
-                let opened = self.ops.get_mut(&op).expect("just found");
-                opened.state.phase = OperationPhase::Done;
-                self.cells.commit(&mut opened.held, &opened.state.to_bytes());
+                self.release(op);
             }
         }
     }
@@ -65,7 +65,7 @@ impl<M: Memory> Core<M> {
         let opened = self.ops.get_mut(&op).expect("the caller found it");
         let is = |errno: Errno| errno.raw_os_error().unsigned_abs() == code;
         let Operation { kind, asked, session, shard, .. } = opened.record;
-        let taken = is(Errno::ADDRINUSE) || (is(Errno::ADDRNOTAVAIL) && asked.ip().is_unspecified());
+        let taken = is(Errno::ADDRINUSE) || (is(Errno::ADDRNOTAVAIL) && kind == Kind::Connect);
         let ending = self.clients.get(&session).is_none_or(|c| c.state.phase == SessionPhase::Ending);
         if !taken || asked.port() != 0 || ending {
             return Err(code);
@@ -84,13 +84,15 @@ impl<M: Memory> Core<M> {
         Ok(Effect::Command { shard, command: opened.command() })
     }
 
-    /// netd let go of a socket's place.
+    /// netd let go of a socket's place. A request about it that is under way came too late.
     fn let_go(&mut self, op: OpId, effects: &mut Vec<Effect>) {
         let Some(opened) = self.ops.get(&op) else { return };
-        if opened.state.phase != OperationPhase::Done {
-            // Closed while a request about it was under way.
-            let (session, request) = (opened.record.session, opened.state.request);
+        let waiting = self.clients.get(&opened.record.session).and_then(|client| client.waiting);
+        if let Some(wish) = waiting.filter(|wish| *wish == op || self.ops[wish].record.replaces == op) {
+            let late = &self.ops[&wish];
+            let (session, request) = (late.record.session, late.state.request);
             self.finish(session, request, errno(Errno::BADF), effects);
+            self.release(wish);
         }
         self.release(op);
     }
@@ -108,7 +110,8 @@ impl<M: Memory> Core<M> {
             return;
         }
         client.dropping = true;
-        let left: Vec<OpId> = client.sockets.values().copied().collect();
+        let of_it = |(_, opened): &(&OpId, &Opened)| opened.record.session == session;
+        let left: Vec<OpId> = self.ops.iter().filter(of_it).map(|(op, _)| *op).collect();
         for op in left {
             self.release(op);
         }

@@ -246,13 +246,16 @@ impl<M: Memory> Core<M> {
         effects.push(client.reply());
     }
 
-    /// Forgets an operation: its cell, its port and its place are free again.
+    /// Forgets an operation: its cell and its port are free again, and its place unless another
+    /// operation stands for the socket there.
     fn release(&mut self, op: OpId) {
         let Some(opened) = self.ops.remove(&op) else { return };
         let Operation { kind, session, slot, .. } = opened.record;
         self.cells.free(opened.held);
         self.ports.release(kind, op, opened.state.local.port());
-        if let Some(client) = self.clients.get_mut(&session) {
+        if let Some(client) = self.clients.get_mut(&session)
+            && client.sockets.get(&slot) == Some(&op)
+        {
             client.sockets.remove(&slot);
             client.free.push(slot.0);
         }

@@ -74,24 +74,20 @@ impl<M: Memory> Core<M> {
                 self.release(op);
                 continue;
             };
-            let done = client.state.request;
+            let (done, Operation { replaces, .. }) = (client.state.request, opened.record);
             match opened.state.phase {
-                // The outcome of the operation was stored, that of the request not yet.
-                OperationPhase::Done if opened.state.request == done + 1 => {
-                    let (request, outcome) = (done + 1, opened.outcome());
-                    client.state = SessionState { request, outcome, ..client.state };
-                    self.cells.commit(&mut client.held, &client.state.to_bytes());
+                OperationPhase::Done => {
+                    if opened.state.request == done + 1 {
+                        // The outcome of the operation was stored, that of the request not yet.
+                        let (request, outcome) = (done + 1, opened.outcome());
+                        client.state = SessionState { request, outcome, ..client.state };
+                        self.cells.commit(&mut client.held, &client.state.to_bytes());
+                    }
+                    self.release(replaces);
                 }
-                OperationPhase::Done => {}
-                OperationPhase::Intended | OperationPhase::Changing if opened.state.request > done => {
-                    client.waiting = Some(op);
-                }
+                OperationPhase::Intended if opened.state.request > done => client.waiting = Some(op),
                 // The request failed and says so; what is left of the operation goes.
                 OperationPhase::Intended => self.release(op),
-                OperationPhase::Changing => {
-                    opened.state.phase = OperationPhase::Done;
-                    self.cells.commit(&mut opened.held, &opened.state.to_bytes());
-                }
             }
         }
     }
@@ -102,7 +98,8 @@ impl<M: Memory> Core<M> {
             let Operation { kind, session, slot, .. } = opened.record;
             self.ports.take(kind, *op, opened.ends());
             let client = self.clients.get_mut(&session).expect("others were released");
-            client.sockets.insert(slot, *op);
+            // Of two on one place the earlier one is the socket, the later one a wish for it.
+            client.sockets.entry(slot).or_insert(*op);
         }
         for client in self.clients.values_mut() {
             charge(&mut self.usage, client.record.uid, &client.record.geometry);
@@ -166,16 +163,16 @@ impl<M: Memory> Core<M> {
         let named: Vec<OpId> = self.ops.keys().copied().collect();
         for op in named {
             let opened = &self.ops[&op];
-            let live = self.clients.get(&opened.record.session);
-            let live = live.is_some_and(|client| client.state.phase != SessionPhase::Ending);
-            if opened.record.shard != shard || !live {
+            let Some(client) = self.clients.get(&opened.record.session) else { continue };
+            if opened.record.shard != shard || client.state.phase == SessionPhase::Ending {
                 continue;
             }
+            let replaced = client.waiting.is_some_and(|wish| self.ops[&wish].record.replaces == op);
             match opened.state.phase {
-                OperationPhase::Intended | OperationPhase::Changing => {
+                OperationPhase::Intended => {
                     effects.push(Effect::Command { shard, command: opened.command() });
                 }
-                OperationPhase::Done if known.contains(&op) => {}
+                OperationPhase::Done if replaced || known.contains(&op) => {}
                 OperationPhase::Done => self.release(op),
             }
         }

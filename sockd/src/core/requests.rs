@@ -159,19 +159,33 @@ impl<M: Memory> Core<M> {
             return Err(if kind == Kind::Connect { Errno::ADDRNOTAVAIL } else { Errno::ADDRINUSE });
         }
         let slot = client.take_place().ok_or(Errno::MFILE)?;
-        let Some(mut held) = self.cells.take() else {
-            client.free.push(slot.0);
-            return Err(Errno::NOBUFS);
-        };
-        let id = self.name_op();
-        let client = self.clients.get_mut(&session).expect("it asked");
+        let replaces = OpId(0);
+        let epoch = epoch_of(self.next_op);
         // Names and addresses belong to shard 0 as long as no other shard is asked for.
-        let record = Operation { id, kind, shard: 0, session, slot, epoch: epoch_of(id), asked, backlog };
+        let record =
+            Operation { id: self.next_op, kind, shard: 0, session, slot, epoch, asked, backlog, replaces };
         let state = OperationState { phase: OperationPhase::Intended, request, local, remote };
+        let written = self.write_down(record, state);
+        let client = self.clients.get_mut(&session).expect("it asked");
+        match written {
+            Ok(op) => client.sockets.insert(slot, op),
+            Err(refusal) => {
+                client.free.push(slot.0);
+                return Err(refusal);
+            }
+        };
+        written
+    }
+
+    /// The intent, as a record under the next name.
+    fn write_down(&mut self, record: Operation, state: OperationState) -> Result<OpId, Errno> {
+        let mut held = self.cells.take().ok_or(Errno::NOBUFS)?;
+        let id = self.name_op();
+        assert_eq!(id, record.id, "a record goes under the next name");
         self.cells.open(&mut held, &record.to_bytes(), &state.to_bytes());
-        client.sockets.insert(slot, id);
-        self.ports.take(kind, id, Ends { local, remote });
-        self.ops.insert(id, Opened { held, record, state, tries: 1 });
+        let opened = Opened { held, record, state, tries: 1 };
+        self.ports.take(record.kind, id, opened.ends());
+        self.ops.insert(id, opened);
         Ok(id)
     }
 
@@ -183,20 +197,20 @@ impl<M: Memory> Core<M> {
         slot: SlotIndex,
         remote: SocketAddr,
     ) -> Result<OpId, Errno> {
-        let op = *self.clients[&session].sockets.get(&slot).ok_or(Errno::BADF)?;
-        let opened = self.ops.get_mut(&op).expect("a place names a socket there is");
-        if opened.record.kind != Kind::Datagram {
+        let replaces = *self.clients[&session].sockets.get(&slot).ok_or(Errno::BADF)?;
+        let Opened { record, state, .. } = &self.ops[&replaces];
+        if record.kind != Kind::Datagram {
             return Err(Errno::OPNOTSUPP);
         }
         let remote = if remote.ip().is_unspecified() && remote.port() == 0 {
             NOWHERE
         } else {
-            policy::may_associate(opened.state.local, policy::destination(remote))?;
+            policy::may_associate(state.local, policy::destination(remote))?;
             policy::destination(remote)
         };
-        opened.state = OperationState { phase: OperationPhase::Changing, request, remote, ..opened.state };
-        self.cells.commit(&mut opened.held, &opened.state.to_bytes());
-        Ok(op)
+        let record = Operation { id: self.next_op, asked: state.local, replaces, ..*record };
+        let state = OperationState { phase: OperationPhase::Intended, request, remote, local: state.local };
+        self.write_down(record, state)
     }
 }
 

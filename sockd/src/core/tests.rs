@@ -124,8 +124,9 @@ impl Netd {
     fn open(&mut self, op: OpId, socket: SocketRef, mut local: SocketAddr, remote: SocketAddr) {
         assert!(self.sessions.contains(&socket.session), "the vaults have passed the session on");
         if let Some(record) = self.records.get_mut(&socket) {
-            assert_eq!(record.op, op, "one place, one use, one operation");
-            record.remote = remote;
+            // A second operation on an open socket gives it another remote.
+            assert!(record.op <= op, "one place, one use, one operation");
+            *record = Record { op, remote, ..*record };
             let local = record.local;
             self.answers.push_back(Answer::Done { op, local });
             return;
