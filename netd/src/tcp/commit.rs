@@ -254,7 +254,7 @@ impl ControlBlock {
         if !values.fin_sent {
             self.state = match self.state {
                 State::FinWait1 => State::Established,
-                State::LastAck | State::Closing => State::CloseWait,
+                State::LastAck => State::CloseWait,
                 other => other,
             };
         }

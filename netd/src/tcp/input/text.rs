@@ -184,6 +184,8 @@ impl ControlBlock {
         reaction.events.remote_closed = true;
         match self.state {
             State::Established => self.state = State::CloseWait,
+            // The own close is still queued behind data: as if it came after the remote's.
+            State::FinWait1 if !self.fin_sent() => self.state = State::LastAck,
             State::FinWait1 if !self.fin_acknowledged() => self.state = State::Closing,
             _ => {
                 self.enter_time_wait(now);
