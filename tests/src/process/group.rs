@@ -136,6 +136,14 @@ impl Group {
         &self.name
     }
 
+    /// A native client's session in this process.
+    ///
+    /// # Errors
+    /// When sockd refuses it.
+    pub fn session(&self, size: libnetclient::Size) -> io::Result<libnetclient::Session> {
+        libnetclient::Session::at(&self.dir.join(&self.name).join("api.sock"), size)
+    }
+
     /// The directory that holds `NAME/api.sock`.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -47,6 +47,17 @@ impl Remote for mio::net::TcpStream {
     }
 }
 
+impl Remote for libnetclient::TcpStream {
+    fn finish_writing(&self) -> io::Result<()> {
+        self.shutdown(std::net::Shutdown::Write)
+    }
+
+    /// The kernel is not the remote here, and nobody else keeps this account.
+    fn in_flight(&self) -> u64 {
+        0
+    }
+}
+
 /// What the connections do.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
