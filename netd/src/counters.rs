@@ -2,108 +2,92 @@
 //! under exactly one [`DropReason`]; nothing is lost without one.
 
 use crate::wire::drop_reason::DropReason;
+use proto::stats::Counts;
 
-macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)*) => {
-        /// An event that is counted.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Counter { $($(#[doc = $doc])+ $name),* }
-
-        impl Counter {
-            /// All of them, in the order of their places.
-            pub const ALL: &'static [Counter] = &[$(Counter::$name),*];
-            /// How many there are.
-            pub const COUNT: usize = Counter::ALL.len();
-
-            /// The name that `netctl stats` shows.
-            pub const fn name(self) -> &'static str {
-                match self { $(Counter::$name => $text),* }
-            }
-        }
-    };
-}
-
-counters! {
-    /// Frames that came from a nicd.
-    RxFrames = "rx_frames",
-    /// Bytes in them.
-    RxBytes = "rx_bytes",
-    /// Frames handed to a nicd.
-    TxFrames = "tx_frames",
-    /// Bytes in them.
-    TxBytes = "tx_bytes",
-    /// Frames taken up by the receive loop (softnet "processed").
-    Processed = "softnet_processed",
-    /// Rounds that ended with work left because the budget was used up (softnet "time_squeeze").
-    TimeSqueeze = "softnet_time_squeeze",
-    /// Times that transmission stopped because the ring below was full.
-    TxStopped = "tx_queue_stopped",
-    /// Times that it went on again.
-    TxWoken = "tx_queue_woken",
-    /// Connections opened from here (RFC 4022 tcpActiveOpens).
-    TcpActiveOpens = "tcp_active_opens",
-    /// Connections opened by remotes (RFC 4022 tcpPassiveOpens).
-    TcpPassiveOpens = "tcp_passive_opens",
-    /// Segments received (RFC 4022 tcpInSegs).
-    TcpInSegs = "tcp_in_segs",
-    /// Segments sent, retransmissions left out (RFC 4022 tcpOutSegs).
-    TcpOutSegs = "tcp_out_segs",
-    /// Segments sent again (RFC 4022 tcpRetransSegs).
-    TcpRetransSegs = "tcp_retrans_segs",
-    /// Resets sent (RFC 4022 tcpOutRsts).
-    TcpOutRsts = "tcp_out_rsts",
-    /// Challenge ACKs sent (RFC 5961).
-    TcpChallengeAcks = "tcp_challenge_acks",
-    /// SYN cookies sent.
-    TcpSynCookies = "tcp_syn_cookies_sent",
-    /// Datagrams delivered (RFC 4113 udpInDatagrams).
-    UdpInDatagrams = "udp_in_datagrams",
-    /// Datagrams sent (RFC 4113 udpOutDatagrams).
-    UdpOutDatagrams = "udp_out_datagrams",
-    /// ICMP messages received.
-    IcmpInMsgs = "icmp_in_msgs",
-    /// ICMP messages sent.
-    IcmpOutMsgs = "icmp_out_msgs",
-    /// ARP packets received.
-    ArpIn = "arp_in",
-    /// ARP packets sent.
-    ArpOut = "arp_out",
-    /// Payload bytes copied from frames into arenas.
-    CopiedToArena = "payload_bytes_to_arena",
-    /// Payload bytes copied from arenas into frames.
-    CopiedToFrame = "payload_bytes_to_frame",
-    /// Cells committed.
-    Commits = "commits",
-    /// Records taken over from an earlier incarnation.
-    Recovered = "records_recovered",
-    /// Records that failed their check and were given up (INV-T7).
-    CellsCorrupt = "records_corrupt",
-    /// Sessions ended because the client broke a rule.
-    SessionsCorrupt = "sessions_corrupt",
+proto::counters! {
+    /// An event that is counted.
+    pub enum Counter {
+        /// Frames that came from a nicd.
+        RxFrames = "rx_frames",
+        /// Bytes in them.
+        RxBytes = "rx_bytes",
+        /// Frames handed to a nicd.
+        TxFrames = "tx_frames",
+        /// Bytes in them.
+        TxBytes = "tx_bytes",
+        /// Frames taken up by the receive loop (softnet "processed").
+        Processed = "softnet_processed",
+        /// Rounds that ended with work left because the budget was used up (softnet "time_squeeze").
+        TimeSqueeze = "softnet_time_squeeze",
+        /// Times that transmission stopped because the ring below was full.
+        TxStopped = "tx_queue_stopped",
+        /// Times that it went on again.
+        TxWoken = "tx_queue_woken",
+        /// Connections opened from here (RFC 4022 tcpActiveOpens).
+        TcpActiveOpens = "tcp_active_opens",
+        /// Connections opened by remotes (RFC 4022 tcpPassiveOpens).
+        TcpPassiveOpens = "tcp_passive_opens",
+        /// Segments received (RFC 4022 tcpInSegs).
+        TcpInSegs = "tcp_in_segs",
+        /// Segments sent, retransmissions left out (RFC 4022 tcpOutSegs).
+        TcpOutSegs = "tcp_out_segs",
+        /// Segments sent again (RFC 4022 tcpRetransSegs).
+        TcpRetransSegs = "tcp_retrans_segs",
+        /// Resets sent (RFC 4022 tcpOutRsts).
+        TcpOutRsts = "tcp_out_rsts",
+        /// Challenge ACKs sent (RFC 5961).
+        TcpChallengeAcks = "tcp_challenge_acks",
+        /// SYN cookies sent.
+        TcpSynCookies = "tcp_syn_cookies_sent",
+        /// Datagrams delivered (RFC 4113 udpInDatagrams).
+        UdpInDatagrams = "udp_in_datagrams",
+        /// Datagrams sent (RFC 4113 udpOutDatagrams).
+        UdpOutDatagrams = "udp_out_datagrams",
+        /// ICMP messages received.
+        IcmpInMsgs = "icmp_in_msgs",
+        /// ICMP messages sent.
+        IcmpOutMsgs = "icmp_out_msgs",
+        /// ARP packets received.
+        ArpIn = "arp_in",
+        /// ARP packets sent.
+        ArpOut = "arp_out",
+        /// Payload bytes copied from frames into arenas.
+        CopiedToArena = "payload_bytes_to_arena",
+        /// Payload bytes copied from arenas into frames.
+        CopiedToFrame = "payload_bytes_to_frame",
+        /// Cells committed.
+        Commits = "commits",
+        /// Records taken over from an earlier incarnation.
+        Recovered = "records_recovered",
+        /// Records that failed their check and were given up (INV-T7).
+        CellsCorrupt = "records_corrupt",
+        /// Sessions ended because the client broke a rule.
+        SessionsCorrupt = "sessions_corrupt",
+    }
 }
 
 /// The counts of one shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Counters {
-    events: [u64; Counter::COUNT],
+    events: Counts<Counter>,
     drops: [u64; DropReason::COUNT],
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Counters { events: [0; Counter::COUNT], drops: [0; DropReason::COUNT] }
+        Counters { events: Counts::default(), drops: [0; DropReason::COUNT] }
     }
 }
 
 impl Counters {
     /// One more event.
     pub fn count(&mut self, counter: Counter) {
-        self.add(counter, 1);
+        self.events.count(counter);
     }
 
     /// `n` more of it.
     pub fn add(&mut self, counter: Counter, n: u64) {
-        self.events[counter as usize] += n;
+        self.events.add(counter, n);
     }
 
     /// One more drop for that reason.
@@ -113,7 +97,7 @@ impl Counters {
 
     /// The count of an event.
     pub fn get(&self, counter: Counter) -> u64 {
-        self.events[counter as usize]
+        self.events.get(counter)
     }
 
     /// The count of a reason.
@@ -128,7 +112,6 @@ impl Counters {
 
     /// All names with their counts: events, then drops.
     pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        let events = Counter::ALL.iter().map(|&c| (c.name(), self.get(c)));
-        events.chain(DropReason::ALL.iter().map(|&r| (r.counter(), self.dropped(r))))
+        self.events.each().chain(DropReason::ALL.iter().map(|&r| (r.counter(), self.dropped(r))))
     }
 }

@@ -74,6 +74,18 @@ impl RxPages {
         Ok(())
     }
 
+    /// Pages that `offset..offset + len` still needs; what lies outside the table counts too.
+    pub fn missing(&self, offset: u64, len: usize) -> usize {
+        let mut at = offset;
+        let lacks = |piece: &Piece| {
+            let number = at / PAGE_SIZE as u64;
+            at += piece.len as u64;
+            let index = number.checked_sub(self.first).and_then(|index| self.pages.get(index as usize));
+            index.is_none_or(|&page| page == NO_PAGE)
+        };
+        pieces(offset, len).filter(lacks).count()
+    }
+
     /// Calls `each` with the arena offset and length of every piece of the covered range
     /// `offset..offset + len`, in order.
     pub fn for_each_piece<M: Memory + Clone>(

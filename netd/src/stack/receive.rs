@@ -173,12 +173,14 @@ impl<M: Memory + Clone> Stack<M> {
         if segment.payload_len == 0 {
             return Ok(());
         }
-        let needed = segment.payload_len as usize / PAGE_SIZE + 2;
+        let Kind::Tcp(block) = &socket.kind else { return Ok(()) };
         let session = socket.at.and_then(|at| self.sessions.get(&at.session));
-        match session {
-            Some(session) if session.free_pages() < needed => Err(DropReason::ProtoMem),
-            _ => Ok(()),
-        }
+        let (Some(session), Some(offset)) = (session, block.payload_offset(segment)) else { return Ok(()) };
+        // At worst a page for every page border that the payload touches.
+        let worst = segment.payload_len as usize / PAGE_SIZE + 2;
+        let enough = session.free_pages() >= worst
+            || session.free_pages() >= socket.rx.missing(offset, segment.payload_len as usize);
+        if enough { Ok(()) } else { Err(DropReason::ProtoMem) }
     }
 
     /// Does what a control block asked for.

@@ -47,7 +47,8 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     fn settle_once(&mut self, order: &[Step]) {
-        let dirty = core::mem::take(&mut self.batch.dirty);
+        // The lists are taken out while they are worked on, and their memory is used again.
+        let mut dirty = core::mem::take(&mut self.batch.dirty);
         for &index in &dirty {
             if let Some(socket) = self.sockets.get_mut(index) {
                 socket.dirty = false;
@@ -67,6 +68,9 @@ impl<M: Memory + Clone> Stack<M> {
         self.batch.answers.clear();
         self.ip.link.out.clear();
         self.batch.told.clear();
+        dirty.clear();
+        dirty.append(&mut self.batch.dirty);
+        self.batch.dirty = dirty;
     }
 
     fn commit(&mut self, dirty: &[u32], which: impl Fn(&Kind) -> bool) {
@@ -123,7 +127,7 @@ impl<M: Memory + Clone> Stack<M> {
         }
         self.batch.notes = notes;
         self.batch.notes.clear();
-        for id in core::mem::take(&mut self.batch.told) {
+        for id in self.batch.told.drain(..) {
             if self.sessions.get_mut(&id).is_some_and(|session| session.publish()) {
                 self.released.wakes.push_back(id);
             }

@@ -92,6 +92,7 @@ impl<M: Memory + Clone> Stack<M> {
             let before = block.send_next();
             let Some(segment) = block.poll_output(now, 0) else { return Turn::Done };
             let fresh = block.send_next() > before || segment.payload_len == 0;
+            socket.retransmits = socket.retransmits.wrapping_add(u32::from(!fresh));
             let counter = if fresh { Counter::TcpOutSegs } else { Counter::TcpRetransSegs };
             self.counters.count(counter);
             let at = socket.at;

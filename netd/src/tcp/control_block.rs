@@ -426,6 +426,12 @@ impl ControlBlock {
         self.passive
     }
 
+    /// The stream offset that the payload of `segment` would begin at; `None` before the stream.
+    pub fn payload_offset(&self, segment: &Segment) -> Option<u64> {
+        let first = if segment.flags.syn() { segment.seq.plus(1) } else { segment.seq };
+        Position::near(first, self.irs, self.receive.nxt).map(Position::offset)
+    }
+
     /// The end of everything received, in order or not, as a stream offset.
     pub fn received_highest(&self) -> u64 {
         let kept = self.out_of_order.as_ref().and_then(|store| store.ranges().as_slice().last());
