@@ -128,7 +128,7 @@ second_run() {
 trap finish INT TERM
 if [[ $FILTER ]]; then
     run check build 900 cargo build --release --locked --workspace --lib --bins --examples || finish
-    run tests "unit tests: $FILTER" 900 cargo test --locked --workspace --exclude tests --lib --bins --no-fail-fast "$FILTER"
+    run tests "unit tests: $FILTER" 900 cargo test --locked --workspace --exclude tests --no-fail-fast "$FILTER"
     run tests "suites: $FILTER" 1200 cargo test --release --locked -p tests --no-fail-fast "$FILTER" -- --test-threads=1
     [[ $FILTER == demo ]] && run check demo 240 "$BIN/demo"
     finish
@@ -139,9 +139,10 @@ run check lint 600 cargo clippy --workspace --all-targets --locked -- -D warning
 command -v shellcheck >/dev/null && run check scripts 30 shellcheck run.sh tests/suite.sh .ci/run
 dependencies
 run check build 900 cargo build --release --locked --workspace --lib --bins --examples || finish
-run tests 'unit tests' 600 cargo test --locked --workspace --lib --bins --no-fail-fast
+run tests 'unit tests' 600 cargo test --locked --workspace --exclude tests --no-fail-fast
+run tests 'unit tests of the harness' 300 cargo test --release --locked -p tests --lib --bins --no-fail-fast
 run tests 'rings under loom' 420 env RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR="$TARGET/loom" \
-    cargo test --release --locked -p proto --lib loom
+    cargo test --release --locked -p proto --test 'loom_*'
 for suite in "${PURE_SUITES[@]}"; do
     run tests "$suite" 600 cargo test --release --locked -p tests --test "$suite" --no-fail-fast
 done
