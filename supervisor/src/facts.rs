@@ -382,8 +382,7 @@ impl Facts {
             }
             Fact::Active { generation, pid, at, take_overs, last_end } => {
                 let started_at = Instant::from_nanos(at);
-                self.active =
-                    SupervisorFacts { generation, pid, started_at, restarts: take_overs, last_end };
+                self.active = SupervisorFacts { generation, pid, started_at, restarts: take_overs, last_end };
             }
         }
     }
@@ -391,11 +390,8 @@ impl Facts {
     /// The standby has become the active one, because that one ended.
     pub fn take_over(&mut self, ended: Ended) {
         let standby = self.standby;
-        self.active = SupervisorFacts {
-            restarts: self.active.restarts + 1,
-            last_end: Some(ended),
-            ..standby
-        };
+        self.active =
+            SupervisorFacts { restarts: self.active.restarts + 1, last_end: Some(ended), ..standby };
         self.standby = SupervisorFacts { pid: 0, ..standby };
     }
 

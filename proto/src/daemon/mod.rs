@@ -28,7 +28,7 @@ use crate::control::messages::{Access, Ended, FromDaemon, GroupConfig, Region as
 use crate::id::{Generation, Role, Seat};
 use crate::shm::region::Region;
 use rustix::event::{PollFd, PollFlags};
-use rustix::fd::{AsFd, IntoRawFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::FlockOperation;
 use rustix::net::SocketType;
 use rustix::process::Resource;
@@ -98,9 +98,18 @@ pub struct Start {
     pub group: GroupConfig,
     /// What it may use, mapped; all but the lock.
     pub grants: BTreeMap<Tag, Granted>,
+    /// Read-only descriptions of what it may also write, for passing on.
+    read_only: BTreeMap<Tag, OwnedFd>,
 }
 
 impl Start {
+    /// A read-only description of a region, for passing on; `None` when there is none.
+    pub fn to_show(&self, tag: Tag) -> Option<BorrowedFd<'_>> {
+        let granted = self.grants.get(&tag).filter(|granted| granted.access == Access::Read);
+        let granted = granted.map(|granted| &granted.descriptor);
+        granted.or_else(|| self.read_only.get(&tag)).map(AsFd::as_fd)
+    }
+
     /// The mapping of a region.
     ///
     /// # Panics
@@ -151,7 +160,7 @@ pub fn begin_on(lane: OwnedFd, role: Role) -> Result<(Start, Supervised), StartE
         return Err(StartError::Misled);
     };
     let Welcome { seat, generation, predecessor, group, grants } = *welcome;
-    let mut mapped = BTreeMap::new();
+    let (mut mapped, mut read_only) = (BTreeMap::new(), BTreeMap::new());
     let mut locked = false;
     // The lock comes first in every welcome, and is taken before anything is mapped.
     for (grant, descriptor) in grants.iter().zip(descriptors) {
@@ -161,6 +170,9 @@ pub fn begin_on(lane: OwnedFd, role: Role) -> Result<(Start, Supervised), StartE
                 locked = true;
             }
             Tag::Lock(_) => return Err(StartError::Misled),
+            tag if mapped.contains_key(&tag) => {
+                read_only.insert(tag, descriptor);
+            }
             tag if locked => {
                 let granted = map(descriptor, grant.access, grant.size)
                     .map_err(|source| StartError::Map { tag, source })?;
@@ -172,7 +184,7 @@ pub fn begin_on(lane: OwnedFd, role: Role) -> Result<(Start, Supervised), StartE
     if !locked {
         return Err(StartError::Misled);
     }
-    let start = Start { seat, generation, predecessor, group, grants: mapped };
+    let start = Start { seat, generation, predecessor, group, grants: mapped, read_only };
     Ok((start, Supervised::new(lane)))
 }
 

@@ -77,7 +77,8 @@ impl Policy {
 
     /// After a take-over: says again what may not have been said.
     pub(super) fn relink(&mut self, now: Instant) {
-        let links: Vec<_> = self.facts.links.iter().map(|(&pair, &generations)| (pair, generations)).collect();
+        let links: Vec<_> =
+            self.facts.links.iter().map(|(&pair, &generations)| (pair, generations)).collect();
         for (pair, generations) in links {
             self.links.insert(pair, LinkState { said: true, release_by: None });
             let first = self.facts.is_live(pair.first, generations.0);

@@ -11,7 +11,13 @@ use proto::id::{Role, Seat, SessionId};
 const EMFILE: u32 = rustix::io::Errno::MFILE.raw_os_error().cast_unsigned();
 
 impl Policy {
-    pub(super) fn keep_session(&mut self, now: Instant, session: SessionId, geometry: Geometry, asker: Asker) {
+    pub(super) fn keep_session(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        geometry: Geometry,
+        asker: Asker,
+    ) {
         match self.facts.sessions.get(&session) {
             // The answer is under way; a repetition has the same number.
             Some(_) if self.unkept.contains(&session) => {}

@@ -16,9 +16,8 @@ impl Policy {
         }
         self.spawn_at.clear();
         self.stop_by = Some(now + STOP_MAX);
-        let lives: Vec<_> = (self.facts.seats.iter())
-            .filter_map(|(&seat, facts)| Some((seat, facts.live?)))
-            .collect();
+        let lives: Vec<_> =
+            (self.facts.seats.iter()).filter_map(|(&seat, facts)| Some((seat, facts.live?))).collect();
         for (seat, live) in lives {
             match live.stage {
                 Stage::Spawned => self.kill(seat, live.generation),

@@ -71,7 +71,8 @@ impl Policy {
         let fresh = Suspicion { generation, since: now, last_complaint: now, first: None, look_at: None };
         let suspicion = self.suspects.entry(seat).or_insert(fresh);
         if suspicion.generation != generation || now.since(suspicion.last_complaint) > FORGOTTEN {
-            *suspicion = Suspicion { generation, since: now, last_complaint: now, first: None, look_at: None };
+            *suspicion =
+                Suspicion { generation, since: now, last_complaint: now, first: None, look_at: None };
         }
         suspicion.last_complaint = now;
         if suspicion.look_at.is_none() {
