@@ -1,0 +1,441 @@
+//! The process around the datapath: the lane to the supervisors, wake-ups, notices, the clock.
+//!
+//! One thread and one mio loop: work until there is none, arm, look again, sleep. Nothing ticks.
+//! Before it says ready, a TAP that it had to make is in the vaults. When netd is gone its rings and
+//! pages are dropped at once and that is said; frames wait in the device until the next netd.
+
+use crate::backend::tap::{self, Tap};
+use crate::backend::wire::Wire;
+use crate::counts::Count;
+use crate::datapath::{Datapath, TurnError};
+use crate::nic::{Nic, Slab};
+use core::time::Duration;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use proto::control::clock;
+use proto::control::messages::{Backend, NicConfig, Region as Tag};
+use proto::control::notices::{FilterNotice, LinkNotice};
+use proto::control::rendezvous::NoticeLane;
+use proto::daemon::{EXIT_MISSING, EXIT_REFUSED, Gone, News, Start, Supervised};
+use proto::id::{Generation, Role, Seat};
+use proto::nic::rings::REGION_SIZE;
+use proto::recorder::{Kind, Recorder};
+use proto::shm::region::Region;
+use proto::stats::Named;
+use proto::stats::table::Table;
+use proto::{Instant, PeerCorrupt};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use thiserror::Error;
+
+const LANE: Token = Token(0);
+const DEVICE: Token = Token(1);
+const RINGS: Token = Token(2);
+const NOTICES: Token = Token(3);
+
+/// Why nicd ends.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// No supervisor is left.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    /// The TAP could not be made.
+    #[error(transparent)]
+    Tap(#[from] tap::OpenError),
+    /// There can be no wire at that path.
+    #[error("cannot lay a wire at {path}: {source}")]
+    Wire {
+        /// The path.
+        path: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The configuration has no interface of our number.
+    #[error("the configuration has no interface {0}")]
+    NoInterface(u16),
+    /// The device is lost.
+    #[error("the device is lost: {0}")]
+    Device(io::Error),
+    /// The event loop failed.
+    #[error("event loop: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl ServerError {
+    /// The exit code that tells the supervisor what to do.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ServerError::Tap(_) => EXIT_MISSING,
+            ServerError::Wire { .. } | ServerError::NoInterface(_) => EXIT_REFUSED,
+            ServerError::Gone(_) | ServerError::Device(_) | ServerError::Io(_) => 1,
+        }
+    }
+}
+
+/// Runs until the supervisor says stop.
+///
+/// # Errors
+/// [`ServerError`].
+pub fn run(start: Start, mut supervised: Supervised) -> Result<(), ServerError> {
+    let index = start.seat.index;
+    let config = start.group.nics.get(usize::from(index)).ok_or(ServerError::NoInterface(index))?.clone();
+    let (vaulted, early) = hear_out(&mut supervised)?;
+    match &config.backend {
+        Backend::Tap { name, netns, kernel_addrs } => {
+            // With no offloads the kernel gives us whole frames with checksums.
+            let features = 0;
+            let (device, kept) = match vaulted {
+                Some(device) => (device, None),
+                None => {
+                    let device = tap::open(name, netns.as_deref(), config.mtu, kernel_addrs, features)?;
+                    let request = supervised.keep_device(device.as_fd())?;
+                    (device, Some(request))
+                }
+            };
+            let nic = Tap::new(device, config.mtu, features);
+            Server::new(start, supervised, &config, nic, kept)?.serve(early)
+        }
+        Backend::Wire { path, faults } => {
+            let nic = Wire::new(Path::new(path), config.mtu, *faults, clock::now())
+                .map_err(|source| ServerError::Wire { path: path.clone(), source })?;
+            Server::new(start, supervised, &config, nic, None)?.serve(early)
+        }
+    }
+}
+
+/// Everything the vault had for us: the device, if there is one, and what else was said.
+fn hear_out(supervised: &mut Supervised) -> Result<(Option<OwnedFd>, VecDeque<News>), ServerError> {
+    let (mut device, mut early) = (None, VecDeque::new());
+    loop {
+        match supervised.hear()? {
+            Some(News::Complete) => return Ok((device, early)),
+            Some(News::Device { device: vaulted }) => device = Some(vaulted),
+            Some(other) => early.push_back(other),
+            None => {
+                let mut readable = [PollFd::new(supervised, PollFlags::IN)];
+                match rustix::event::poll(&mut readable, None) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(errno) => return Err(io::Error::from(errno).into()),
+                }
+            }
+        }
+    }
+}
+
+/// The netd that is served.
+#[derive(Debug)]
+struct Peer {
+    seat: Seat,
+    generation: Generation,
+    wakes_us: OwnedFd,
+    wakes_peer: OwnedFd,
+    notices: Option<NoticeLane<LinkNotice, FilterNotice>>,
+}
+
+struct Server<N> {
+    seat: Seat,
+    generation: Generation,
+    supervised: Supervised,
+    poll: Poll,
+    datapath: Datapath<Arc<Region>, N>,
+    peer: Option<Peer>,
+    /// The request to keep the device, while it is not answered.
+    kept: Option<u64>,
+    link: LinkNotice,
+    table: Table<Arc<Region>>,
+    recorder: Recorder<Arc<Region>>,
+    stopping: bool,
+}
+
+fn watch(poll: &Poll, fd: &impl AsRawFd, token: Token, interest: Interest) -> io::Result<()> {
+    poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, interest)
+}
+
+fn unwatch(poll: &Poll, fd: &impl AsRawFd) {
+    // A descriptor that is not watched any more is what we want.
+    let _ = poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
+}
+
+/// A peer as two numbers of an event.
+fn who(seat: Seat, generation: Generation) -> [u64; 3] {
+    [seat.role as u64, seat.index.into(), generation.0.into()]
+}
+
+impl<N: Nic<Arc<Region>>> Server<N> {
+    fn new(
+        start: Start,
+        supervised: Supervised,
+        config: &NicConfig,
+        nic: N,
+        kept: Option<u64>,
+    ) -> Result<Self, ServerError> {
+        let poll = Poll::new()?;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        watch(&poll, &supervised, LANE, both)?;
+        watch(&poll, &nic.descriptor(), DEVICE, both)?;
+        let slab = Slab { memory: start.memory(Tag::Slab(start.seat.index)), geometry: start.group.slab };
+        let stats = start.memory(Tag::Stats(start.seat));
+        let names = Count::ALL.iter().map(|count| count.name());
+        let able = nic.capabilities();
+        let mut server = Server {
+            seat: start.seat,
+            generation: start.generation,
+            supervised,
+            poll,
+            datapath: Datapath::new(nic, slab, config.mac, config.mtu),
+            peer: None,
+            kept,
+            link: LinkNotice {
+                up: able.carrier,
+                mac: config.mac,
+                mtu: config.mtu,
+                driver: able.driver.to_owned(),
+                features: able.features,
+            },
+            table: Table::attach(stats.clone(), start.seat, names),
+            recorder: Recorder::attach(stats, start.seat),
+            stopping: false,
+        };
+        let args = [start.generation.0.into(), std::process::id().into(), 0];
+        server.record(Kind::ATTACHED, args, able.driver);
+        Ok(server)
+    }
+
+    fn record(&mut self, kind: Kind, args: [u64; 3], text: &str) {
+        self.recorder.record(clock::now(), kind, args, text);
+    }
+
+    fn serve(mut self, early: VecDeque<News>) -> Result<(), ServerError> {
+        for news in early {
+            self.take(news)?;
+        }
+        if self.kept.is_none() {
+            self.ready()?;
+        }
+        self.hear()?;
+        let mut events = Events::with_capacity(16);
+        while !self.stopping {
+            let timeout = self.work()?;
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                outcome => outcome?,
+            }
+            let mut device = self.datapath.deadline().is_some_and(|due| due <= clock::now());
+            for event in &events {
+                match event.token() {
+                    LANE => self.hear()?,
+                    DEVICE => device = true,
+                    NOTICES => self.hear_notices(),
+                    // A wake-up: the next turn looks. The eventfd is never read; edges suffice.
+                    _ => {}
+                }
+            }
+            if device {
+                self.datapath.device_ready(clock::now()).map_err(ServerError::Device)?;
+                self.watch_carrier();
+            }
+        }
+        self.record(Kind::STOP, [0; 3], "");
+        self.datapath.detach();
+        Ok(())
+    }
+
+    /// Moves frames once; how long to wait for an event then.
+    fn work(&mut self) -> Result<Option<Duration>, ServerError> {
+        let now = clock::now();
+        let again = match self.datapath.turn(now) {
+            Ok(turn) => {
+                if turn.wake {
+                    self.wake_peer();
+                }
+                turn.again
+            }
+            Err(TurnError::Device(error)) => return Err(ServerError::Device(error)),
+            Err(TurnError::Peer(corrupt)) => {
+                self.corrupt(corrupt)?;
+                false
+            }
+        };
+        self.table.mirror(self.datapath.counts.each().map(|(_, count)| count));
+        if again {
+            return Ok(Some(Duration::ZERO));
+        }
+        let stuck = match self.rest(now) {
+            Ok(None) => return Ok(Some(Duration::ZERO)),
+            Ok(Some(deadline)) => deadline,
+            Err(corrupt) => {
+                self.corrupt(corrupt)?;
+                None
+            }
+        };
+        let stuck = self.report_stuck(stuck, now)?;
+        let deadline = [stuck, self.datapath.deadline()].into_iter().flatten().min();
+        Ok(deadline.map(|deadline| deadline.since(now)))
+    }
+
+    /// `None` when there is work after all; else until when netd may stand still.
+    fn rest(&mut self, now: Instant) -> Result<Option<Option<Instant>>, PeerCorrupt> {
+        if !self.datapath.may_sleep()? {
+            return Ok(None);
+        }
+        Ok(Some(self.datapath.stuck_deadline(now)?))
+    }
+
+    /// Says so when netd stood still for too long; the next deadline.
+    fn report_stuck(
+        &mut self,
+        deadline: Option<Instant>,
+        now: Instant,
+    ) -> Result<Option<Instant>, ServerError> {
+        let (Some(deadline), Some(peer)) = (deadline, &self.peer) else { return Ok(deadline) };
+        if now < deadline {
+            return Ok(Some(deadline));
+        }
+        let (seat, generation) = (peer.seat, peer.generation);
+        self.supervised.stuck(seat, generation)?;
+        self.record(Kind::STUCK, who(seat, generation), "");
+        self.datapath.stuck_reported(now);
+        Ok(Some(now + crate::datapath::STUCK_AFTER))
+    }
+
+    /// netd broke a rule: its rings end here; it gets new ones when one of us is started anew.
+    fn corrupt(&mut self, corrupt: PeerCorrupt) -> Result<(), ServerError> {
+        self.datapath.detach();
+        self.datapath.counts.count(Count::PeerCorrupt);
+        if let Some(peer) = self.peer.take() {
+            tracing::error!("{}[{}] broke a rule: {}", peer.seat, peer.generation, corrupt.rule);
+            self.record(Kind::CORRUPT, who(peer.seat, peer.generation), corrupt.rule);
+            self.supervised.stuck(peer.seat, peer.generation)?;
+            self.forget(peer);
+        }
+        Ok(())
+    }
+
+    fn wake_peer(&self) {
+        if let Some(peer) = &self.peer {
+            // A full counter is a wake-up too.
+            let _ = rustix::io::write(&peer.wakes_peer, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn ready(&mut self) -> Result<(), ServerError> {
+        self.supervised.ready()?;
+        self.record(Kind::READY, [0; 3], "");
+        Ok(())
+    }
+
+    fn hear(&mut self) -> Result<(), ServerError> {
+        while let Some(news) = self.supervised.hear()? {
+            self.take(news)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, news: News) -> Result<(), ServerError> {
+        match news {
+            News::Introduce { peer, generation, memory, wakes_us, wakes_peer } => {
+                self.introduce(peer, generation, &memory, wakes_us, wakes_peer)?;
+            }
+            News::PeerGone { peer, generation } => {
+                if let Some(gone) =
+                    self.peer.take_if(|known| known.seat == peer && known.generation <= generation)
+                {
+                    self.datapath.detach();
+                    self.forget(gone);
+                }
+                self.record(Kind::PEER_GONE, who(peer, generation), "");
+                self.supervised.released(peer, generation)?;
+            }
+            News::Rendezvous { peer, generation, name } => {
+                if let Some(known) = &mut self.peer
+                    && (known.seat, known.generation) == (peer, generation)
+                    && let Some(lane) = &mut known.notices
+                {
+                    lane.connect(name)?;
+                }
+            }
+            News::Done { request } if self.kept == Some(request) => {
+                self.kept = None;
+                self.ready()?;
+            }
+            News::Stop => self.stopping = true,
+            // Meant for other roles, or no longer waited for.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn introduce(
+        &mut self,
+        seat: Seat,
+        generation: Generation,
+        memory: &OwnedFd,
+        wakes_us: OwnedFd,
+        wakes_peer: OwnedFd,
+    ) -> Result<(), ServerError> {
+        // Shard 0 owns the frame slab; the others are not served by this interface.
+        if seat != Seat::new(Role::Netd, 0) {
+            return Ok(());
+        }
+        if let Some(former) = self.peer.take() {
+            self.datapath.detach();
+            self.forget(former);
+        }
+        self.datapath.attach(Arc::new(Region::map(memory, REGION_SIZE)?));
+        watch(&self.poll, &wakes_us, RINGS, Interest::READABLE)?;
+        let lane = NoticeLane::offer((self.seat, self.generation), (seat, generation));
+        let notices = lane.inspect_err(|error| tracing::warn!("no notices to {seat}: {error}")).ok();
+        if let Some(lane) = &notices {
+            watch(&self.poll, lane, NOTICES, Interest::READABLE)?;
+            self.supervised.offer(seat, lane.name().to_owned())?;
+            // The lane is new: there is room.
+            let _ = lane.send(self.link.clone());
+        }
+        self.peer = Some(Peer { seat, generation, wakes_us, wakes_peer, notices });
+        self.record(Kind::INTRODUCED, who(seat, generation), "");
+        self.wake_peer();
+        Ok(())
+    }
+
+    fn forget(&self, peer: Peer) {
+        unwatch(&self.poll, &peer.wakes_us);
+        if let Some(lane) = &peer.notices {
+            unwatch(&self.poll, lane);
+        }
+    }
+
+    fn hear_notices(&mut self) {
+        let Some(peer) = &mut self.peer else { return };
+        let Some(lane) = &peer.notices else { return };
+        loop {
+            match lane.receive() {
+                Ok(Some(filter)) => self.datapath.filter_mut().set(filter),
+                Ok(None) => return,
+                Err(_) => {
+                    unwatch(&self.poll, lane);
+                    peer.notices = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Tells netd when the carrier came or went.
+    fn watch_carrier(&mut self) {
+        let up = self.datapath.nic().capabilities().carrier;
+        if up == self.link.up {
+            return;
+        }
+        self.link.up = up;
+        self.record(Kind::LINK, [up.into(), 0, 0], "");
+        tracing::info!("link {}", if up { "up" } else { "down" });
+        if let Some(Peer { notices: Some(lane), .. }) = &self.peer {
+            // A lane that is full belongs to a netd that is stuck; its successor gets a new one.
+            let _ = lane.send(self.link.clone());
+        }
+    }
+}
