@@ -12,6 +12,7 @@ mod crumbs;
 mod nic;
 mod patience;
 mod sockd;
+mod tap;
 
 use crate::counters::{Counter, Counters};
 use crate::secrets::ENTROPY_SIZE;
@@ -25,8 +26,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 use nic::NicLink;
 use proto::Instant;
+use proto::capture::Way;
 use proto::control::clock::now;
 use proto::control::messages::Region as Tag;
+use proto::control::notices::Change;
 use proto::daemon::{Gone, News, Start, Supervised};
 use proto::id::{Generation, Role, Seat};
 use proto::nic::pool::FramePool;
@@ -38,6 +41,7 @@ use sockd::SockdLink;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use tap::Tap;
 use thiserror::Error;
 
 /// The memory of the running daemon.
@@ -97,6 +101,7 @@ struct Engine {
     config: Configuration,
     stats: Table<Mapped>,
     recorder: Recorder<Mapped>,
+    tap: Tap,
     poll: Poll,
     stopping: bool,
 }
@@ -185,6 +190,7 @@ impl Engine {
         config.apply(now(), &mut stack);
         let sockd = SockdLink::new((seat, start.generation));
         let us = (seat, start.generation);
+        let tap = Tap::attach(start.memory(Tag::Capture(seat.index)));
         Ok(Engine {
             us,
             supervised,
@@ -266,11 +272,17 @@ impl Engine {
 
     fn take_frames(&mut self, time: Instant) -> usize {
         let mut taken = 0;
+        let tapped = self.tap.is_open(time);
         for nic in &mut self.nics {
             let mut left = BUDGET;
             while left > 0 {
                 match nic.next_frame() {
-                    Ok(Some(frame)) => self.stack.on_frame(time, nic.index, frame),
+                    Ok(Some(frame)) => {
+                        if tapped {
+                            self.tap.show(time, Way::In, nic.index, &frame);
+                        }
+                        self.stack.on_frame(time, nic.index, frame);
+                    }
                     Ok(None) => break,
                     Err(corrupt) => {
                         self.recorder.record(time, Kind::CORRUPT, [nic.index.into(), 0, 0], corrupt.rule);
@@ -316,7 +328,12 @@ impl Engine {
 
     /// Released frames go to their devices; what a full ring does not take waits here.
     fn hand_down(&mut self) {
+        let time = now();
+        let tapped = self.tap.is_open(time);
         while let Some((index, frame)) = self.stack.next_frame() {
+            if tapped {
+                self.tap.show(time, Way::Out, index, &frame);
+            }
             let held = self.nics.get_mut(usize::from(index)).is_some_and(|nic| nic.hold(frame));
             if !held {
                 self.stack.counters.drop(DropReason::DevDown);
@@ -473,6 +490,9 @@ impl Engine {
 
     fn on_config_requests(&mut self) {
         while let Some(request) = self.sockd.next_request() {
+            if request.change == Change::CaptureOpen {
+                self.tap.open(now());
+            }
             let result = self.config.change(now(), &request.change, &mut self.stack);
             self.sockd.reply(request.id, result);
         }

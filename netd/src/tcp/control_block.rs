@@ -264,6 +264,10 @@ impl ControlBlock {
         self.receive.nxt = Position::FIRST;
         self.receive.edge = Position::FIRST;
         self.receive.last_ack_sent = Position::FIRST;
+        if self.state == State::SynSent {
+            // What the own SYN said; it is not withdrawn.
+            let _ = self.receive.advertise_in_syn();
+        }
         let options = &syn.options;
         self.agreed.remote_mss = options.mss.unwrap_or(self.default_mss).max(MSS_MIN);
         match options.window_scale {

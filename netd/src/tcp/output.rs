@@ -346,7 +346,9 @@ impl ControlBlock {
             && self.next_data(u32::MAX).is_none();
         if !waits {
             if self.timers.send_timer == SendTimer::Persist {
+                // The window opened: what leaves now has a time-out of its own.
                 self.timers.stop_send();
+                self.rtt.recovered();
             }
             return;
         }

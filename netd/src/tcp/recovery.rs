@@ -148,6 +148,8 @@ impl Recovery {
                 }
                 if flight.una >= self.point {
                     self.leave(flight);
+                } else {
+                    self.find_lost_again(flight, board);
                 }
             }
         }
@@ -223,9 +225,13 @@ impl Recovery {
         if facts.acked > 0 {
             self.lost_edge = self.lost_edge.max(flight.una);
         }
-        // Octets that were sent after every retransmission have arrived, DupThresh segments of
-        // them, and still the first hole is open: its retransmission was lost too. RFC 6675 would
-        // wait for the timer here.
+        self.find_lost_again(flight, board);
+    }
+
+    /// Octets that were sent after every retransmission have arrived, DupThresh segments of them,
+    /// and still the first hole is open: its retransmission was lost too. RFC 6675 would wait for
+    /// the timer here.
+    fn find_lost_again(&mut self, flight: &Flight, board: &Scoreboard) {
         let later = board.sacked_within(self.rxt_mark, flight.nxt);
         if self.high_rxt > flight.una && later >= u64::from(DUP_THRESH) * u64::from(flight.mss) {
             self.high_rxt = flight.una;

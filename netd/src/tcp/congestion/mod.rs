@@ -148,11 +148,13 @@ impl Congestion {
         self.cwnd = self.cwnd.min(initial_window(mss));
     }
 
-    /// From a kept window: not above an initial window until the path has spoken again, growing
+    /// From a kept window (0: not known): not above an initial window until the path has spoken again, growing
     /// fast to what it was (DESIGN INV-T6).
     pub fn restored(kind: Kind, mss: u32, cwnd: u32) -> Self {
         let mut fresh = Congestion::new(kind, mss);
-        fresh.ssthresh = cwnd.clamp(fresh.cwnd, CWND_MAX);
+        if cwnd != 0 {
+            fresh.ssthresh = cwnd.clamp(fresh.cwnd, CWND_MAX);
+        }
         fresh
     }
 

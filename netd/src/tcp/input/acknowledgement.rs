@@ -78,6 +78,10 @@ impl ControlBlock {
     pub(super) fn become_established(&mut self, now: Instant, reaction: &mut Reaction) {
         self.state = if self.fin_written { State::FinWait1 } else { State::Established };
         self.syn_due = false;
+        if self.retries > 0 {
+            // RFC 5681 §3.1: after a lost SYN the initial window is one segment.
+            self.congestion.set_cwnd(self.mss(), self.mss());
+        }
         self.retries = 0;
         self.stalled_since = Deadline::NEVER;
         self.rtt.recovered();
@@ -114,9 +118,9 @@ impl ControlBlock {
         // RFC 9293 §3.10.7.4: the send window follows segments that are not older than the last.
         let wnd = self.window_of(segment);
         let window_changed = ack >= una && self.send.update(seq, ack, wnd);
-        if wnd == 0 && ack >= una {
+        if wnd == 0 && ack >= una && !self.orphaned {
             // The remote lives and holds its window shut: that is no reason to give up
-            // (RFC 9293 §3.8.6.1).
+            // (RFC 9293 §3.8.6.1), as long as there is a client.
             self.retries = 0;
             self.stalled_since = Deadline::NEVER;
         }
@@ -128,7 +132,7 @@ impl ControlBlock {
             && self.send.in_flight() > 0
             && segment.seq_len() == 0
             && if self.agreed.sack { news.newly_sacked > 0 } else { !window_changed };
-        self.judge_tail_probe(ack, &news, segment.seq_len() == 0);
+        self.judge_tail_probe(ack, &news, acked > 0);
         if ack >= una && (acked > 0 || news.newly_sacked > 0 || duplicate) {
             let facts = AckFacts {
                 now,
@@ -184,19 +188,19 @@ impl ControlBlock {
 
     /// RFC 8985 §7.4.2: whether a probe that was a retransmission repaired a loss, which then has
     /// to slow the sender like any other.
-    fn judge_tail_probe(&mut self, ack: Position, news: &SackNews, pure: bool) {
+    fn judge_tail_probe(&mut self, ack: Position, news: &SackNews, advanced: bool) {
         let probe = self.tail_probe;
         if probe.end == Position::SYN || ack < probe.end {
             return;
         }
-        self.tail_probe.end = Position::SYN;
-        if !probe.is_retransmission || news.duplicate.is_some() {
-            return;
-        }
-        if ack > probe.end || !pure || self.send.una == ack {
+        let arrived_twice = news.duplicate.is_some() || (ack == probe.end && !advanced);
+        if !probe.is_retransmission || arrived_twice {
+            self.tail_probe.end = Position::SYN;
+        } else if ack > probe.end {
+            // Data behind the probe is acknowledged, and nobody said that it came twice.
+            self.tail_probe.end = Position::SYN;
             let mss = self.mss();
-            let flight = u32::try_from(probe.end.since(self.send.una)).unwrap_or(u32::MAX);
-            let ssthresh = self.congestion.on_loss(flight.max(self.congestion.cwnd()), mss);
+            let ssthresh = self.congestion.on_loss(self.congestion.cwnd(), mss);
             self.congestion.set_cwnd(ssthresh, mss);
         }
     }
