@@ -201,6 +201,7 @@ impl Engine {
             config,
             stats,
             recorder,
+            tap,
             poll,
             stopping: false,
         })
