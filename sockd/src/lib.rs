@@ -3,8 +3,15 @@
 //! it maps no frame and no payload.
 //!
 //! [`core`] decides, as a pure machine over the registry; [`policy`] and [`ports`] are its rules.
+//! [`server`] is the daemon around it; `session`, `netds` and `admin` are those it talks to.
 
+mod admin;
 pub mod core;
+mod counts;
+mod netds;
+mod pass_rights;
 pub mod policy;
 pub mod port_select;
 pub mod ports;
+pub mod server;
+mod session;

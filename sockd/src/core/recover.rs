@@ -153,6 +153,15 @@ impl<M: Memory> Core<M> {
         effects
     }
 
+    /// Whether an open socket of `shard` has no record among the `known` ones. A reader of the
+    /// connection table beside its busy writer looks twice before it believes that.
+    pub fn misses_any(&self, shard: u16, known: &HashSet<OpId>) -> bool {
+        let missed = |(op, opened): (&OpId, &Opened)| {
+            opened.record.shard == shard && opened.state.phase == OperationPhase::Done && !known.contains(op)
+        };
+        self.ops.iter().any(missed)
+    }
+
     /// The netd of `shard` is there, for the first time or again; `known` are the operations that
     /// have a record in its connection table. Says again all that has no outcome (INV-T9), and
     /// forgets sockets that netd let go of while nobody listened.
