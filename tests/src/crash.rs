@@ -101,7 +101,7 @@ impl Use {
             Use::Cells if at % CELL_SIZE < 8 => Point::Selector,
             Use::Cells => Point::CellPart,
             Use::Arena(geometry) => {
-                let notes = geometry.sockets().next_power_of_two();
+                let notes = geometry.event_ring(0).capacity();
                 let rings = usize::from(geometry.shards) * 2 * spsc::Place::bytes(notes, NOTE_SIZE);
                 let places = rings.next_multiple_of(4096);
                 match at {

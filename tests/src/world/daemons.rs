@@ -17,13 +17,11 @@ use proto::id::{OpId, SessionId};
 use proto::nic::packet_buf::PacketBuf;
 use proto::nic::pool::FramePool;
 use proto::nic::slab::SlabGeometry;
-use rustix::io::Errno;
 use sockd::core::{Core, Effect, Seed};
 use sockd::policy::Limits;
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
-use std::time::Duration;
 
 /// Pages of the frame slab: small ones for every frame of the cable, a few large ones.
 const SLAB: SlabGeometry = SlabGeometry { small: 1536, large: 16 };
@@ -254,6 +252,7 @@ impl World {
         self.tamper_with(&process, Who::Netd);
         self.hosts[host].netd_generation += 1;
         self.hosts[host].netd_began = self.now;
+        let (now, wrong) = (self.netd_time(host), self.config.wrong);
         let place = &mut self.hosts[host];
         place.new_sessions.clear();
         let frames = Rc::new(FramePool::new(CrashMemory::soft(&process, SLAB.bytes()), SLAB));
@@ -278,6 +277,8 @@ impl World {
             conns: conns.map(&process),
             conns_capacity: super::host::CONNS,
             secrets: place.secrets.map(&process),
+            watch: None,
+            bait: Vec::new(),
             entropy,
         };
         let sessions: Vec<_> = place
@@ -285,10 +286,9 @@ impl World {
             .iter()
             .map(|(id, vaulted)| (*id, vaulted.geometry, vaulted.arena.map(&process)))
             .collect();
-        let (now, order) = (self.netd_time(host), self.config.order.clone());
+        let order = self.config.order.clone();
         let (settling, mut out) = (Cell::new(false), Out::default());
-        let wrong = self.config.wrong;
-        let (_, unreadable) = records::scan(&self.hosts[host].conns);
+        let (_, unreadable) = records::scan(&place.conns);
         let outcome = process.run(|| {
             if wrong == Some(Wrong::CorruptCellKills) && !unreadable.is_empty() {
                 return None;
@@ -532,7 +532,3 @@ impl Host {
     }
 }
 
-/// Errno values that the plans speak of.
-pub const ECONNREFUSED: u32 = Errno::CONNREFUSED.raw_os_error().unsigned_abs();
-/// How long a turn may put off what is due.
-pub const NO_WAIT: Duration = Duration::ZERO;
