@@ -1,0 +1,98 @@
+//! netd's end of the rings, as the tests need it: lends pages, sends and receives whole frames.
+
+use proto::PeerCorrupt;
+use proto::nic::descriptor::Descriptor;
+use proto::nic::packet_buf::{Assembly, PacketBuf};
+use proto::nic::pool::FramePool;
+use proto::nic::rings::{LENT_MAX, StackEnd};
+use proto::nic::slab::{PageIndex, SlabGeometry};
+use proto::shm::Memory;
+use std::rc::Rc;
+
+pub struct NetdSide<M: Memory> {
+    pub rings: StackEnd<M>,
+    pub pool: Rc<FramePool<M>>,
+    assembly: Assembly<M>,
+    /// Pages lent on the fill ring.
+    lent: u32,
+    /// Descriptors with nicd to be sent.
+    sending: u32,
+}
+
+impl<M: Memory + Clone> NetdSide<M> {
+    pub fn new(rings: M, slab: M, geometry: SlabGeometry) -> Self {
+        let pool = Rc::new(FramePool::new(slab, geometry));
+        let assembly = Assembly::new(&pool);
+        NetdSide { rings: StackEnd::new(rings), pool, assembly, lent: 0, sending: 0 }
+    }
+
+    /// Lends up to `small` and `large` pages in all; true when nicd must be woken.
+    pub fn lend(&mut self, small: usize, large: usize) -> Result<bool, PeerCorrupt> {
+        let mut left = (small, large);
+        while self.lent < LENT_MAX && left != (0, 0) {
+            let page = match left.0 {
+                0 => {
+                    left.1 -= 1;
+                    self.pool.lend_large()
+                }
+                _ => {
+                    left.0 -= 1;
+                    self.pool.lend_small()
+                }
+            };
+            let Some(page) = page else { continue };
+            assert!(self.rings.fill.push(&Descriptor::plain(page, 0, 0).to_slot())?, "the ring holds all");
+            self.lent += 1;
+        }
+        Ok(self.rings.fill.publish())
+    }
+
+    /// Sends a frame; `None` when there is no page or room, else whether nicd must be woken.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<Option<bool>, PeerCorrupt> {
+        let Ok(mut buf) = PacketBuf::alloc(&self.pool, bytes.len(), 0) else { return Ok(None) };
+        buf.write(0, bytes).expect("private");
+        let pages = buf.pages() as u32;
+        if self.rings.transmit.room()? < pages || self.sending + pages > LENT_MAX {
+            return Ok(None);
+        }
+        let transmit = &mut self.rings.transmit;
+        buf.into_descriptors(|d| assert_eq!(transmit.push(&d.to_slot()), Ok(true)));
+        self.sending += pages;
+        Ok(Some(transmit.publish()))
+    }
+
+    /// Takes what nicd has given: completions first, then frames.
+    pub fn take(&mut self) -> Result<Vec<Vec<u8>>, PeerCorrupt> {
+        while let Some(slot) = self.rings.completion.pop()? {
+            let page: PageIndex = Descriptor::from_slot(&slot, self.pool.geometry())?.page;
+            self.pool.completed(page)?;
+            self.sending -= 1;
+        }
+        self.rings.completion.release();
+        let mut frames = Vec::new();
+        while let Some(slot) = self.rings.receive.pop()? {
+            self.lent -= 1;
+            let descriptor = Descriptor::from_slot(&slot, self.pool.geometry())?;
+            if let Some(buf) = self.assembly.push(descriptor)? {
+                let mut bytes = vec![0; buf.len()];
+                buf.read(0, &mut bytes);
+                frames.push(bytes);
+            }
+        }
+        self.rings.receive.release();
+        Ok(frames)
+    }
+
+    /// Arms both rings from nicd: true when there is nothing to take.
+    pub fn may_sleep(&mut self) -> Result<bool, PeerCorrupt> {
+        Ok(self.rings.completion.arm()? && self.rings.receive.arm()?)
+    }
+
+    pub fn sending(&self) -> u32 {
+        self.sending
+    }
+
+    pub fn lent(&self) -> u32 {
+        self.lent
+    }
+}
