@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 /// A process that was started here.
 #[derive(Debug)]
@@ -115,9 +116,14 @@ pub fn own_pidfd() -> io::Result<OwnedFd> {
 
 /// Whether the process behind a pidfd is dead.
 pub fn is_dead(pidfd: impl AsFd) -> bool {
+    dead_within(pidfd, Duration::ZERO)
+}
+
+/// Waits for the death of the process behind a pidfd; false when it outlives that time.
+pub fn dead_within(pidfd: impl AsFd, time: Duration) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now)) == Ok(1)
+    let time = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() };
+    poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&time)) == Ok(1)
 }
 
 struct Stat(String);

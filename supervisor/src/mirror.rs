@@ -11,6 +11,7 @@
 //! ```
 
 use crate::facts::Fact;
+use crate::policy::Report;
 use proto::control::lane::Record;
 use proto::control::messages::{GroupConfig, Region};
 use proto::id::Generation;
@@ -25,15 +26,15 @@ pub struct Setup {
     pub programs: String,
     /// The generation of the supervisor that is told.
     pub generation: Generation,
-    /// Whether somebody who started the group may still be listening.
+    /// Whether the lane to the one who started the group comes with it.
     pub starter: bool,
 }
 
 /// From the active supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToStandby {
-    /// First, once. Descriptors: pidfd of the active one, lock file, api and admin listeners, and
-    /// the starter's lane if there is one.
+    /// First, once. Descriptors: pidfd of the one who tells, lock file, api and admin listeners,
+    /// and the lane to the starter if there is one.
     Setup(Box<Setup>),
     /// A region. Descriptors: the writable one, and the read-only one if there is one.
     Region {
@@ -53,6 +54,9 @@ pub enum ToStandby {
     },
     /// The past is told.
     Told,
+    /// From whoever starts a group to its first supervisor, in place of a past: begin. The lane
+    /// stays open for its report.
+    Begin,
     /// The group has ended: leave.
     Dismissed,
 }
@@ -67,6 +71,8 @@ pub enum FromStandby {
         /// The number of a fact.
         number: u64,
     },
+    /// To whoever started the group.
+    Report(Report),
 }
 
 impl Record for ToStandby {
@@ -75,7 +81,7 @@ impl Record for ToStandby {
             ToStandby::Setup(setup) => 4 + usize::from(setup.starter),
             ToStandby::Region { shown, .. } => 1 + usize::from(*shown),
             ToStandby::Fact { fact, .. } => fact.descriptors(),
-            ToStandby::Told | ToStandby::Dismissed => 0,
+            ToStandby::Told | ToStandby::Begin | ToStandby::Dismissed => 0,
         }
     }
 }

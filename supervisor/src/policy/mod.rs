@@ -30,6 +30,7 @@ use links::LinkState;
 use proto::Instant;
 use proto::control::messages::{Ended, FromDaemon, ToDaemon};
 use proto::id::{Generation, Role, Seat, SessionId};
+use serde::{Deserialize, Serialize};
 use standby::Standby;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use suspicion::Suspicion;
@@ -81,7 +82,14 @@ pub enum Event {
         /// What.
         message: FromDaemon,
     },
-    /// A daemon's lane is unusable: it closed it, or broke its rules, or does not read.
+    /// A daemon closed its end of the lane.
+    Closed {
+        /// Who.
+        seat: Seat,
+        /// Which incarnation.
+        generation: Generation,
+    },
+    /// A daemon broke the rules of its lane, or does not read it.
     Broken {
         /// Who.
         seat: Seat,
@@ -235,7 +243,7 @@ pub enum Action {
 }
 
 /// What whoever started the group wants to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// Every daemon is ready, every pair introduced.
     Started,
@@ -260,9 +268,10 @@ enum Then {
 /// Why an incarnation was killed here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
-    /// It stood still while somebody waited. Hangs are half a second apart by themselves, so they
-    /// don't count for backoff.
-    Hung,
+    /// It stood still while somebody waited, or closed its lane. Whether that counts for backoff
+    /// is decided by how it ends: hangs are half a second apart by themselves, and a closed lane
+    /// is most often a death that the pidfd is about to tell.
+    Silent,
     /// It broke the rules of its lane, or never became ready.
     Misbehaved,
 }
@@ -335,6 +344,7 @@ impl Policy {
             Event::NotSpawned { seat } => self.not_spawned(now, seat),
             Event::Ended { seat, generation, ended } => self.ended(now, seat, generation, ended),
             Event::Heard { seat, generation, message } => self.heard(now, seat, generation, message),
+            Event::Closed { seat, generation } => self.condemn(seat, generation, Fault::Silent),
             Event::Broken { seat, generation } => self.condemn(seat, generation, Fault::Misbehaved),
             Event::Flushed { seat, generation } => self.flushed(now, seat, generation),
             Event::Probed { seat, generation, sample } => self.probed(now, seat, generation, sample),

@@ -116,9 +116,8 @@ impl Policy {
             return;
         }
         let own_fault = match self.doomed.remove(&seat) {
-            Some(Fault::Hung) => false,
             Some(Fault::Misbehaved) => true,
-            None => !ended.from_outside(),
+            Some(Fault::Silent) | None => !ended.from_outside(),
         };
         let missing = ended == Ended::Exit(i32::from(EXIT_MISSING)) && !self.facts.started;
         let refused = ended == Ended::Exit(i32::from(EXIT_REFUSED)) || missing;

@@ -57,6 +57,11 @@ impl Standby {
 }
 
 impl Policy {
+    /// Whether there is a standby that could take over.
+    pub fn standby_is_told(&self) -> bool {
+        self.standby.is_told()
+    }
+
     pub(super) fn start_standby(&mut self, now: Instant) {
         let newest = self.facts.active.generation.max(self.facts.standby.generation);
         self.standby.state = State::Started { at: now };
@@ -95,7 +100,6 @@ impl Policy {
 
     /// It holds nothing any more: what waited for it goes on, and another one is started.
     pub(super) fn standby_ended(&mut self, now: Instant, ended: Ended) {
-        let failed = self.standby.killed || !ended.from_outside();
         self.standby.state = State::None;
         self.standby.killed = false;
         let restarts = self.facts.standby.restarts + 1;
@@ -107,7 +111,7 @@ impl Policy {
             return;
         }
         self.standby.failures.retain(|&at| now.since(at) < FAILURE_WINDOW);
-        if failed {
+        if !ended.from_outside() {
             self.standby.failures.push(now);
         }
         self.standby.state = State::Due(now + backoff(now, &self.standby.failures));

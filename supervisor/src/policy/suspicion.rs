@@ -88,7 +88,7 @@ impl Policy {
         }
         suspicion.look_at = None;
         match suspicion.judge(now, sample) {
-            Verdict::Guilty => self.condemn(seat, generation, Fault::Hung),
+            Verdict::Guilty => self.condemn(seat, generation, Fault::Silent),
             Verdict::LookAgain => suspicion.look_at = Some(now + LOOK_AGAIN),
             Verdict::Acquitted => {}
         }
