@@ -80,10 +80,10 @@ impl ControlBlock {
             State::SynReceived if self.syn_due => return Some(Next::Syn),
             _ => {}
         }
-        if self.state.sends_data() {
-            if let Some(next) = self.next_data(gso_max) {
-                return Some(next);
-            }
+        if self.state.sends_data()
+            && let Some(next) = self.next_data(gso_max)
+        {
+            return Some(next);
         }
         if self.probe_due {
             return Some(Next::Probe);
@@ -94,10 +94,10 @@ impl ControlBlock {
     fn next_data(&self, gso_max: u32) -> Option<Next> {
         let mss = self.piece_len();
         let gso_max = (gso_max / mss * mss).max(mss);
-        if self.tail_probe.due {
-            if let Some(probe) = self.next_tail_probe(mss) {
-                return Some(probe);
-            }
+        if self.tail_probe.due
+            && let Some(probe) = self.next_tail_probe(mss)
+        {
+            return Some(probe);
         }
         if self.recovery.phase() == Phase::Open && self.nothing_unsent() {
             return None;
@@ -222,7 +222,7 @@ impl ControlBlock {
         let position = self.send.nxt;
         let occupied = u64::from(octets) + u64::from(fin);
         self.send.nxt = position.plus(occupied);
-        if octets % self.piece_len() != 0 {
+        if !octets.is_multiple_of(self.piece_len()) {
             self.small_end = self.send.nxt;
         }
         self.small_allowed = false;

@@ -2,6 +2,7 @@
 //!
 //! With PAWS (RFC 7323 §5) and the defences of RFC 5961 in their places.
 
+use core::ops::ControlFlow::{Break, Continue};
 use core::time::Duration;
 
 use proto::time::Instant;
@@ -23,32 +24,26 @@ const DUP_ACK_INTERVAL: Duration = Duration::from_millis(500);
 
 impl ControlBlock {
     /// First step: check the sequence number. Returns the place of the segment's first number.
-    pub(super) fn check_sequence(
-        &mut self,
-        now: Instant,
-        segment: &Segment,
-        env: &mut Env<'_>,
-    ) -> Step<Position> {
+    pub(super) fn check_sequence(&mut self, now: Instant, segment: &Segment) -> Step<Position> {
         if self.state == State::TimeWait {
-            self.check_new_incarnation(now, segment)?;
+            self.check_new_incarnation(segment)?;
         }
         if self.state == State::SynReceived
             && let Some(place) = self.check_handshake_repeat(segment)?
         {
-            return Ok(place);
+            return Continue(place);
         }
         // RFC 7323 §5.3, R1: PAWS comes before the sequence number.
         if self.is_from_the_past(now, segment) {
             let reply = self.acknowledge_unacceptable(now, segment);
-            return Err(Reaction::answered(DropReason::Paws, reply));
+            return Break(Reaction::answered(DropReason::Paws, reply));
         }
         let place = self.place_of(segment).filter(|place| self.is_acceptable(*place, segment.seq_len()));
         let Some(place) = place else {
-            return Err(self.refuse_sequence(now, segment));
+            return Break(self.refuse_sequence(now, segment));
         };
         self.take_timestamp(now, segment, place);
-        let _ = env;
-        Ok(place)
+        Continue(place)
     }
 
     /// RFC 9293 §3.10.7.4: the four cases of the acceptability test. The window's right edge is the
@@ -131,13 +126,13 @@ impl ControlBlock {
 
     /// TIME-WAIT: a SYN that is newer than all before opens a new incarnation (RFC 9293 §3.6.1,
     /// RFC 6191 §2). A RST is not heard here (RFC 1337 §3, fix F1).
-    fn check_new_incarnation(&mut self, _now: Instant, segment: &Segment) -> Step {
+    fn check_new_incarnation(&mut self, segment: &Segment) -> Step {
         let flags = segment.flags;
         if flags.rst() {
-            return Err(Reaction::dropped(DropReason::IgnoredReset));
+            return Break(Reaction::dropped(DropReason::IgnoredReset));
         }
         if !flags.syn() || flags.ack() || flags.fin() {
-            return Ok(());
+            return Continue(());
         }
         let newer_time = self.agreed.timestamps
             && segment
@@ -146,12 +141,12 @@ impl ControlBlock {
                 .is_some_and(|t| (t.value.wrapping_sub(self.timestamps.recent) as i32) > 0);
         let newer_number = self.place_of(segment).is_some_and(|place| place > self.receive.nxt);
         if !newer_time && !newer_number {
-            return Ok(());
+            return Continue(());
         }
         // The new numbers must lie beyond everything a stray old segment could hit.
         let isn_min = self.send.nxt.plus(u64::from(u16::MAX) + 2).on_wire(self.iss);
         let reaction = self.finish_orderly();
-        Err(Reaction { reopen: Some(Reopen { isn_min }), ..reaction })
+        Break(Reaction { reopen: Some(Reopen { isn_min }), ..reaction })
     }
 
     /// SYN-RECEIVED: the remote's SYN once more means that the SYN-ACK was lost; its SYN-ACK is the
@@ -159,17 +154,17 @@ impl ControlBlock {
     fn check_handshake_repeat(&mut self, segment: &Segment) -> Step<Option<Position>> {
         let flags = segment.flags;
         if !flags.syn() || flags.rst() || segment.seq != self.irs {
-            return Ok(None);
+            return Continue(None);
         }
         if !flags.ack() {
             self.syn_due = true;
-            return Err(Reaction::dropped(DropReason::OldData));
+            return Break(Reaction::dropped(DropReason::OldData));
         }
         if self.passive {
-            return Ok(None);
+            return Continue(None);
         }
         self.ack_now = true;
-        Ok(Some(Position::FIRST))
+        Continue(Some(Position::FIRST))
     }
 
     /// Second step: check the RST bit, with RFC 5961 §3.2: only the exact number resets.
@@ -181,12 +176,12 @@ impl ControlBlock {
         env: &mut Env<'_>,
     ) -> Step {
         if !segment.flags.rst() {
-            return Ok(());
+            return Continue(());
         }
         if place != self.receive.nxt {
-            return Err(self.challenge(now, DropReason::BlindReset, env));
+            return Break(self.challenge(now, DropReason::BlindReset, env));
         }
-        Err(match self.state {
+        Break(match self.state {
             // A passive open goes back to LISTEN, which is the listener itself; an active one was
             // refused.
             State::SynReceived if !self.passive => self.finish(Failure::ConnectionRefused),
@@ -200,9 +195,9 @@ impl ControlBlock {
     pub(super) fn check_syn(&mut self, now: Instant, segment: &Segment, env: &mut Env<'_>) -> Step {
         let repeats = self.state == State::SynReceived && segment.seq == self.irs;
         if segment.flags.syn() && !repeats {
-            return Err(self.challenge(now, DropReason::BlindSyn, env));
+            return Break(self.challenge(now, DropReason::BlindSyn, env));
         }
-        Ok(())
+        Continue(())
     }
 
     /// RFC 5961 §3.2, §4.2, §5.2 and §7: a challenge ACK within the limit.

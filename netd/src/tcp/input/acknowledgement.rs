@@ -1,6 +1,7 @@
 //! Fifth step of RFC 9293 §3.10.7.4: the ACK field, with RFC 5961 §5.2, the round-trip sample,
 //! SACK, and what loss recovery makes of it.
 
+use core::ops::ControlFlow::{Break, Continue};
 use core::time::Duration;
 
 use proto::time::Instant;
@@ -30,7 +31,7 @@ impl ControlBlock {
     ) -> Step {
         // "if the ACK bit is off, drop the segment and return".
         if !segment.flags.ack() {
-            return Err(Reaction::dropped(DropReason::NoAck));
+            return Break(Reaction::dropped(DropReason::NoAck));
         }
         let ack = Position::near(segment.ack, self.iss, self.send.una);
         if self.state == State::SynReceived {
@@ -40,7 +41,7 @@ impl ControlBlock {
         // acknowledged (RFC 9293: "If the ACK acks something not yet sent ... then send an ACK").
         let oldest = self.send.una.minus(u64::from(self.send.wnd_max));
         let Some(ack) = ack.filter(|ack| oldest <= *ack && *ack <= self.send.nxt) else {
-            return Err(self.challenge(now, DropReason::BadAck, env));
+            return Break(self.challenge(now, DropReason::BadAck, env));
         };
         self.take_ack(now, segment, seq, ack, reaction);
         self.advance_close(now, reaction)
@@ -58,14 +59,14 @@ impl ControlBlock {
     ) -> Step {
         let Some(ack) = ack.filter(|ack| self.send.una < *ack && *ack <= self.send.nxt) else {
             let reply = listen::reply_without_connection(segment);
-            return Err(Reaction::answered(DropReason::BadAck, reply));
+            return Break(Reaction::answered(DropReason::BadAck, reply));
         };
         self.sample_rtt(now, segment, ack);
         let wnd = self.window_of(segment);
         self.send.set(seq, ack, wnd);
         self.send.una = Position::FIRST;
         self.become_established(now, reaction);
-        Ok(())
+        Continue(())
     }
 
     /// The window a segment says, in octets (RFC 7323 §2.3): not scaled in a SYN.
@@ -227,7 +228,7 @@ impl ControlBlock {
     /// What the acknowledgement of the own FIN does to each state.
     fn advance_close(&mut self, now: Instant, reaction: &mut Reaction) -> Step {
         if !self.fin_acknowledged() {
-            return Ok(());
+            return Continue(());
         }
         match self.state {
             State::FinWait1 => {
@@ -243,11 +244,11 @@ impl ControlBlock {
             State::LastAck => {
                 let mut ended = self.finish_orderly();
                 ended.events.acknowledged = reaction.events.acknowledged;
-                return Err(ended);
+                return Break(ended);
             }
             _ => {}
         }
-        Ok(())
+        Continue(())
     }
 
     /// TIME-WAIT (RFC 9293 §3.4.2): all timers off but its own.

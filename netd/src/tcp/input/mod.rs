@@ -10,6 +10,8 @@ mod acknowledgement;
 mod syn_sent;
 mod text;
 
+use core::ops::ControlFlow::{self, Break, Continue};
+
 use proto::time::Instant;
 
 use super::challenge::ChallengeLimiter;
@@ -28,8 +30,8 @@ pub struct Env<'a> {
     pub challenge: &'a mut ChallengeLimiter,
 }
 
-/// The segment is dealt with: later steps don't run.
-type Step<T = ()> = Result<T, Reaction>;
+/// Go on with the next step, or break: the segment is dealt with.
+type Step<T = ()> = ControlFlow<Reaction, T>;
 
 impl ControlBlock {
     /// A segment of this connection arrived, its checksum verified (RFC 9293 §3.10.7).
@@ -40,14 +42,14 @@ impl ControlBlock {
             }
             State::SynSent => self.in_syn_sent(now, segment),
             _ => match self.otherwise(now, segment, env) {
-                Ok(reaction) | Err(reaction) => reaction,
+                Continue(reaction) | Break(reaction) => reaction,
             },
         }
     }
 
     /// RFC 9293 §3.10.7.4, all steps.
     fn otherwise(&mut self, now: Instant, segment: &Segment, env: &mut Env<'_>) -> Step<Reaction> {
-        let seq = self.check_sequence(now, segment, env)?;
+        let seq = self.check_sequence(now, segment)?;
         self.check_rst(now, segment, seq, env)?;
         self.check_syn(now, segment, env)?;
         self.last_received = now;
@@ -59,7 +61,7 @@ impl ControlBlock {
         self.check_urg(segment, seq, &mut reaction);
         self.process_text(now, segment, seq, &mut reaction)?;
         self.check_fin(now, &mut reaction);
-        Ok(reaction)
+        Continue(reaction)
     }
 
     /// The place a segment's sequence number means; `None` if before the SYN.

@@ -1,5 +1,7 @@
 //! SYN-SENT (RFC 9293 §3.10.7.3).
 
+use core::ops::ControlFlow::{Break, Continue};
+
 use proto::time::Instant;
 
 use super::super::control_block::ControlBlock;
@@ -8,12 +10,13 @@ use super::super::reaction::{DropReason, Reaction};
 use super::super::segment::Segment;
 use super::super::seq::Position;
 use super::super::state::{Failure, State};
+use super::Step;
 
 impl ControlBlock {
     pub(super) fn in_syn_sent(&mut self, now: Instant, segment: &Segment) -> Reaction {
         let acknowledged = match self.syn_sent_ack(segment) {
-            Ok(acknowledged) => acknowledged,
-            Err(reaction) => return reaction,
+            Continue(acknowledged) => acknowledged,
+            Break(reaction) => return reaction,
         };
         if segment.flags.rst() {
             return self.syn_sent_rst(acknowledged);
@@ -23,17 +26,17 @@ impl ControlBlock {
     }
 
     /// First step: the ACK bit. Whether it acknowledges the SYN.
-    fn syn_sent_ack(&self, segment: &Segment) -> Result<bool, Reaction> {
+    fn syn_sent_ack(&self, segment: &Segment) -> Step<bool> {
         if !segment.flags.ack() {
-            return Ok(false);
+            return Continue(false);
         }
         // "If SEG.ACK =< ISS or SEG.ACK > SND.NXT, send a reset (unless the RST bit is set)".
         let ack = Position::near(segment.ack, self.iss, self.send.una);
         if ack.is_some_and(|ack| self.send.una < ack && ack <= self.send.nxt) {
-            return Ok(true);
+            return Continue(true);
         }
         let reply = if segment.flags.rst() { None } else { listen::reply_without_connection(segment) };
-        Err(Reaction::answered(DropReason::BadAck, reply))
+        Break(Reaction::answered(DropReason::BadAck, reply))
     }
 
     /// Second step: the RST bit. Without an acceptable ACK it is a blind guess.
@@ -67,7 +70,7 @@ impl ControlBlock {
         // "If there are other controls or text in the segment, then continue processing at the
         // sixth step": whose sequence number is the one behind the SYN.
         self.check_urg(segment, Position::FIRST, &mut reaction);
-        if let Err(reaction) = self.process_text(now, segment, Position::FIRST, &mut reaction) {
+        if let Break(reaction) = self.process_text(now, segment, Position::FIRST, &mut reaction) {
             return reaction;
         }
         self.check_fin(now, &mut reaction);

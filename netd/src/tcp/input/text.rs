@@ -1,5 +1,6 @@
 //! Sixth to eighth step of RFC 9293 §3.10.7.4: urgent data, text, FIN.
 
+use core::ops::ControlFlow::{Break, Continue};
 use core::time::Duration;
 
 use proto::time::Instant;
@@ -39,27 +40,27 @@ impl ControlBlock {
         let text = Range::new(seq, seq.plus(u64::from(segment.payload_len)));
         let has_fin = segment.flags.fin();
         if text.is_empty() && !has_fin {
-            return Ok(());
+            return Continue(());
         }
         if !self.state.takes_data() {
             if !text.is_empty() {
                 reaction.dropped = Some(DropReason::AfterClose);
             }
             self.ack_now = true;
-            return Ok(());
+            return Continue(());
         }
         if self.orphaned && text.end > self.receive.nxt && !text.is_empty() {
             // RFC 9293 §3.6.1, RFC 2525 §2.17: data for which there is no reader resets.
             let reply = Some(self.assemble_reset(now));
             let ended = self.finish(Failure::Aborted);
-            return Err(Reaction { reply, dropped: Some(DropReason::AfterClose), ..ended });
+            return Break(Reaction { reply, dropped: Some(DropReason::AfterClose), ..ended });
         }
         self.note_full_segment(segment.payload_len);
         if has_fin {
             self.learn_fin(text.end);
         }
         self.take_text(now, text, reaction);
-        Ok(())
+        Continue(())
     }
 
     /// The largest payload seen stands for the remote's full segment.
