@@ -66,6 +66,8 @@ pub(super) struct Weather {
     pub(super) delay: Duration,
     /// A death at this many of a thousand batches.
     pub(super) death_permille: u64,
+    /// How long a dead host stays dead; what arrives meanwhile is lost.
+    pub(super) downtime: Duration,
     pub(super) gso_max: u32,
     pub(super) settings: Settings,
     pub(super) backlog: Backlog,
@@ -87,6 +89,7 @@ impl Weather {
             reorder_permille: 0,
             delay: Duration::from_millis(5),
             death_permille: 0,
+            downtime: Duration::ZERO,
             gso_max: 1,
             settings: Settings::default(),
             backlog: Backlog::default(),
@@ -119,6 +122,7 @@ impl Weather {
             reorder_permille: [0, 50, 200][bad as usize],
             delay: Duration::from_micros([200, 5000, 60_000][rng.below(3) as usize]),
             death_permille: if rng.chance(600) { [5, 20, 60][rng.below(3) as usize] } else { 0 },
+            downtime: Duration::from_millis([0, 3, 40][rng.below(3) as usize]),
             gso_max: [1, 20_000, 65_536][rng.below(3) as usize],
             settings,
             backlog: Backlog { half_open_full, cookies_out: half_open_full, accept_full: false },
@@ -142,6 +146,8 @@ pub(super) struct Seen {
     pub(super) sack_blocks: u64,
     pub(super) zero_windows: u64,
     pub(super) finished_at: Instant,
+    /// The longest time in which no stream moved on though bytes were missing.
+    pub(super) longest_silence: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -164,6 +170,8 @@ pub(super) struct Host {
     arena: Vec<Option<u8>>,
     /// The largest stream offset sent, to tell what goes a second time.
     sent_max: u64,
+    dead: bool,
+    last_progress: Instant,
     /// Ended: the record was freed.
     pub(super) done: bool,
 }
@@ -173,6 +181,7 @@ enum What {
     Packet(usize, usize),
     Client(usize),
     Poll(usize),
+    Revive(usize),
 }
 
 /// The world of one run.
@@ -205,6 +214,8 @@ impl Host {
             consumed: 0,
             arena: vec![None; expected as usize],
             sent_max: 0,
+            dead: false,
+            last_progress: Instant::ZERO,
             done: false,
         }
     }
@@ -326,6 +337,7 @@ impl World {
                         self.end_batch(side, None);
                     }
                     What::Poll(_) => {}
+                    What::Revive(side) => self.revive(side),
                 }
             }
             _ => panic!("seed {}: nothing will ever happen: {:#?}", self.seed, self.hosts_brief()),
@@ -334,6 +346,10 @@ impl World {
 
     fn arrive(&mut self, side: usize, index: usize) {
         let packet = self.packets[index].take().expect("each packet arrives once");
+        if self.hosts[side].dead {
+            self.seen.lost += 1;
+            return;
+        }
         if self.hosts[side].block.is_none() {
             self.knock(side, &packet);
             return;
@@ -477,6 +493,13 @@ impl World {
         let old = host.received();
         host.committed = Some(values);
         let new = host.received();
+        if new > old {
+            let silence = self.now.since(host.last_progress);
+            if old > 0 {
+                self.seen.longest_silence = self.seen.longest_silence.max(silence);
+            }
+            host.last_progress = self.now;
+        }
         for offset in old..new {
             let got = host.arena[offset as usize];
             let want = byte(1 - side, offset);
@@ -504,9 +527,15 @@ impl World {
             let rest = self.weather.delay * 8 * self.rng.below(100) as u32 / 50;
             self.spared_until = self.now + rest + Duration::from_millis(1);
         }
+        self.hosts[side].block = None;
+        self.hosts[side].dead = true;
+        self.at(self.weather.downtime, What::Revive(side));
+    }
+
+    fn revive(&mut self, side: usize) {
+        self.hosts[side].dead = false;
         let host = &mut self.hosts[side];
         let (Some(identity), Some(values)) = (&host.identity, &host.committed) else {
-            host.block = None;
             return;
         };
         let settings = &self.weather.settings;

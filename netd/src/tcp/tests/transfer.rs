@@ -84,3 +84,26 @@ fn one_lost_segment_costs_no_timeout() {
     }
     assert!(slow <= 2, "{slow} of 20 runs were slow");
 }
+
+#[test]
+fn a_death_makes_no_long_silence() {
+    // 10 ms round trip, 3 ms dead, a stream that keeps many segments in flight.
+    let mut silences = Vec::new();
+    for seed in 0..100 {
+        let weather = Weather {
+            death_permille: 3,
+            downtime: Duration::from_millis(3),
+            totals: [2_000_000, 0],
+            gso_max: 65_536,
+            ..Weather::fair()
+        };
+        let seen = run(seed, weather);
+        if seen.deaths > 0 {
+            silences.push(seen.longest_silence);
+        }
+    }
+    silences.sort();
+    println!("{silences:?}");
+    assert!(silences.len() > 50);
+    assert!(silences[silences.len() / 2] <= Duration::from_millis(50));
+}
