@@ -5,7 +5,7 @@ use proto::nic::descriptor::Descriptor;
 use proto::nic::packet_buf::{Assembly, PacketBuf};
 use proto::nic::pool::FramePool;
 use proto::nic::rings::{LENT_MAX, StackEnd};
-use proto::nic::slab::{PageIndex, SlabGeometry};
+use proto::nic::slab::{PageIndex, SMALL_SIZE, SlabGeometry};
 use proto::shm::Memory;
 use std::rc::Rc;
 
@@ -13,8 +13,8 @@ pub struct NetdSide<M: Memory> {
     pub rings: StackEnd<M>,
     pub pool: Rc<FramePool<M>>,
     assembly: Assembly<M>,
-    /// Pages lent on the fill ring.
-    lent: u32,
+    /// Pages lent on the fill ring: small and large.
+    lent: [usize; 2],
     /// Descriptors with nicd to be sent.
     sending: u32,
 }
@@ -23,26 +23,22 @@ impl<M: Memory + Clone> NetdSide<M> {
     pub fn new(rings: M, slab: M, geometry: SlabGeometry) -> Self {
         let pool = Rc::new(FramePool::new(slab, geometry));
         let assembly = Assembly::new(&pool);
-        NetdSide { rings: StackEnd::new(rings), pool, assembly, lent: 0, sending: 0 }
+        NetdSide { rings: StackEnd::new(rings), pool, assembly, lent: [0; 2], sending: 0 }
     }
 
-    /// Lends up to `small` and `large` pages in all; true when nicd must be woken.
+    /// Lends until nicd has `small` and `large` pages to fill; true when it must be woken.
     pub fn lend(&mut self, small: usize, large: usize) -> Result<bool, PeerCorrupt> {
-        let mut left = (small, large);
-        while self.lent < LENT_MAX && left != (0, 0) {
-            let page = match left.0 {
-                0 => {
-                    left.1 -= 1;
-                    self.pool.lend_large()
-                }
-                _ => {
-                    left.0 -= 1;
-                    self.pool.lend_small()
-                }
-            };
-            let Some(page) = page else { continue };
-            assert!(self.rings.fill.push(&Descriptor::plain(page, 0, 0).to_slot())?, "the ring holds all");
-            self.lent += 1;
+        assert!(small + large <= LENT_MAX as usize);
+        for (size, wanted) in [small, large].into_iter().enumerate() {
+            while self.lent[size] < wanted {
+                let page = if size == 0 { self.pool.lend_small() } else { self.pool.lend_large() };
+                let Some(page) = page else { break };
+                assert!(
+                    self.rings.fill.push(&Descriptor::plain(page, 0, 0).to_slot())?,
+                    "the ring holds all"
+                );
+                self.lent[size] += 1;
+            }
         }
         Ok(self.rings.fill.publish())
     }
@@ -71,8 +67,9 @@ impl<M: Memory + Clone> NetdSide<M> {
         self.rings.completion.release();
         let mut frames = Vec::new();
         while let Some(slot) = self.rings.receive.pop()? {
-            self.lent -= 1;
             let descriptor = Descriptor::from_slot(&slot, self.pool.geometry())?;
+            let size = self.pool.geometry().page_size(descriptor.page).expect("a checked page");
+            self.lent[usize::from(size != SMALL_SIZE)] -= 1;
             if let Some(buf) = self.assembly.push(descriptor)? {
                 let mut bytes = vec![0; buf.len()];
                 buf.read(0, &mut bytes);
@@ -92,7 +89,7 @@ impl<M: Memory + Clone> NetdSide<M> {
         self.sending
     }
 
-    pub fn lent(&self) -> u32 {
-        self.lent
+    pub fn lent(&self) -> usize {
+        self.lent.iter().sum()
     }
 }
