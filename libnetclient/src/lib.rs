@@ -30,7 +30,6 @@
 
 mod control;
 mod cursor;
-mod directory;
 mod listener;
 mod pages;
 mod poll;

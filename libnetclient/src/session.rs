@@ -3,7 +3,6 @@
 //! Lock order: events → a slot → kicks. The socket's own locks (`socket`) come before a slot's.
 
 use crate::control::{self, Control, Opened};
-use crate::directory;
 use crate::pages::{FreePages, TxPages};
 use crate::socket::Socket;
 use crate::wait::{Roles, Sleepers, lock};
@@ -13,6 +12,7 @@ use proto::arena::{Geometry, NOTE_SIZE};
 use proto::control::client::{Ask, Granted, VERSION};
 use proto::id::{Epoch, SessionId, SlotIndex};
 use proto::ring::spsc::{Consumer, Producer};
+use proto::run_dir::{RunDir, default_name};
 use proto::shm::region::Region;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::io;
@@ -110,7 +110,10 @@ impl Session {
     /// # Errors
     /// As [`Session::open`].
     pub fn open_sized(name: &str, size: Size) -> io::Result<Session> {
-        Session::at(&directory::socket_of(name)?, size)
+        let place = RunDir::find(name).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("no group of the name '{name}' runs here"))
+        })?;
+        Session::at(&place.api(), size)
     }
 
     /// Opens a session at a group's `api.sock`, wherever it is.
@@ -141,7 +144,7 @@ impl Session {
         match session.as_ref().filter(|session| session.inner.sound().is_ok()) {
             Some(session) => Ok(session.clone()),
             None => {
-                let opened = Session::open(&directory::name())?;
+                let opened = Session::open(&default_name())?;
                 Ok(session.insert(opened).clone())
             }
         }
