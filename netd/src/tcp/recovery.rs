@@ -155,6 +155,25 @@ impl Recovery {
         }
     }
 
+    /// The tail loss probe was reported by SACK: all below `edge` was sent at least a probe time-out,
+    /// two round trips, before it, and counts as lost (RFC 8985 §6.2 step 5, the one case of RACK
+    /// that is needed where a whole window and only the probe arrived).
+    pub fn on_probe_reported(
+        &mut self,
+        edge: Position,
+        facts: &AckFacts,
+        flight: &Flight,
+        board: &Scoreboard,
+        congestion: &mut Congestion,
+    ) {
+        if self.phase != Phase::Open || edge <= flight.una {
+            return;
+        }
+        self.enter(flight, board, congestion);
+        self.lost_edge = self.lost_edge.max(edge);
+        self.lead_window(facts, flight, board, congestion);
+    }
+
     fn count_duplicates(&mut self, facts: &AckFacts, flight: &Flight) {
         if facts.duplicate {
             // Never more than there are segments in flight, whatever a remote sends.
@@ -267,10 +286,9 @@ impl Recovery {
             }
             bound.min(ssthresh - pipe)
         };
-        if self.prr_out == 0 {
-            // The fast retransmit itself always leaves.
-            count = count.max(mss);
-        }
+        // The RFC counts segments: a remainder must not hold back the last one, for which no further
+        // acknowledgement might come. And the fast retransmit itself always leaves.
+        count = count.div_ceil(mss).max(u32::from(self.prr_out == 0)).saturating_mul(mss);
         congestion.set_cwnd(pipe.saturating_add(count), mss);
     }
 

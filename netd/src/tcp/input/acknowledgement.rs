@@ -9,7 +9,7 @@ use proto::time::Instant;
 use super::super::control_block::{ControlBlock, FIN_WAIT2_ORPHAN, RttProbe, TIME_WAIT};
 use super::super::listen;
 use super::super::reaction::{DropReason, Reaction};
-use super::super::recovery::AckFacts;
+use super::super::recovery::{AckFacts, Phase};
 use super::super::sack::{SackNews, Scoreboard};
 use super::super::segment::Segment;
 use super::super::seq::Position;
@@ -146,6 +146,13 @@ impl ControlBlock {
             let flight = self.flight();
             let board = self.scoreboard.as_deref().unwrap_or(Scoreboard::EMPTY);
             self.recovery.on_ack(&facts, &flight, board, &mut self.congestion);
+            if let Some(edge) = reported_probe(self.tail_probe.end, board) {
+                self.recovery.on_probe_reported(edge, &facts, &flight, board, &mut self.congestion);
+            }
+            if self.recovery.phase() != Phase::Open {
+                // The loss is known and paid for; the probe has nothing more to tell.
+                self.tail_probe.end = Position::SYN;
+            }
         }
         self.check_reneging();
         self.rearm_after_ack(now, acked > 0, news.newly_sacked > 0);
@@ -259,4 +266,15 @@ impl ControlBlock {
         self.scoreboard = None;
         self.out_of_order = None;
     }
+}
+
+/// Where the reported range begins that holds the end of the tail probe. A FIN there may go
+/// unreported: it is no data.
+fn reported_probe(end: Position, board: &Scoreboard) -> Option<Position> {
+    if end == Position::SYN {
+        return None;
+    }
+    let ranges = board.ranges();
+    let holding = ranges.holding(end.minus(1)).or_else(|| ranges.holding(end.minus(2)));
+    holding.map(|range| range.start)
 }

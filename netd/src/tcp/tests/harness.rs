@@ -521,6 +521,9 @@ impl World {
 
     fn die(&mut self, side: usize) {
         self.seen.deaths += 1;
+        if self.trace {
+            println!("{} {side} dies", self.now.micros());
+        }
         // Mostly a few round trips to the next death: as each batch may be the last, a host that
         // resends a window at every death would otherwise breed batches faster than they end.
         if self.rng.chance(900) {

@@ -75,7 +75,7 @@ fn one_lost_segment_costs_no_timeout() {
     // One per cent loss at 10 ms round trip: with SACK and tail loss probes a megabyte must not
     // take more than a few time-outs of 200 ms.
     let mut slow = 0;
-    for seed in 0..20 {
+    for seed in 0..100 {
         let weather =
             Weather { loss_permille: 10, totals: [1_000_000, 0], gso_max: 65_536, ..Weather::fair() };
         let start = World::new(seed, weather.clone()).now;
@@ -103,7 +103,8 @@ fn a_death_makes_no_long_silence() {
         }
     }
     silences.sort();
-    println!("{silences:?}");
     assert!(silences.len() > 50);
-    assert!(silences[silences.len() / 2] <= Duration::from_millis(50));
+    // The writing client itself pauses for up to 20 ms.
+    assert!(silences[silences.len() / 2] <= Duration::from_millis(40), "{silences:?}");
+    assert!(silences[silences.len() * 95 / 100] <= Duration::from_millis(100), "{silences:?}");
 }
