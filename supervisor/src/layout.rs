@@ -33,6 +33,22 @@ pub fn size(region: Region, group: &GroupConfig) -> usize {
     }
 }
 
+/// The name of a region's memfd, as /proc/PID/maps shows it: for people, and for the test that
+/// holds the running processes to the table in ARCHITECTURE.md.
+pub fn name(region: Region) -> String {
+    match region {
+        Region::Lock(seat) => format!("axolotl-lock-{seat}"),
+        Region::Slab(nic) => format!("axolotl-slab-{nic}"),
+        Region::Conns(shard) => format!("axolotl-conns-{shard}"),
+        Region::Secrets => "axolotl-secrets".into(),
+        Region::Config => "axolotl-config".into(),
+        Region::Registry => "axolotl-registry".into(),
+        Region::Stats(seat) => format!("axolotl-stats-{seat}"),
+        Region::Processes => "axolotl-processes".into(),
+        Region::Capture(shard) => format!("axolotl-capture-{shard}"),
+    }
+}
+
 /// All regions of a group.
 pub fn regions(group: &GroupConfig) -> Vec<Region> {
     let seats: Vec<Seat> = crate::facts::seats(group).collect();

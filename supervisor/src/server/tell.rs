@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub(super) fn make_memory(vault: &mut Vault, group: &GroupConfig) -> Result<(), ServerError> {
     for region in layout::regions(group) {
         let size = layout::size(region, group);
-        let writable = create_sealed("axolotl", size).map_err(doing("memory for the group"))?;
+        let writable = create_sealed(&layout::name(region), size).map_err(doing("memory for the group"))?;
         let shown = layout::is_shown(region).then(|| read_only(writable.as_fd())).transpose();
         let memory = Memory { size, read_only: shown.map_err(doing("memory to be shown"))?, writable };
         vault.memory.insert(region, memory);
