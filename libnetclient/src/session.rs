@@ -345,6 +345,8 @@ impl Inner {
                 match ring.pop() {
                     Ok(None) => break,
                     Ok(Some(note)) => {
+                        // Before the note is taken up: the next one of that socket needs a slot.
+                        ring.release();
                         let slot = SlotIndex(u32::from_ne_bytes(note));
                         if slot.0 >= self.geometry.sockets() {
                             broken = Some(PeerCorrupt::new("an event for no such place"));
@@ -359,7 +361,6 @@ impl Inner {
                     }
                 }
             }
-            ring.release();
         }
         drop(rings);
         match broken {

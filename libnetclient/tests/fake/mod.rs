@@ -27,7 +27,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes that a receive stream holds before its sender must wait.
 pub const WINDOW: u32 = 256 * 1024;
@@ -125,6 +125,15 @@ impl Fake {
         let (done, wait) = channel();
         self.job(Job::Count(done));
         wait.recv().expect("the stack runs")
+    }
+
+    /// Waits until that many receive pages and places are in use.
+    pub fn settles_at(&self, pages: usize, places: usize) {
+        let begin = Instant::now();
+        while self.in_use() != (pages, places) {
+            assert!(begin.elapsed() < Duration::from_secs(10), "in use: {:?}", self.in_use());
+            thread::yield_now();
+        }
     }
 
     /// As when sockd ends the session.
@@ -283,6 +292,7 @@ impl Stack {
                         (Poke::Lie, Kind::Connection { .. }) => {
                             place.line.acked = place.client.written + 1_000_000;
                             self.tell(slot);
+                            self.hold = true;
                         }
                         (Poke::Unreachable, Kind::Datagram { .. }) => self.fail(slot, 111),
                         _ => {}
@@ -405,6 +415,7 @@ impl Stack {
 
     fn take_kicks(&mut self) {
         while let Some(note) = self.kicks.pop().expect("a sound ring") {
+            self.kicks.release();
             let slot = u32::from_ne_bytes(note);
             let ack = Notes::Kick.take_up(&self.memory, &self.geometry, SlotIndex(slot));
             let Some(place) = self.places.get_mut(&slot) else { continue };
@@ -428,7 +439,6 @@ impl Stack {
                 self.free_pages.extend(place.pages.remove(&page));
             }
         }
-        self.kicks.release();
     }
 
     /// Puts bytes behind a receive stream; `false` when there is no room for all of them.
