@@ -74,6 +74,7 @@ pub fn attend(lane: OwnedFd) -> Result<(), PairError> {
         (ToStandby::Begin, _) => {
             tracing::info!("begins group {}", setup.group.name);
             keepsakes.starter = Some(lane.into_socket());
+            drop(teller);
             Ok(Server::begin(*setup, keepsakes)?.run()?)
         }
         first => {
@@ -167,9 +168,9 @@ impl Standby {
                 let ended = child::ending(self.active.as_fd(), self.facts.active.pid);
                 tracing::warn!("the active supervisor ended: {ended:?}; taking over");
                 self.facts.take_over(ended);
-                // Its own events come from its own queue.
-                let Standby { setup, vault, facts, poll, .. } = self;
-                drop(poll);
+                // What was only needed to stand by is closed; the server has a queue of its own.
+                let Standby { setup, vault, facts, lane, active, poll, .. } = self;
+                drop((lane, active, poll));
                 Ok(Server::take_over(setup, vault, facts)?.run()?)
             }
         }
