@@ -116,3 +116,20 @@ fn time_wait_gives_way_to_a_newer_syn_and_to_nothing_else() {
     let isn_min = new.reopen.expect("to the listener").isn_min;
     assert!(isn_min.after(SeqNum::new(ISS + 2)));
 }
+
+#[test]
+fn a_close_still_queued_counts_as_after_the_remotes() {
+    let mut stage = Stage::established();
+    let _ = stage.hears(Segment { window: 0, ..stage.segment(ACK, 0, 0, 0) });
+    stage.write(100);
+    stage.shut();
+    stage.silent();
+    let _ = stage.hears(Segment { window: 0, ..stage.segment(FIN_ACK, 0, 0, 0) });
+    assert_eq!(stage.state(), State::LastAck);
+    stage.sends(ACK, 0, 0);
+    stage.die(0);
+    assert_eq!(stage.state(), State::LastAck);
+    let _ = stage.hear(ACK, 1, 0, 0);
+    stage.sends(FIN_ACK, 0, 100);
+    assert!(stage.hear(ACK, 1, 101, 0).events.closed);
+}
