@@ -59,7 +59,7 @@ fn a_thousand_kills_lose_nothing() {
         let seed = setting("AXOLOTL_STORM_SEED", fresh_seed());
         println!("AXOLOTL_STORM_SEED={seed}");
         let (group, echo) = started();
-        let _server = group.example("echo", &[&echo.to_string()]).expect("the echo server");
+        let _server = group.example("echo", &[&ECHO.to_string()]).expect("the echo server");
         let listening = || std::net::TcpStream::connect_timeout(&echo, Duration::from_secs(2)).is_ok();
         assert!(wait_until(Duration::from_secs(20), listening), "echo does not listen");
 

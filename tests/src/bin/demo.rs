@@ -207,8 +207,8 @@ fn demo(seed: u64, over: Over) -> Result<bool, String> {
 
     let (group, remote) = start(over, &scratch.0).map_err(text)?;
     let path = file.to_str().ok_or("a temporary directory with a strange name")?;
-    let _http = group.example("http_file", &[&format!("{STACK}:{HTTP}"), path]).map_err(text)?;
-    let _echo = group.example("echo", &[&format!("{STACK}:{ECHO}")]).map_err(text)?;
+    let _http = group.example("http_file", &[path, &HTTP.to_string()]).map_err(text)?;
+    let _echo = group.example("echo", &[&ECHO.to_string()]).map_err(text)?;
     let (http, echo) = (remote.listening(HTTP)?, remote.listening(ECHO)?);
 
     let load = Load {

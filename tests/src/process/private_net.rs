@@ -3,8 +3,8 @@
 //! namespace. Whatever is made inside vanishes with the last process in it.
 
 use std::ffi::OsString;
-use std::io;
-use std::process::{Command, ExitStatus};
+use std::io::{self, BufRead, BufReader};
+use std::process::{Command, ExitStatus, Stdio};
 
 /// Set inside the namespace.
 const INSIDE: &str = "AXOLOTL_TESTS_PRIVATE_NET";
@@ -54,8 +54,14 @@ pub fn enter(args: impl IntoIterator<Item = OsString>) -> io::Result<PrivateNet>
     if let Err(reason) = available() {
         return Ok(PrivateNet::Forbidden(reason));
     }
-    let status = unshare().arg(std::env::current_exe()?).args(args).env(INSIDE, "1").status()?;
-    Ok(PrivateNet::Ran(status))
+    Ok(PrivateNet::Ran(inside(args)?.status()?))
+}
+
+/// This program with `args`, in a private network of its own.
+fn inside(args: impl IntoIterator<Item = OsString>) -> io::Result<Command> {
+    let mut command = unshare();
+    command.arg(std::env::current_exe()?).args(args).env(INSIDE, "1");
+    Ok(command)
 }
 
 /// For a test by name: runs `body` in a private network, or says why not.
@@ -63,12 +69,21 @@ pub fn enter(args: impl IntoIterator<Item = OsString>) -> io::Result<PrivateNet>
 /// # Panics
 /// When the test fails inside.
 pub fn test(name: &str, body: impl FnOnce()) {
-    let args = ["--exact", name, "--nocapture", "--test-threads=1"].map(OsString::from);
-    match enter(args).expect("a program that can run itself") {
-        PrivateNet::Inside => body(),
-        PrivateNet::Ran(status) => {
-            assert!(status.success(), "{name} failed in its private network: {status}")
-        }
-        PrivateNet::Forbidden(reason) => super::skip(name, &format!("no private network: {reason}"), false),
+    if std::env::var_os(INSIDE).is_some() {
+        enter([]).expect("a private network with a loopback");
+        return body();
     }
+    if let Err(reason) = available() {
+        return super::skip(name, &format!("no private network: {reason}"), false);
+    }
+    let args = ["--exact", name, "--nocapture", "--test-threads=1"];
+    let inner = inside(args.map(OsString::from)).and_then(|mut command| {
+        // Indented, so that the inner runner's sums are not taken for the outer one's.
+        let mut inner = command.stdout(Stdio::piped()).spawn()?;
+        let said = BufReader::new(inner.stdout.take().expect("piped"));
+        said.lines().map_while(Result::ok).for_each(|line| println!("    {line}"));
+        inner.wait()
+    });
+    let status = inner.expect("a program that can run itself");
+    assert!(status.success(), "{name} failed in its private network: {status}");
 }

@@ -194,6 +194,8 @@ enum Kind {
     Conn { conn: ConnId, side: Side, plan: Plan, ended: bool },
     Listener { port: u16 },
     Datagram { port: u16, sent: u32, to_send: u32, remote: Option<SocketAddr>, len: u32 },
+    /// A connection that a late copy of a cookie made out of one that has ended.
+    Ghost,
 }
 
 struct Open {
@@ -312,6 +314,11 @@ impl Client {
     pub fn holdings(&self) -> (usize, usize) {
         let Some(open) = &self.open else { return (0, 0) };
         (open.geometry.tx_pages as usize - open.tx_free.len(), open.sockets.len())
+    }
+
+    /// Listeners and datagram sockets it has.
+    pub fn ports(&self) -> usize {
+        self.open.iter().map(|open| open.sockets.len()).sum::<usize>() - self.conns()
     }
 
     /// What it is doing, for a failure's message.
@@ -538,6 +545,11 @@ impl Client {
             socket.first_page += 1;
             freed = true;
         }
+        if stack.acked == socket.line.written && !socket.pages.is_empty() {
+            // A socket with nothing to send holds no pages, not even one it has begun.
+            open.tx_free.extend(socket.pages.drain(..));
+            freed = true;
+        }
         if freed {
             self.pages_came_back();
         }
@@ -546,6 +558,12 @@ impl Client {
             Kind::Conn { .. } => self.converse(now, slot, stack),
             Kind::Listener { port } => self.accept(now, slot, stack, port),
             Kind::Datagram { .. } => self.datagrams(now, slot, stack),
+            Kind::Ghost => {
+                if self.line(slot).flags & want::CLOSE == 0 {
+                    self.line(slot).flags |= want::CLOSE | want::ABORT;
+                    self.publish(slot);
+                }
+            }
         }
     }
 
@@ -665,6 +683,9 @@ impl Client {
         });
         self.line(slot).consumed += record_size(0) as u64;
         match (header, conn) {
+            (Some(header), Some(conn)) if self.is_over(conn) => {
+                self.place(now, header.slot, header.epoch, Kind::Ghost, 0);
+            }
             (Some(header), Some(conn)) => self.settle(now, header.slot, header.epoch, conn, Side::Passive),
             (header, _) => {
                 self.shared.oracle.borrow_mut().fail(format!("accepted a stranger: {header:?}"));
@@ -672,6 +693,14 @@ impl Client {
         }
         self.socket(slot).ready = true;
         self.publish(slot);
+    }
+
+    /// Whether both ends have had the connection and closed it. A cookie's ACK that was delivered
+    /// twice can then open it once more; no stack that keeps nothing of a cookie can tell.
+    fn is_over(&self, conn: ConnId) -> bool {
+        let oracle = self.shared.oracle.borrow();
+        let conn = oracle.conn(conn);
+        conn.active.closed && conn.passive.closed
     }
 
     fn datagrams(&mut self, now: Instant, slot: SlotIndex, stack: StackLine) {
@@ -885,7 +914,7 @@ impl Client {
             Kind::Listener { port } | Kind::Datagram { port, .. } => {
                 port == wanted && socket.line.flags & want::CLOSE == 0
             }
-            Kind::Conn { .. } => false,
+            Kind::Conn { .. } | Kind::Ghost => false,
         });
         found.map(|(slot, _)| SlotIndex(*slot))
     }

@@ -458,6 +458,65 @@ impl World {
         self.hosts[host].conns.poke(cell, &[byte[0] ^ 0x40]);
     }
 
+    /// Gives a client more to do.
+    pub fn give_tasks(&mut self, host: usize, client: usize, tasks: Vec<Task>) {
+        self.hosts[host].clients[client].borrow_mut().add_tasks(tasks);
+        self.wake(host, Who::Client(client));
+    }
+
+    /// Lets a client take a turn in the middle of netd's work, before its effect number `effects`
+    /// from now on.
+    pub fn interrupt(&mut self, host: usize, client: usize, effects: u64) {
+        let Some(netd) = self.process(host, Who::Netd) else { return };
+        let client = self.hosts[host].clients[client].clone();
+        let now = self.now;
+        netd.interrupt(effects, move || {
+            let process = client.borrow().process.clone();
+            if process.is_dead() || !client.borrow().has_session() {
+                return;
+            }
+            client.borrow().pipe.set(false);
+            let rest = process.run(|| client.borrow_mut().step(now));
+            if !matches!(rest, Ok(Rest::Sleep)) {
+                client.borrow().pipe.set(true);
+            }
+        });
+    }
+
+    /// Whether nothing is left of any client on either host.
+    pub fn all_gone(&self) -> bool {
+        self.hosts.iter().all(|host| {
+            let (records, unreadable) = records::scan(&host.conns);
+            records.is_empty()
+                && unreadable.is_empty()
+                && host.vault.is_empty()
+                && host.netd.as_ref().is_some_and(|netd| {
+                    netd.stack.session_count() == 0 && netd.stack.record_count() == 0
+                })
+                && host.sockd.as_ref().is_some_and(|sockd| {
+                    sockd.core.sessions() == 0 && sockd.core.sockets() == 0
+                })
+        })
+    }
+
+    /// What [`World::all_gone`] misses.
+    pub fn leftovers(&self) -> String {
+        let of = |host: &Host| {
+            let netd = host.netd.as_ref();
+            let sockd = host.sockd.as_ref();
+            format!(
+                "vault {}, netd {:?} sessions {:?} records {:?} pages, sockd {:?} sessions {:?} sockets; ",
+                host.vault.len(),
+                netd.map(|netd| netd.stack.session_count()),
+                netd.map(|netd| netd.stack.record_count()),
+                netd.map(|netd| netd.frames.in_use()),
+                sockd.map(|sockd| sockd.core.sessions()),
+                sockd.map(|sockd| sockd.core.sockets()),
+            )
+        };
+        self.hosts.iter().map(of).collect()
+    }
+
     /// Everything that is wrong at this moment, oracle and watches together.
     pub fn failures(&self) -> Vec<String> {
         self.shared.oracle.borrow().failures.clone()

@@ -27,7 +27,7 @@ use proto::arena::place::{Direction, pieces};
 use proto::hard::conns::{Kind, TcpState};
 use proto::id::OpId;
 use proto::shm::Memory;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -64,6 +64,9 @@ pub struct Watch {
     host: usize,
     seen: HashMap<(u32, u32), Seen>,
     ops: HashMap<OpId, (u32, u32)>,
+    /// Connections that came to their end here, FIN for FIN: a late segment of theirs is answered
+    /// as one of a stranger.
+    ended: HashSet<Ends>,
     /// Segments that carried bytes which had been sent before.
     pub retransmissions: u64,
     /// Segments that carried bytes.
@@ -74,8 +77,8 @@ pub struct Watch {
     pub kept_ranges: u64,
     /// How long a resumed connection may be silent; `None` when the cable is too bad to say.
     pub patience: Option<Duration>,
-    /// The network does what it likes: nothing is wrong.
-    pub blind: bool,
+    /// Print every segment.
+    pub trace: bool,
 }
 
 /// TIME-WAIT lasts this long (`netd::tcp::control_block::TIME_WAIT`).
@@ -115,12 +118,13 @@ impl Watch {
             host,
             seen: HashMap::new(),
             ops: HashMap::new(),
+            ended: HashSet::new(),
             retransmissions: 0,
             segments: 0,
             resumes: 0,
             kept_ranges: 0,
             patience: Some(Duration::from_millis(20)),
-            blind: false,
+            trace: std::env::var_os("AXOLOTL_TRACE").is_some(),
         }
     }
 
@@ -207,9 +211,12 @@ impl Watch {
     ) {
         let conn = name_of(shared, ends);
         let found = self.find(ends, host);
+        if self.trace {
+            self.print(now, ends, segment, found.as_ref());
+        }
         let gone = may_be_gone(shared, conn);
         if segment.flags.rst() {
-            if !gone {
+            if !gone && !(found.is_none() && self.ended.contains(&ends)) {
                 fail(shared, self.say("INV-T4: a reset for a connection that lives", ends));
             }
             return;
@@ -269,6 +276,29 @@ impl Watch {
             wire.timestamp = Some(timestamps.value);
         }
         self.seen.get_mut(&key).expect("noted above").wire = wire;
+    }
+
+    fn print(&self, now: Instant, ends: Ends, segment: &Segment, record: Option<&Record>) {
+        let near = |number, initial: Option<u32>, reference| {
+            initial.and_then(|first| Position::near(number, SeqNum::new(first), Position::new(reference)))
+        };
+        let state = record.map(|record| record.state);
+        let (una, nxt) = state.map_or((0, 0), |state| (state.snd_una, state.rcv_nxt));
+        println!(
+            "{}.{:06} host {}: {} to {} {:?} seq {:?} len {} ack {:?} window {} sack {} {:?}",
+            now.millis(),
+            now.nanos() % 1_000_000,
+            self.host,
+            ends.0,
+            ends.1,
+            segment.flags,
+            near(segment.seq, record.map(|record| record.opening.iss), una),
+            segment.payload_len,
+            near(segment.ack, record.and_then(Record::irs), nxt),
+            segment.window,
+            segment.options.sack.len(),
+            state.map(|state| state.tcp_state),
+        );
     }
 
     /// INV-T1, INV-T4, INV-T6: what an acknowledgement says is committed.
@@ -414,13 +444,14 @@ impl Watch {
     }
 
     /// A record is there no more.
-    fn vanished(&self, now: Instant, seen: &Seen, records: &[Record], shared: &Shared) {
+    fn vanished(&mut self, now: Instant, seen: &Seen, records: &[Record], shared: &Shared) {
         let record = &seen.record;
         if !record.is_connection() {
             return;
         }
         match record.state.tcp_state {
             TcpState::TimeWait => {
+                self.ended.insert(record.flow());
                 let since = seen.time_wait_since.unwrap_or(now);
                 let reused = records.iter().any(|other| other.flow() == record.flow());
                 if now.since(since) + Duration::from_millis(2) < TIME_WAIT && !reused {
@@ -428,7 +459,10 @@ impl Watch {
                     fail(shared, self.say(&what, record.flow()));
                 }
             }
-            TcpState::Closed | TcpState::LastAck | TcpState::Closing | TcpState::Listen => {}
+            TcpState::LastAck | TcpState::Closing => {
+                self.ended.insert(record.flow());
+            }
+            TcpState::Closed | TcpState::Listen => {}
             state if !may_be_gone(shared, seen.conn) => {
                 fail(shared, self.say(&format!("INV-T5: a record in {state:?} is lost"), record.flow()));
             }

@@ -1,0 +1,384 @@
+//! Real processes one at a time: who maps what, who may start, what happens to a daemon that hangs or
+//! crash-loops, and what the command line answers.
+
+use proto::control::lane::{Lane, socket_pair};
+use proto::control::messages::{
+    Access, Backend, FromDaemon, Grant, GroupConfig, NicConfig, Region, ToDaemon, Welcome, WireFaults,
+};
+use proto::id::{Generation, Seat};
+use proto::nic::slab::SlabGeometry;
+use rustix::fd::AsFd;
+use rustix::process::Signal;
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tests::process::group::{Group, ProcessRow, Role, Spec, binaries, kernel_sockets};
+use tests::process::{private_net, wait_until};
+use tests::remote::fleet::{Fleet, Load};
+
+const STACK: &str = "10.80.0.2";
+const ECHO_PORT: &str = "7007";
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn started(more: &[&str]) -> Group {
+    let spec = Spec {
+        nic: "tap:axl9".into(),
+        addr: format!("{STACK}/24"),
+        tap_addr: Some("10.80.0.1/24".into()),
+        more: more.iter().map(ToString::to_string).collect(),
+    };
+    Group::up(&spec).expect("a group")
+}
+
+fn row(group: &Group, role: Role) -> ProcessRow {
+    assert!(wait_until(PATIENCE, || group.find(role).is_some()), "{role}: {:?}", group.processes());
+    group.find(role).expect("just seen")
+}
+
+/// A fleet of `count` connections to an echo server on the group, all of them loaded.
+fn fleet(group: &Group, count: usize, rate: u64) -> (tests::process::group::Program, Fleet) {
+    let server = group.example("echo", &[ECHO_PORT]).expect("the echo server");
+    let addr = format!("{STACK}:{ECHO_PORT}").parse().expect("an address");
+    let listening = || TcpStream::connect_timeout(&addr, Duration::from_secs(1)).is_ok();
+    assert!(wait_until(PATIENCE, listening), "echo does not listen");
+    let streams = kernel_sockets(count, addr).expect("connections");
+    let murmur_every = Duration::from_secs(1);
+    let load = Load { loaded: count, ahead: 128 * 1024, rate, murmur_every, seed: 3 };
+    (server, Fleet::launch(streams, load).expect("a fleet"))
+}
+
+/// Ends a fleet that must have lost nothing.
+fn all_well(fleet: Fleet, count: usize) {
+    let report = fleet.finish(Duration::from_secs(30)).expect("a report");
+    assert_eq!(report.lost, Vec::<String>::new());
+    assert_eq!((report.clean, report.bytes_wrong), (count, 0));
+    assert!(report.bytes > 0);
+}
+
+/// Shared memory of the group that a process maps, by name, `rw` or `ro`.
+fn mapped(pid: u32) -> BTreeSet<(String, &'static str)> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("a process of ours");
+    let entry = |line: &str| {
+        let name = line.split("/memfd:axolotl-").nth(1)?.split_whitespace().next()?;
+        let mode = if line.split_whitespace().nth(1)?.contains('w') { "rw" } else { "ro" };
+        Some((name.to_owned(), mode))
+    };
+    maps.lines().filter_map(entry).collect()
+}
+
+#[test]
+fn a_process_maps_what_its_row_in_the_architecture_says() {
+    private_net::test("a_process_maps_what_its_row_in_the_architecture_says", || {
+        let group = started(&[]);
+        let (_server, fleet) = fleet(&group, 2, 1 << 20);
+        let expect = |pairs: &[(&str, &'static str)]| -> BTreeSet<(String, &'static str)> {
+            pairs.iter().map(|(name, mode)| ((*name).to_owned(), *mode)).collect()
+        };
+        assert_eq!(
+            mapped(row(&group, Role::Nicd).pid),
+            expect(&[("stats-nicd", "rw"), ("slab-0", "rw"), ("rings", "rw")])
+        );
+        assert_eq!(
+            mapped(row(&group, Role::Netd).pid),
+            expect(&[
+                ("stats-netd", "rw"),
+                ("slab-0", "rw"),
+                ("rings", "rw"),
+                ("conns-0", "rw"),
+                ("capture-0", "rw"),
+                ("secrets", "rw"),
+                ("config", "rw"),
+                ("arena", "rw"),
+            ])
+        );
+        assert_eq!(
+            mapped(row(&group, Role::Sockd).pid),
+            expect(&[
+                ("stats-sockd", "rw"),
+                ("registry", "rw"),
+                ("rings", "rw"),
+                ("conns-0", "ro"),
+                ("config", "ro"),
+                ("processes", "ro"),
+                ("stats-netd", "ro"),
+                ("stats-nicd", "ro"),
+                ("capture-0", "ro"),
+            ])
+        );
+        for role in [Role::Supervisor, Role::Standby] {
+            let mapped = mapped(row(&group, role).pid);
+            assert!(mapped.is_subset(&expect(&[("processes", "rw")])), "{role}: {mapped:?}");
+        }
+        all_well(fleet, 2);
+    });
+}
+
+/// A second incarnation, started by hand with everything a supervisor would give it but the right.
+#[test]
+fn a_second_incarnation_stops_at_the_lock() {
+    private_net::test("a_second_incarnation_stops_at_the_lock", || {
+        let group = started(&[]);
+        let before = group.processes();
+        for role in [Role::Nicd, Role::Netd, Role::Sockd] {
+            let pid = row(&group, role).pid;
+            // Nobody gave it the lock: it is reached through the holder's descriptors.
+            let wanted = format!("/memfd:axolotl-lock-{role} (deleted)");
+            let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours");
+            let lock = descriptors
+                .flatten()
+                .find(|entry| {
+                    std::fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str())
+                })
+                .expect("it holds its lock");
+            let lock = std::fs::File::options().read(true).write(true).open(lock.path()).expect("same user");
+            let (ours, theirs) = socket_pair().expect("a pair");
+            let mut child = Command::new(binaries().join(role.name()))
+                .env(proto::daemon::LANE_VARIABLE, "0")
+                .stdin(Stdio::from(theirs))
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("the daemon's program");
+            let mut lane: Lane<ToDaemon, FromDaemon> = Lane::new(ours);
+            let seat = Seat::new(role, 0);
+            let welcome = Welcome {
+                seat,
+                generation: Generation(99),
+                predecessor: None,
+                group: some_group(),
+                grants: vec![Grant { region: Region::Lock(seat), access: Access::Write, size: 4096 }],
+            };
+            lane.send(&ToDaemon::Welcome(Box::new(welcome)), &[lock.as_fd()]).expect("sent");
+            let mut said = String::new();
+            child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+            let status = child.wait().expect("our child");
+            assert_eq!(status.code(), Some(1), "{role}: {said}");
+            assert!(said.contains("holds the lock"), "{role}: {said}");
+        }
+        let same = |row: &ProcessRow| (row.role, row.pid, row.generation);
+        assert!(before.iter().map(same).eq(group.processes().iter().map(same)), "nobody was disturbed");
+    });
+}
+
+fn some_group() -> GroupConfig {
+    GroupConfig {
+        name: "axlhand".into(),
+        dir: std::env::temp_dir().to_string_lossy().into_owned(),
+        shards: 1,
+        nics: vec![NicConfig {
+            backend: Backend::Wire { path: "nowhere".into(), faults: WireFaults::default() },
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            addrs: Vec::new(),
+            gateway: None,
+        }],
+        slab: SlabGeometry { small: 16, large: 16 },
+        conns: 16,
+        faults: Vec::new(),
+    }
+}
+
+#[test]
+fn a_daemon_started_by_hand_says_so() {
+    for role in ["nicd", "netd", "sockd"] {
+        let output = Command::new(binaries().join(role)).stdin(Stdio::null()).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.starts_with(&format!("{role}: ")), "{role}: {said}");
+    }
+}
+
+/// Stops a daemon until it is declared hung, while a SIGCONT comes at about the same moment as the
+/// SIGKILL: whatever wins, there is one incarnation, and no connection is lost.
+#[test]
+fn a_hung_daemon_is_replaced_and_a_late_wake_up_harms_nobody() {
+    private_net::test("a_hung_daemon_is_replaced_and_a_late_wake_up_harms_nobody", || {
+        let group = started(&[]);
+        let (_server, fleet) = fleet(&group, 8, 1 << 20);
+        // The limit is 500 ms: some wake-ups come before it, some after it, some in between.
+        let mut replaced = 0;
+        for (n, wake_ms) in [300, 480, 495, 500, 505, 510, 520, 900].into_iter().enumerate() {
+            let role = if n.is_multiple_of(2) { Role::Netd } else { Role::Nicd };
+            let before = row(&group, role);
+            let moved = fleet.bytes();
+            assert!(wait_until(PATIENCE, || fleet.bytes() > moved), "nothing moves");
+            Group::signal(&before, Signal::STOP);
+            std::thread::sleep(Duration::from_millis(wake_ms));
+            Group::signal(&before, Signal::CONT);
+            let moved = fleet.bytes();
+            assert!(wait_until(PATIENCE, || fleet.bytes() > moved), "{role} stopped for {wake_ms} ms");
+            assert!(wait_until(PATIENCE, || group.whole()), "{:?}", group.processes());
+            let after = row(&group, role);
+            let of_role = group.processes().iter().filter(|row| row.role == role).count();
+            assert_eq!(of_role, 1);
+            match after.pid == before.pid {
+                true => assert!(wake_ms < 2_500, "it slept through its death"),
+                false => replaced += 1,
+            }
+        }
+        assert!(replaced >= 1, "the one that slept 900 ms at the least");
+        all_well(fleet, 8);
+    });
+}
+
+/// Back-pressure on the way out: nothing is dropped inside the host when nicd stands still.
+#[test]
+fn a_stopped_nicd_costs_no_frame_on_the_way_out() {
+    private_net::test("a_stopped_nicd_costs_no_frame_on_the_way_out", || {
+        let group = started(&[]);
+        let (_server, fleet) = fleet(&group, 16, u64::MAX);
+        let drops = |group: &Group| -> Vec<((Role, String), u64)> {
+            let counted = group.access().counters().into_iter();
+            counted.filter(|((role, name), _)| *role == Role::Netd && name.starts_with("drop_")).collect()
+        };
+        let before = (row(&group, Role::Nicd), drops(&group));
+        Group::signal(&before.0, Signal::STOP);
+        std::thread::sleep(Duration::from_millis(300));
+        let while_stopped = drops(&group);
+        Group::signal(&before.0, Signal::CONT);
+        assert_eq!(while_stopped, before.1);
+        let moved = fleet.bytes();
+        assert!(wait_until(PATIENCE, || fleet.bytes() > moved + (1 << 20)));
+        assert_eq!(row(&group, Role::Nicd).pid, before.0.pid, "300 ms are no hang");
+        assert!(group.access().counters()[&(Role::Netd, "tx_queue_stopped".into())] > 0, "it did stop");
+        all_well(fleet, 16);
+    });
+}
+
+/// A frame that kills netd whenever it is looked at (INV-T8).
+#[test]
+fn a_poison_frame_ends_its_own_crash_loop() {
+    private_net::test("a_poison_frame_ends_its_own_crash_loop", || {
+        let poison = "deadbeefcafef00d";
+        let group = started(&["--fault", &format!("poison={poison}")]);
+        assert_eq!(group.access().faults(), [format!("poison={poison}")], "shown in status");
+        let (_server, fleet) = fleet(&group, 8, 1 << 20);
+        let before = row(&group, Role::Netd);
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a port");
+        let bytes = [0xde, 0xad, 0xbe, 0xef, 0xca, 0xfe, 0xf0, 0x0d];
+        // The same datagram again and again, as a sender would that gets no answer.
+        for _ in 0..20 {
+            let said = socket.send_to(&bytes, (STACK, 9));
+            assert!(said.is_ok() || said.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused));
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        let after = row(&group, Role::Netd);
+        let deaths = after.restarts - before.restarts;
+        assert!((2..=3).contains(&deaths), "{deaths} deaths of one frame");
+        let dropped = group.access().counters()[&(Role::Netd, "drop_poison".into())];
+        assert!(dropped > 0, "it is dropped under its own reason");
+        all_well(fleet, 8);
+    });
+}
+
+fn supervisor(args: &[&str], dir: &std::path::Path) -> Output {
+    let mut command = Command::new(binaries().join("supervisor"));
+    command.args(args).env("AXOLOTL_DIR", dir).stdin(Stdio::null()).output().expect("it runs")
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_anything_starts() {
+    let dir = std::env::temp_dir().join(format!("axlconf{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a temporary directory");
+    let refused: &[&[&str]] = &[
+        &["--nic", "tap:axlx", "--addr", "10.0.0.1/33"],
+        &["--nic", "cup:axlx", "--addr", "10.0.0.1/24"],
+        &["--nic", "tap:a_name_that_is_too_long", "--addr", "10.0.0.1/24"],
+        &["--nic", "tap:axlx", "--addr", "10.0.0.1/24", "--mtu", "12"],
+        &["--nic", "tap:axlx", "--addr", "10.0.0.1/24", "--gateway", "300.1.1.1"],
+    ];
+    for args in refused {
+        let args: Vec<&str> = ["up", "--name", "axlconf", "--detach"].iter().chain(*args).copied().collect();
+        let output = supervisor(&args, &dir);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(6), "{args:?}: {said}");
+        assert!(said.lines().count() == 1 && said.contains("--"), "it names the flag: {said}");
+    }
+    let file = dir.join("bad.toml");
+    std::fs::File::create(&file)
+        .expect("a file")
+        .write_all(b"shards = 1\n\n[[nic]]\nspec = 7\n")
+        .expect("text");
+    let file = file.to_str().expect("a plain name");
+    let output = supervisor(&["up", "--name", "axlconf", "--detach", "--config", file], &dir);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{said}");
+    assert!(said.contains("bad.toml:4"), "file and line: {said}");
+    assert_eq!(supervisor(&["fly"], &dir).status.code(), Some(2));
+    assert_eq!(supervisor(&["down", "--name", "axlconf"], &dir).status.code(), Some(3));
+    let status = Command::new(binaries().join("netctl")).args(["--name", "axlconf", "status"]).output();
+    assert_eq!(status.expect("it runs").status.code(), Some(3));
+    std::fs::remove_dir_all(&dir).expect("ours");
+}
+
+#[test]
+fn a_group_is_started_once_and_taken_down_without_a_trace() {
+    private_net::test("a_group_is_started_once_and_taken_down_without_a_trace", || {
+        let group = started(&[]);
+        let dir = group.dir().to_owned();
+        let args = ["up", "--name", group.name(), "--nic", "tap:axl10", "--addr", "10.81.0.2/24", "--detach"];
+        assert_eq!(supervisor(&args, &dir).status.code(), Some(4), "already running");
+        let pids: Vec<u32> = group.processes().iter().map(|row| row.pid).collect();
+        assert_eq!(pids.len(), 5);
+        let begun = Instant::now();
+        assert_eq!(supervisor(&["down", "--name", group.name()], &dir).status.code(), Some(0));
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        for pid in pids {
+            assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} is still there");
+        }
+        let links = Command::new("ip").args(["link", "show"]).output().expect("ip").stdout;
+        assert!(!String::from_utf8_lossy(&links).contains("axl9"), "the TAP is still there");
+        for socket in ["api.sock", "admin.sock"] {
+            assert!(!dir.join(group.name()).join(socket).exists(), "{socket} is still there");
+        }
+    });
+}
+
+/// netctl's answers have the shape that scripts rely on.
+#[test]
+fn netctl_speaks_the_documented_json() {
+    private_net::test("netctl_speaks_the_documented_json", || {
+        let group = started(&[]);
+        let (_server, fleet) = fleet(&group, 3, 1 << 20);
+        let ask = |verb: &str| -> serde_json::Value {
+            let output = group.command("netctl").args(["-j", verb]).output().expect("it runs");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{verb}: {said}");
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{verb}: {error}"))
+        };
+        let status = ask("status");
+        assert_eq!((&status["schema"], &status["name"]), (&1.into(), &group.name().into()));
+        let roles: BTreeSet<&str> = status["processes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|p| p["role"].as_str())
+            .collect();
+        assert_eq!(roles, ["netd", "nicd", "sockd", "standby", "supervisor"].into());
+        for key in ["shard", "pid", "generation", "restarts", "uptime_ms", "last_exit"] {
+            assert!(status["processes"][0].get(key).is_some(), "{key}");
+        }
+        assert!(status["connections"].as_u64() >= Some(3), "{status}");
+        assert!(status["drops"].is_object() && status.get("faults").is_none());
+        let sockets = ask("ss");
+        let connection = sockets.as_array().expect("a list").iter().find(|s| s["state"] == "ESTAB");
+        let connection = connection.expect("an established connection");
+        for key in [
+            "proto", "state", "recv_q", "send_q", "local", "remote", "uid", "pid", "cwnd", "rtt_us",
+            "retrans", "mss",
+        ] {
+            assert!(connection.get(key).is_some(), "{key}: {connection}");
+        }
+        let stats = ask("stats");
+        assert!(stats.as_object().expect("flat").values().all(serde_json::Value::is_u64));
+        assert!(stats["netd_tcp_in_segs"].as_u64() > Some(0));
+        let crash = ask("crash");
+        for key in ["role", "generation", "signal", "breadcrumb", "events"] {
+            assert!(crash[0].get(key).is_some(), "{key}");
+        }
+        for verb in ["link", "addr", "route", "neigh"] {
+            assert!(ask(verb).is_array(), "{verb}");
+        }
+        all_well(fleet, 3);
+    });
+}
