@@ -2,7 +2,7 @@
 //! one. The end of the input ends our direction only.
 
 use libnetclient::{TcpListener, TcpStream};
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::Shutdown;
 use std::thread;
 
@@ -44,9 +44,9 @@ fn main() -> io::Result<()> {
         sending.shutdown(Shutdown::Write)
     });
     copy(&stream, io::stdout().lock())?;
-    // The remote has ended; what is still typed has nowhere to go.
-    if sender.is_finished() {
-        return sender.join().expect("the sender does not panic");
+    // The remote has ended. A file is still sent to its end; nobody waits for what may be typed.
+    if io::stdin().is_terminal() && !sender.is_finished() {
+        return Ok(());
     }
-    Ok(())
+    sender.join().expect("the sender does not panic")
 }

@@ -389,7 +389,8 @@ impl Server {
 
     /// Asks for wake-ups; `false` when there are answers to take first.
     fn arm(&mut self) -> bool {
-        self.netds.values_mut().fold(true, |idle, netd| matches!(netd.arm(), Ok(true)) && idle)
+        let armed = self.netds.values_mut().filter_map(|netd| netd.arm().ok()).filter(|empty| *empty).count();
+        armed == self.netds.len()
     }
 
     fn take_answers(&mut self) -> Result<(), ServerError> {
