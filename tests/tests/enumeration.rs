@@ -1,6 +1,8 @@
 //! Crash-point enumeration over the code as shipped: a death at every effect, INV-T1 to INV-T9.
 
 use tests::sim::cells;
+use tests::sim::scenario::{ALL, Play, WEATHER};
+use tests::world::host::Who;
 
 #[test]
 fn cells() {
@@ -13,4 +15,88 @@ fn cells() {
 fn reader_beside_the_writer_of_a_cell() {
     let tried = cells::reader_beside_writer().expect("a reader sees what was true");
     println!("enumeration: reader beside the writer: {tried} interleavings, 0 failures");
+}
+
+/// Plays every story with deaths of one seat: at every point under a clear sky, at every n-th in
+/// each weather.
+fn seat(host: usize, who: Who) {
+    let (mut points, mut failed) = (0, Vec::new());
+    for scenario in ALL {
+        for (n, weather) in WEATHER.iter().enumerate() {
+            let play = |fuses: Vec<u64>| {
+                let fates = weather.to_vec();
+                scenario.play(&Play { seed: n as u64, fates, deaths: Some((host, who, fuses)), ..Play::default() })
+            };
+            let dry = play(Vec::new());
+            assert!(dry.failures.is_empty(), "{} in weather {n}: {}", scenario.name, dry.failures[0]);
+            let step = if n == 0 { 1 } else { 7 };
+            for fuse in (n as u64 % step..dry.effects).step_by(step as usize) {
+                points += 1;
+                let outcome = play(vec![fuse]);
+                if let Some(failure) = outcome.failures.first() {
+                    failed.push(format!("{} in weather {n}, fuse {fuse}: {failure}", scenario.name));
+                }
+            }
+        }
+    }
+    println!("enumeration: host {host} {who:?}: {points} crash points, {} failures", failed.len());
+    for failure in failed.iter().take(8) {
+        println!("  {failure}");
+    }
+    assert!(failed.is_empty());
+}
+
+#[test]
+fn netd_of_the_active_side() {
+    seat(0, Who::Netd);
+}
+
+#[test]
+fn netd_of_the_passive_side() {
+    seat(1, Who::Netd);
+}
+
+#[test]
+fn sockd_of_the_active_side() {
+    seat(0, Who::Sockd);
+}
+
+#[test]
+fn sockd_of_the_passive_side() {
+    seat(1, Who::Sockd);
+}
+
+#[test]
+fn client_of_the_active_side() {
+    seat(0, Who::Client(0));
+}
+
+#[test]
+fn client_of_the_passive_side() {
+    seat(1, Who::Client(0));
+}
+
+/// Plays one story as `AXOLOTL_PLAY=NAME/WEATHER/HOST/SEAT/FUSE[,FUSE]` says, with every segment.
+#[test]
+fn replay() {
+    let Ok(wish) = std::env::var("AXOLOTL_PLAY") else { return };
+    let words: Vec<&str> = wish.split('/').collect();
+    let number = |at: usize| words.get(at).and_then(|word| word.parse().ok()).unwrap_or(0usize);
+    let scenario = ALL.iter().find(|scenario| scenario.name == words[0]).expect("a story of that name");
+    let weather = number(1);
+    let who = match words.get(3) {
+        Some(&"netd") => Some(Who::Netd),
+        Some(&"sockd") => Some(Who::Sockd),
+        Some(&"client") => Some(Who::Client(0)),
+        _ => None,
+    };
+    let fuses = words.get(4).map(|word| word.split(',').map(|n| n.parse().expect("a fuse")).collect());
+    let play = Play {
+        seed: weather as u64,
+        fates: WEATHER[weather].to_vec(),
+        deaths: who.map(|who| (number(2), who, fuses.unwrap_or_default())),
+        ..Play::default()
+    };
+    let outcome = scenario.play(&play);
+    println!("{outcome:#?}");
 }
