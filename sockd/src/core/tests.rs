@@ -4,6 +4,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use proto::cell::CELL_SIZE;
 use proto::control::client::{Ask, Granted, Request, VERSION};
 use proto::control::operations::Answer;
 use proto::hard::registry::REGION_SIZE;
@@ -18,6 +19,8 @@ struct Mortal {
     words: RefCell<BTreeMap<usize, [u8; 8]>>,
     steps: Cell<u64>,
     death: Cell<u64>,
+    /// Stores here are lost: a mutant's.
+    lost: Cell<(usize, usize)>,
 }
 
 struct Died;
@@ -25,7 +28,7 @@ struct Died;
 impl Mortal {
     fn new() -> Rc<Mortal> {
         let (words, steps, death) = (RefCell::default(), Cell::new(0), Cell::new(u64::MAX));
-        Rc::new(Mortal { words, steps, death })
+        Rc::new(Mortal { words, steps, death, lost: Cell::new((0, 0)) })
     }
 
     /// One more step; the process dies instead of doing it when its time has come.
@@ -38,6 +41,10 @@ impl Mortal {
     }
 
     fn put(&self, at: usize, bytes: &[u8]) {
+        let (from, to) = self.lost.get();
+        if (from..to).contains(&at) {
+            return;
+        }
         let mut words = self.words.borrow_mut();
         for (i, byte) in bytes.iter().enumerate() {
             words.entry((at + i) / 8).or_default()[(at + i) % 8] = *byte;
@@ -174,7 +181,34 @@ enum Step {
     HangUp,
 }
 
+/// What is done wrong on purpose: each of these the enumeration must notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mutant {
+    /// Commands and replies go out before the registry says so.
+    EffectsBeforeStores,
+    /// The request is taken off the socket, then answered.
+    ConsumedBeforeReply,
+    /// A successor does not say again what has no outcome.
+    NothingSaidAgain,
+    /// A successor believes that netd has let go of every socket.
+    OutcomesForgotten,
+    /// Names are given out that the registry has not set aside.
+    NamesNotSetAside,
+    /// Sessions that the vaults lost are left alone.
+    LostSessionsKept,
+}
+
+const MUTANTS: [Mutant; 6] = [
+    Mutant::EffectsBeforeStores,
+    Mutant::ConsumedBeforeReply,
+    Mutant::NothingSaidAgain,
+    Mutant::OutcomesForgotten,
+    Mutant::NamesNotSetAside,
+    Mutant::LostSessionsKept,
+];
+
 struct World {
+    mutant: Option<Mutant>,
     memory: Rc<Mortal>,
     core: Option<Core<Rc<Mortal>>>,
     netd: Netd,
@@ -206,6 +240,7 @@ impl World {
             ClientSim { script, ..ClientSim::default() }
         });
         World {
+            mutant: None,
             memory: Mortal::new(),
             core: None,
             netd: Netd::default(),
@@ -247,8 +282,10 @@ impl World {
             let effects = self.core().parked(session, geometry);
             self.apply(effects);
         }
-        let effects = self.core().vault_complete();
-        self.apply(effects);
+        if self.mutant != Some(Mutant::LostSessionsKept) {
+            let effects = self.core().vault_complete();
+            self.apply(effects);
+        }
         if self.netd_up {
             self.attach();
         }
@@ -262,8 +299,14 @@ impl World {
     }
 
     fn attach(&mut self) {
-        let known = self.netd.known();
-        let effects = self.core().attached(0, &known);
+        let known = match self.mutant {
+            Some(Mutant::OutcomesForgotten) => HashSet::new(),
+            _ => self.netd.known(),
+        };
+        let mut effects = self.core().attached(0, &known);
+        if self.mutant == Some(Mutant::NothingSaidAgain) {
+            effects.clear();
+        }
         self.apply(effects);
     }
 
@@ -279,10 +322,21 @@ impl World {
                     let Some(client) = self.clients.iter_mut().find(|c| c.session == Some(session)) else {
                         panic!("a reply to nobody");
                     };
-                    client.receive(session, &reply);
+                    let early = self.mutant == Some(Mutant::ConsumedBeforeReply);
+                    if !early {
+                        client.receive(session, &reply);
+                    }
+                    let waiting = client.socket.front().map(|request| request.number);
+                    assert_eq!(waiting, Some(reply.number));
+                    if early {
+                        client.socket.pop_front();
+                    }
                     // Between the reply and the consumption there is a step.
                     self.memory.step();
-                    assert_eq!(client.socket.pop_front().map(|request| request.number), Some(reply.number));
+                    match early {
+                        true => client.receive(session, &reply),
+                        false => drop(client.socket.pop_front()),
+                    }
                 }
                 Effect::End { session, .. } => {
                     if let Some(client) = self.clients.iter_mut().find(|c| c.session == Some(session)) {
@@ -318,8 +372,24 @@ impl World {
             let effects = self.core().kept(session);
             return self.apply(effects);
         };
-        let effects = self.core().request(session, &request);
+        self.decide(|core| core.request(session, &request));
+    }
+
+    /// The stores of a decision, then its effects; a mutant does it the other way round.
+    fn decide(&mut self, decide: impl FnOnce(&mut Core<Rc<Mortal>>) -> Vec<Effect>) {
+        if self.mutant != Some(Mutant::EffectsBeforeStores) {
+            let effects = decide(self.core());
+            return self.apply(effects);
+        }
+        let (before, death) = (self.memory.words.borrow().clone(), self.memory.death.replace(u64::MAX));
+        let steps = self.memory.steps.get();
+        let effects = decide(self.core());
+        let after = self.memory.words.replace(before);
+        self.memory.steps.set(steps);
+        self.memory.death.set(death);
         self.apply(effects);
+        self.memory.step();
+        self.memory.words.replace(after);
     }
 
     /// The client does its next step if it does not wait.
@@ -358,8 +428,7 @@ impl World {
     fn answer(&mut self) -> bool {
         let Some(answer) = self.netd.answers.pop_front() else { return false };
         self.as_sockd(|world| {
-            let effects = world.core().answer(0, answer);
-            world.apply(effects);
+            world.decide(|core| core.answer(0, answer));
             // Requests that came while this one was under way.
             for n in 0..world.clients.len() {
                 world.look_at(n);
@@ -533,6 +602,34 @@ impl World {
         if !self.answer() {
             let _ = (0..self.clients.len()).any(|n| self.client(n));
         }
+    }
+}
+
+#[test]
+fn every_mutant_is_noticed() {
+    for mutant in MUTANTS {
+        let mut plain = story();
+        plain.settle();
+        let noticed = (1..=plain.memory.steps.get()).filter(|&death| {
+            let lives = catch_unwind(AssertUnwindSafe(|| {
+                let mut world = story();
+                world.mutant = Some(mutant);
+                world.memory.death.set(death);
+                for _ in 0..1000 {
+                    if mutant == Mutant::NamesNotSetAside && world.core.is_some() {
+                        // The counters are the first record of the table.
+                        world.memory.lost.set((CELL_SIZE, 2 * CELL_SIZE));
+                    }
+                    world.settle_once();
+                }
+                world.settle();
+                world.check();
+            }));
+            lives.is_err()
+        });
+        let noticed = noticed.count();
+        println!("{mutant:?}: noticed at {noticed} points");
+        assert!(noticed > 0, "{mutant:?} went unnoticed");
     }
 }
 
