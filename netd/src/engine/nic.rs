@@ -128,10 +128,10 @@ impl NicLink {
     }
 
     pub(super) fn rendezvous(&mut self, generation: Generation, name: String) {
-        if let Some(nic) = self.attached.as_mut().filter(|nic| nic.generation == generation) {
-            if let Err(error) = nic.notices.connect(name) {
-                tracing::warn!("notices to {}: {error}", self.seat);
-            }
+        if let Some(nic) = self.attached.as_mut().filter(|nic| nic.generation == generation)
+            && let Err(error) = nic.notices.connect(name)
+        {
+            tracing::warn!("notices to {}: {error}", self.seat);
         }
     }
 

@@ -96,10 +96,10 @@ impl SockdLink {
     }
 
     pub(super) fn rendezvous(&mut self, generation: Generation, name: String) {
-        if let Some(sockd) = self.attached.as_mut().filter(|sockd| sockd.generation == generation) {
-            if let Err(error) = sockd.notices.connect(name) {
-                tracing::warn!("notices to sockd: {error}");
-            }
+        if let Some(sockd) = self.attached.as_mut().filter(|sockd| sockd.generation == generation)
+            && let Err(error) = sockd.notices.connect(name)
+        {
+            tracing::warn!("notices to sockd: {error}");
         }
     }
 
@@ -148,10 +148,10 @@ impl SockdLink {
     }
 
     pub(super) fn reply(&mut self, id: u64, result: Result<(), u32>) {
-        if let Some(sockd) = &self.attached {
-            if let Err(error) = sockd.notices.send(ConfigReply { id, result }) {
-                tracing::warn!("reply {id} to sockd: {error}");
-            }
+        if let Some(sockd) = &self.attached
+            && let Err(error) = sockd.notices.send(ConfigReply { id, result })
+        {
+            tracing::warn!("reply {id} to sockd: {error}");
         }
     }
 

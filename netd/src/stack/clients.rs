@@ -98,10 +98,12 @@ impl<M: Memory + Clone> Stack<M> {
         let Some(socket) = self.sockets.get_mut(index.0) else { return };
         socket.line.kick_ack = kick_ack;
         let client = ClientLine::load(&session.memory, &session.geometry, slot);
-        if client.epoch == socket.line.epoch && !socket.closed && !session.ended {
-            if let Err(corrupt) = self.client_says(now, index.0, client) {
-                self.session_corrupt(now, id, corrupt);
-            }
+        if client.epoch == socket.line.epoch
+            && !socket.closed
+            && !session.ended
+            && let Err(corrupt) = self.client_says(now, index.0, client)
+        {
+            self.session_corrupt(now, id, corrupt);
         }
     }
 
@@ -462,10 +464,11 @@ impl<M: Memory + Clone> Stack<M> {
     pub(super) fn remove(&mut self, index: u32) {
         let Some(socket) = self.sockets.remove(index) else { return };
         self.timers.cancel(index);
-        if matches!(socket.kind, Kind::Tcp(_)) && !self.displaced.remove(&index) {
-            if let Some(flow) = flow_key(socket.opening.local, socket.opening.remote) {
-                self.demux.flows.remove(&flow);
-            }
+        if matches!(socket.kind, Kind::Tcp(_))
+            && !self.displaced.remove(&index)
+            && let Some(flow) = flow_key(socket.opening.local, socket.opening.remote)
+        {
+            self.demux.flows.remove(&flow);
         }
         self.operations.remove(&socket.opening.op);
         let (held, session) = (socket.held, socket.opening.session);

@@ -210,11 +210,11 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// A socket has changed: it is looked at when the batch is settled.
     fn touch(&mut self, index: u32) {
-        if let Some(socket) = self.sockets.get_mut(index) {
-            if !socket.dirty {
-                socket.dirty = true;
-                self.batch.dirty.push(index);
-            }
+        if let Some(socket) = self.sockets.get_mut(index)
+            && !socket.dirty
+        {
+            socket.dirty = true;
+            self.batch.dirty.push(index);
         }
     }
 

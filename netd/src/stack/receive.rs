@@ -367,11 +367,8 @@ fn tcp_icmp(message: &Icmpv4Message) -> Option<IcmpError> {
 
 /// The errno that a connected datagram socket gets: Linux's icmp_err_convert.
 fn udp_icmp(message: &Icmpv4Message) -> Option<Errno> {
-    match message {
-        Icmpv4Message::Unreachable { code, .. } => match *code {
-            UnreachableCode::PORT => Some(Errno::CONNREFUSED),
-            _ => None,
-        },
+    match *message {
+        Icmpv4Message::Unreachable { code: UnreachableCode::PORT, .. } => Some(Errno::CONNREFUSED),
         _ => None,
     }
 }

@@ -238,10 +238,10 @@ impl<M: Memory + Clone> Stack<M> {
                 );
             }
             RecordKind::TcpActive | RecordKind::TcpPassive => {
-                if let Some(flow) = flow_key(opening.local, opening.remote) {
-                    if self.demux.flows.insert(flow, index).is_err() {
-                        self.displaced.insert(index);
-                    }
+                if let Some(flow) = flow_key(opening.local, opening.remote)
+                    && self.demux.flows.insert(flow, index).is_err()
+                {
+                    self.displaced.insert(index);
                 }
                 let half_open = self.sockets.get(index).is_some_and(|socket| socket.half_open);
                 if let Some(Kind::Listener(state)) =
