@@ -329,6 +329,11 @@ impl<M: Memory> CellWriter<M> {
         Some(Held { index, selector: Selector::new(0, Phase::Free, 0) })
     }
 
+    /// Gives back a cell that was taken and never opened.
+    pub fn untake(&mut self, held: Held) {
+        self.free.push(held.index);
+    }
+
     /// Gives the cell its identity and first state. From the last store on it is in use.
     pub fn open(&self, held: &mut Held, opening: &[u8; OPENING_SIZE], state: &[u8; STATE_SIZE]) {
         let serial = held.serial();
