@@ -360,8 +360,13 @@ impl ControlBlock {
         match self.state {
             State::Closed => Reaction::none(),
             State::SynSent => self.finish(Failure::Aborted),
+            // Both streams are over; the remote has nothing to learn any more, and its last segments
+            // still want an answer (RFC 9293 §3.10.4).
+            State::TimeWait => Reaction::none(),
+            // Also after our FIN, unlike ABORT: it may not have arrived.
             _ if self.receive.consumed < Position::of_offset(self.received()) && !self.discarding => {
-                self.abort(now)
+                let reply = Some(self.assemble_reset(now));
+                Reaction { reply, ..self.finish(Failure::Aborted) }
             }
             State::FinWait2 => {
                 self.timers.lifetime = Deadline::at(now + FIN_WAIT2_ORPHAN);
