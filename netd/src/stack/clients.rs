@@ -4,7 +4,7 @@
 //! ends that session: its connections are reset as a kernel resets those of a killed program.
 
 use super::Stack;
-use super::socket::{Kind, Listener, Socket, Udp};
+use super::socket::{Kind, Listener, RECEIVE_LIMIT, Socket, Udp};
 use super::watch::crumb;
 use crate::counters::Counter;
 use crate::socket::rx::RxPages;
@@ -123,7 +123,7 @@ impl<M: Memory + Clone> Stack<M> {
                 block.set_options(now, options);
             }
             if client.rcvbuf != before.rcvbuf && client.rcvbuf != 0 {
-                block.set_receive_limit(client.rcvbuf.min(proto::arena::WINDOW_MAX));
+                block.set_receive_limit(client.rcvbuf.min(RECEIVE_LIMIT));
             }
             block.on_consumed(now, client.consumed);
             if client.flags & want::SHUT_RD != 0 {

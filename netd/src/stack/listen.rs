@@ -139,14 +139,24 @@ impl<M: Memory + Clone> Stack<M> {
         same.then_some((opening.listener.0, listener))
     }
 
-    /// The handshake of `index` is complete: an active connection's agreement is to be committed, a
-    /// passive one gets its place and its number in the accept queue.
+    /// An active connection has heard the remote's SYN, alone or with the ACK of ours: what both
+    /// agreed on is to be committed with the state that follows from it.
+    pub(super) fn note_agreement(&mut self, index: u32) {
+        let Some(socket) = self.sockets.get_mut(index) else { return };
+        let Kind::Tcp(block) = &socket.kind else { return };
+        if socket.opening.kind == RecordKind::TcpActive && socket.agreed.is_none() {
+            socket.agreed =
+                block.agreed().map(|(irs, agreed)| Agreed::Active { irs: irs.get(), options: agreed.into() });
+            socket.agreed_next = socket.agreed;
+        }
+    }
+
+    /// The handshake of `index` is complete: a passive connection gets its place and its number in
+    /// the accept queue.
     pub(super) fn established(&mut self, index: u32) {
         let socket = self.sockets.get(index).expect("who reacts is there");
-        let Kind::Tcp(block) = &socket.kind else { return };
         if socket.opening.kind == RecordKind::TcpActive {
-            let agreed = Agreed::Active { irs: block.irs().get(), options: (*block.agreement()).into() };
-            return self.agree(index, agreed);
+            return;
         }
         let session = socket.opening.session;
         let (listener, parent) = self.listener_of(index).expect("looked at before the segment was taken");

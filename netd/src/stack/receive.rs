@@ -185,6 +185,7 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// Does what a control block asked for.
     pub(super) fn react(&mut self, now: Instant, index: u32, reaction: Reaction, frame: Option<&Frame<M>>) {
+        self.note_agreement(index);
         if reaction.events.established {
             self.established(index);
         }

@@ -7,7 +7,7 @@
 
 use super::batch::Batch;
 use super::clients::{bound, flow_key, remote_of};
-use super::socket::{ACCEPT_RECORD, Kind, Listener, Socket, Udp};
+use super::socket::{ACCEPT_RECORD, Kind, Listener, RECEIVE_LIMIT, Socket, Udp};
 use super::watch::crumb;
 use super::{Released, Setup, Sockets, Stack};
 use crate::counters::{Counter, Counters};
@@ -27,8 +27,8 @@ use crate::timer_wheel::TimerWheel;
 use crate::transport::demux::Demux;
 use crate::wire::ipv4;
 use core::net::{IpAddr, Ipv4Addr};
+use proto::arena::Geometry;
 use proto::arena::line::{ClientLine, Notes, StackLine, level};
-use proto::arena::{Geometry, WINDOW_MAX};
 use proto::cell::{CellCorrupt, CellWriter, Held, Image, TableError};
 use proto::control::operations::SocketRef;
 use proto::hard::conns::{Agreed, Kind as RecordKind, LAYOUT, Opening, State, TcpState};
@@ -88,8 +88,8 @@ impl<M: Memory + Clone> Stack<M> {
             challenges: ChallengeLimiter::new(secrets.challenge),
             secrets,
             settings: Settings {
-                receive_limit_max: WINDOW_MAX,
-                receive_limit: WINDOW_MAX,
+                receive_limit_max: RECEIVE_LIMIT,
+                receive_limit: RECEIVE_LIMIT,
                 ..Settings::default()
             },
             tx_pending: VecDeque::new(),

@@ -3,6 +3,7 @@
 use crate::socket::rx::RxPages;
 use crate::tcp::control_block::ControlBlock;
 use crate::tcp::state::State as TcpState;
+use crate::tcp::window::ROUNDING_SLACK;
 use crate::wire::ipv4;
 use proto::arena::line::{StackLine, level};
 use proto::arena::record::record_size;
@@ -79,6 +80,9 @@ pub(crate) struct Udp {
     /// An ICMP error to be reported, as errno.
     pub error: u8,
 }
+
+/// Bytes of a receive stream that TCP may promise: the page table less what rounding may add.
+pub(crate) const RECEIVE_LIMIT: u32 = WINDOW_MAX - ROUNDING_SLACK as u32;
 
 /// Bytes of an accept record in a listener's receive stream.
 pub(crate) const ACCEPT_RECORD: u64 = record_size(0) as u64;

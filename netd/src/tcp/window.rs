@@ -81,6 +81,10 @@ pub struct ReceiveWindow {
     pub scale: u8,
 }
 
+/// Octets beyond the buffer's limit that rounding may promise; the owner of the buffer keeps them
+/// free. A remote would have to send 500 segments of a few octets without anything being consumed.
+pub const ROUNDING_SLACK: u64 = 16 << 10;
+
 impl ReceiveWindow {
     /// The smallest shift with which a window of `bytes` can be said (RFC 7323 §2.3).
     pub fn scale_for(bytes: u32) -> u8 {
@@ -107,16 +111,16 @@ impl ReceiveWindow {
 
     /// The window field for a segment that leaves now; the right edge moves with it.
     ///
-    /// The field counts in units of 2^scale. Rounded down, the remote could see an edge that lies
-    /// up to a unit further left than before; so it is rounded up where the buffer has the room.
-    /// Where it has not, the remote sees less than a unit too little and what it sends up to the
-    /// true edge is taken all the same.
+    /// The field counts in units of 2^scale. Rounded down, the remote would see an edge that lies up
+    /// to a unit further left than before, and INV-T4 forbids that; so it is rounded up, beyond the
+    /// buffer's limit where it must be, as Linux does. What that may add up to while nothing is
+    /// consumed is bounded by [`ROUNDING_SLACK`], which the limit leaves free.
     pub fn advertise(&mut self, mss: u32) -> u16 {
         let target = self.desired_edge(mss);
         let wnd = target.since(self.nxt);
         let seen = |units: u64| self.nxt.plus(units << self.scale);
         let mut units = wnd >> self.scale;
-        if seen(units) < self.edge && seen(units + 1) <= self.buffer_end() {
+        if seen(units) < self.edge && seen(units + 1) <= self.buffer_end().plus(ROUNDING_SLACK) {
             units += 1;
         }
         let units = units.min(u64::from(u16::MAX));
