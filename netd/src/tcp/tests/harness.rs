@@ -414,7 +414,7 @@ impl World {
 
     /// Copies what a reaction says, then ends the batch.
     fn take(&mut self, side: usize, reaction: Reaction, payload: &[u8]) {
-        let limit = u64::from(self.weather.settings.receive_limit);
+        let limit = u64::from(self.weather.settings.receive_limit) + crate::tcp::window::ROUNDING_SLACK;
         let host = &mut self.hosts[side];
         if let Some(deliver) = reaction.deliver {
             let (start, len) = (deliver.payload_start as usize, deliver.len as usize);
