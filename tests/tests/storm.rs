@@ -1,7 +1,9 @@
 //! The kill storm: real processes, plain kernel sockets, SIGKILL after SIGKILL, and not a byte amiss.
 //!
-//! `AXOLOTL_STORM_KILLS` (1000), `AXOLOTL_STORM_CONNECTIONS` (1000), `AXOLOTL_STORM_SEED` (random)
-//! make a shorter run or the same one again.
+//! `AXOLOTL_STORM_KILLS` (1000), `AXOLOTL_STORM_CONNECTIONS` (1000), `AXOLOTL_STORM_SEED` (random),
+//! `AXOLOTL_STORM_CALM` (seconds before the first kill: 1), `AXOLOTL_STORM_ROLE` (whom alone),
+//! `AXOLOTL_STORM_PAUSE` (longest pause between strikes in milliseconds: 120) and `AXOLOTL_STORM_RATE`
+//! (bytes a second of a loaded connection) make a shorter run, or the same one again.
 
 use rand::RngExt;
 use std::net::SocketAddr;
@@ -35,6 +37,10 @@ fn started() -> (Group, SocketAddr) {
 
 /// One random plan: mostly one process, now and then several.
 fn plan(strikes: &mut Strikes<'_>) -> Plan {
+    if let Ok(only) = std::env::var("AXOLOTL_STORM_ROLE") {
+        let all = [Role::Nicd, Role::Netd, Role::Sockd, Role::Supervisor, Role::Standby];
+        return Plan::one(all.into_iter().find(|role| role.name() == only).expect("a role's name"));
+    }
     let roles = [Role::Nicd, Role::Netd, Role::Netd, Role::Sockd, Role::Supervisor, Role::Standby];
     let daemons = [Role::Nicd, Role::Netd, Role::Sockd];
     let rng = strikes.rng();
@@ -67,15 +73,16 @@ fn a_thousand_kills_lose_nothing() {
         let load = Load {
             loaded: LOADED.min(connections),
             ahead: 128 * 1024,
-            rate: u64::MAX,
+            rate: setting("AXOLOTL_STORM_RATE", u64::MAX),
             murmur_every: Duration::from_millis(20),
             seed,
         };
         let fleet = Fleet::launch(streams, load).expect("a fleet");
         fleet.watch(Some("(no kill)"));
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(Duration::from_secs(setting("AXOLOTL_STORM_CALM", 1)));
 
-        let pause = Duration::from_millis(20)..Duration::from_millis(120);
+        let longest = setting("AXOLOTL_STORM_PAUSE", 120);
+        let pause = Duration::from_millis(longest / 6)..Duration::from_millis(longest);
         let mut strikes = Strikes::new(&group, &fleet, || fleet.bytes(), seed, pause);
         let begun = Instant::now();
         let killed = |strikes: &Strikes<'_>| strikes.tallies().values().map(|t| t.killed).sum::<u64>();
@@ -92,11 +99,13 @@ fn a_thousand_kills_lose_nothing() {
         strikes.end();
         let tallies = strikes.tallies().clone();
         drop(strikes);
-        let silences = fleet.silences();
         let report = fleet.finish(Duration::from_secs(60)).expect("a report");
-        println!("{}", table(&tallies, connections as u64, &silences));
+        println!("{}", table(&tallies, connections as u64, &report.silences));
         let sum = |of: fn(&tests::process::strike::Tally) -> u64| tallies.values().map(of).sum::<u64>();
         let (strikes, counted, loaded) = (sum(|t| t.strikes), sum(|t| t.counted), sum(|t| t.loaded));
+        let counters = group.access().counters();
+        let drops = counters.iter().filter(|((_, name), n)| name.starts_with("drop_") && **n > 0);
+        drops.for_each(|((role, name), n)| println!("{role} {name} {n}"));
         println!("{strikes} strikes, {counted} counted, {loaded} with 64 KiB or more unacknowledged");
         println!("{} bytes verified in {} s", report.bytes, begun.elapsed().as_secs());
         assert_eq!(report.lost, Vec::<String>::new());

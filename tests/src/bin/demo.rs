@@ -252,10 +252,9 @@ fn demo(seed: u64, over: Over) -> Result<bool, String> {
     wait_until(Duration::from_secs(120), || fetch.ended().is_some());
     let end = fetch.ended().unwrap_or_else(|| Err("the download does not end".into()));
     let whole = end.is_ok() && sha256(&copy)? == wanted;
-    let silences = fleet.silences();
     let report = fleet.finish(Duration::from_secs(30)).map_err(text)?;
 
-    println!("\n{}", table(&tallies, CONNECTIONS as u64, &silences));
+    println!("\n{}", table(&tallies, CONNECTIONS as u64, &report.silences));
     println!("sha256 {wanted} {}", if whole { "matches" } else { "DOES NOT MATCH" });
     println!(
         "{} of {CONNECTIONS} connections ended cleanly, {} bytes verified, {} wrong",

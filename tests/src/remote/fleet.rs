@@ -84,6 +84,8 @@ pub struct Report {
     pub bytes_wrong: u64,
     /// Bytes verified.
     pub bytes: u64,
+    /// Longest silences of every window.
+    pub silences: Silences,
 }
 
 /// Longest silences in microseconds, by the label of their window.
@@ -158,11 +160,6 @@ impl Fleet {
             std::thread::sleep(Duration::from_micros(200));
         }
         self.shared.in_flight.load(Ordering::Acquire)
-    }
-
-    /// The silences of the windows that have ended.
-    pub fn silences(&self) -> Silences {
-        self.shared.silences().clone()
     }
 
     /// Ends every stream of ours, reads the rest, and reports. What has not come back by `patience`
@@ -305,6 +302,7 @@ impl<S: Remote> Driver<S> {
             lost: core::mem::take(&mut self.lost),
             bytes_wrong: self.shared.wrong.load(Ordering::Relaxed),
             bytes: self.shared.bytes.load(Ordering::Relaxed),
+            silences: self.shared.silences().clone(),
         })
     }
 
