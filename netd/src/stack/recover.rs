@@ -190,8 +190,7 @@ impl<M: Memory + Clone> Stack<M> {
         self.enter(index, &opening);
         let Some(at) = place else { return Ok(()) };
         if state.detached {
-            self.say_gone_again(at);
-            return Ok(());
+            return self.say_gone_again(at, told);
         }
         if opening.op != OpId(0) {
             self.operations.insert(opening.op, index);
@@ -304,17 +303,28 @@ impl<M: Memory + Clone> Stack<M> {
         Ok(())
     }
 
-    /// The place was left for good before the death; whether its client learned of it is not known.
-    fn say_gone_again(&mut self, at: SocketRef) {
-        let Some(session) = self.sessions.get(&at.session) else { return };
+    /// The place was left for good before the death; whether its client learned of it is not known,
+    /// so it is told again (INV-R6).
+    fn say_gone_again(
+        &mut self,
+        at: SocketRef,
+        told: &HashMap<SessionId, HashSet<SlotIndex>>,
+    ) -> Result<(), PeerCorrupt> {
+        let Some(session) = self.sessions.get_mut(&at.session) else { return Ok(()) };
         if at.slot.0 >= session.geometry.sockets() || session.record_at(at.slot).is_some() {
-            return;
+            return Ok(());
         }
         let mut line = StackLine::load(&session.memory, &session.geometry, at.slot);
-        if line.epoch == at.epoch && line.flags & level::GONE == 0 {
-            line.flags |= level::GONE;
-            line.store(&session.memory, &session.geometry, at.slot);
+        if line.epoch != at.epoch {
+            // The place has another use since: then the client has learned of the end of this one.
+            return Ok(());
         }
+        line.flags |= level::GONE;
+        if !told.get(&at.session).is_some_and(|told| told.contains(&at.slot)) {
+            line.event_seq = ClientLine::load(&session.memory, &session.geometry, at.slot).event_ack;
+        }
+        line.store(&session.memory, &session.geometry, at.slot);
+        session.notify(at.slot, &mut line.event_seq)
     }
 
     /// Accept queues: a connection whose cell stands and whose record in the queue does not is put

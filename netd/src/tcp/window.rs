@@ -212,8 +212,10 @@ mod tests {
                 let told = window.nxt.plus(u64::from(field) << scale);
                 prop_assert!(window.edge >= before);
                 prop_assert!(window.edge >= told);
-                prop_assert!(window.edge <= window.buffer_end());
-                prop_assert!(told.plus(1 << scale) > seen, "withdrawn by more than rounding");
+                prop_assert!(window.edge <= window.buffer_end().plus(ROUNDING_SLACK));
+                // So many steps without a read use up the slack only where a unit is large.
+                let rounding = if 100 << scale <= ROUNDING_SLACK { 0 } else { 1 << scale };
+                prop_assert!(told.plus(rounding) >= seen, "withdrawn");
                 seen = told;
                 window.nxt = window.nxt.plus(received).min(window.edge);
                 window.consumed = window.consumed.plus(read).min(window.nxt);
