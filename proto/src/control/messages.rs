@@ -197,7 +197,8 @@ pub enum ToDaemon {
         /// The generation that is dead.
         generation: Generation,
     },
-    /// To netd: a session. Descriptors: the arena; the writing end of the pipe that wakes the
+    /// To netd: a session. sockd's first command about it may be on the ring already: a netd that
+    /// meets a session it does not know hears its lane first. Descriptors: the arena; the writing end of the pipe that wakes the
     /// client; the reading end of the pipe by which it wakes this shard.
     Session {
         /// Its name.

@@ -388,6 +388,7 @@ impl World {
         }
         self.flush();
         self.settle();
+        let before = self.now;
         for _ in 0..100 {
             // Everybody is quicker than any deadline.
             (0..8).for_each(|_| self.everybody_works());
@@ -396,6 +397,8 @@ impl World {
                 self.wait(time);
             }
         }
+        // Delays of backoff and of people who are looked at, never the last resort.
+        assert!(self.now.since(before) < START_MAX / 2, "somebody was forgotten");
     }
 
     fn check_service(&self) {

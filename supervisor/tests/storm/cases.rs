@@ -16,6 +16,7 @@ pub(crate) const ALL: &[Case] = &[
     ("a_stopped_standby_is_replaced", stopped_standby),
     ("a_stopped_supervisor_is_replaced", stopped_active),
     ("a_stopped_daemon_is_replaced", stopped_daemon),
+    ("one_started_by_hand_stops_at_the_lock", by_hand),
     ("panics_are_slowed_down", panics),
     ("without_supervisors_nobody_stays", orphans),
 ];
@@ -240,6 +241,20 @@ fn stopped_daemon() {
     // The other shard was not complained about: it goes on where it stopped.
     stopped.iter().for_each(|&pid| kill(pid, Signal::CONT));
     assert_eq!(group.generations("netd.1"), [1]);
+    group.check_logs();
+    group.down();
+}
+
+fn by_hand() {
+    let group = Group::up("by-hand");
+    let output = group.by_hand("netd", true);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("another incarnation of netd holds the lock"), "{text}");
+    let output = group.by_hand("netd", false);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("not by hand"), "{text}");
+    assert_eq!(group.generations("netd"), [1]);
     group.check_logs();
     group.down();
 }

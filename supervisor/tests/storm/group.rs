@@ -1,12 +1,15 @@
 //! A group under test: started by the shipped program in a directory of its own, seen through
 //! /proc, its logs and its socket, killed by pid.
 
+use proto::control::lane::{Lane, socket_pair};
+use proto::control::messages::{Access, FromDaemon, Grant, GroupConfig, Region, ToDaemon, Welcome};
+use proto::id::{Generation, Role, Seat};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 use rustix::process::{Pid, Signal};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Long enough for a loaded machine; what waits that long has failed.
@@ -143,6 +146,37 @@ impl Group {
             text.contains("stamp").then_some(generation)
         };
         self.log(seat).lines().filter_map(line).collect()
+    }
+
+    /// Starts a second incarnation as somebody might who has got hold of the seat's lock file; with
+    /// no lane, as somebody who only has the program.
+    pub(crate) fn by_hand(&self, program: &str, lane: bool) -> Output {
+        let mut command = Command::new(self.dir.join("bin").join(program));
+        if !lane {
+            return command.stdin(Stdio::null()).output().expect("the program runs");
+        }
+        let seat = Seat::new(Role::Netd, 0);
+        let name = format!("/memfd:axolotl-lock-{program} (deleted)");
+        let links = std::fs::read_dir(format!("/proc/{}/fd", self.active())).expect("ours");
+        let is_lock = |path: &PathBuf| std::fs::read_link(path).is_ok_and(|link| link == Path::new(&name));
+        let lock = links.flatten().map(|entry| entry.path()).find(is_lock).expect("the lock is in the vault");
+        let lock = std::fs::File::options().read(true).write(true).open(lock).expect("it can be opened");
+        let grant = Grant { region: Region::Lock(seat), access: Access::Write, size: 4096 };
+        let group = GroupConfig {
+            name: "g".to_owned(),
+            dir: String::new(),
+            shards: 1,
+            nics: Vec::new(),
+            slab: supervisor::config::SLAB_DEFAULT,
+            conns: 1,
+            faults: Vec::new(),
+        };
+        let (generation, predecessor) = (Generation(99), None);
+        let welcome = Welcome { seat, generation, predecessor, group, grants: vec![grant] };
+        let (ours, theirs) = socket_pair().expect("a socket pair");
+        let mut ours: Lane<ToDaemon, FromDaemon> = Lane::new(ours);
+        ours.send(&ToDaemon::Welcome(Box::new(welcome)), &[lock.as_fd()]).expect("sent");
+        command.env(proto::daemon::LANE_VARIABLE, "0").stdin(theirs).output().expect("the program runs")
     }
 
     pub(crate) fn connect(&self) -> Client {
