@@ -32,6 +32,7 @@ pub struct Session<M> {
     places: Vec<u32>,
     occupied: u32,
     passive_in_use: u32,
+    owes_wake: bool,
     rx_pages: Pages,
     passive_free: Vec<u32>,
     passive_fresh: u32,
@@ -98,6 +99,7 @@ impl<M: Memory + Clone> Session<M> {
             places: vec![NOBODY; geometry.sockets() as usize],
             occupied: 0,
             passive_in_use: 0,
+            owes_wake: true,
             rx_pages: Pages { free: Vec::new(), fresh: 0, count: geometry.rx_pages },
             passive_free: Vec::new(),
             passive_fresh: geometry.active,
@@ -235,16 +237,13 @@ impl<M: Memory + Clone> Session<M> {
         self.rx_pages.free.len() + (self.rx_pages.count - self.rx_pages.fresh) as usize
     }
 
-    /// Makes all notes visible; `true` when the client sleeps and its pipe must be written.
+    /// Makes all notes visible; `true` when the client sleeps and its pipe must be written. The
+    /// first time it also pays the wake-up that a predecessor may have died owing (INV-R6).
     #[must_use = "a sleeping client must be woken"]
     pub fn publish(&mut self) -> bool {
-        self.events.publish()
-    }
-
-    /// INV-R6: whether a client waits for a wake-up that a predecessor may have owed.
-    #[must_use = "a sleeping client must be woken"]
-    pub fn wake_due(&mut self) -> bool {
-        self.events.wake_due()
+        let due = self.events.publish();
+        let owed = core::mem::take(&mut self.owes_wake) && self.events.wake_due();
+        due || owed
     }
 
     /// The next place that the client wants looked at.

@@ -187,7 +187,10 @@ impl<M: Memory + Clone> Stack<M> {
         socket.closed = state.detached;
         let place = place_of(&opening, agreed.as_ref());
         let index = self.sockets.insert(socket);
-        self.enter(index, &opening);
+        let is_connection = matches!(opening.kind, RecordKind::TcpActive | RecordKind::TcpPassive);
+        if is_connection || !state.detached {
+            self.enter(index, &opening);
+        }
         let Some(at) = place else { return Ok(()) };
         if state.detached {
             return self.say_gone_again(at, told);
@@ -223,6 +226,11 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// Makes a socket findable by what is received.
     fn enter(&mut self, index: u32, opening: &Opening) {
+        if self.sockets.get(index).is_some_and(|socket| socket.closed && !matches!(socket.kind, Kind::Tcp(_)))
+        {
+            // It was closed before the death: nothing is received for it any more.
+            return;
+        }
         // A second record for the same ends is not possible, or is the old one of a datagram socket.
         match opening.kind {
             RecordKind::TcpListener => {
