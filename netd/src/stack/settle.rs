@@ -129,7 +129,7 @@ impl<M: Memory + Clone> Stack<M> {
         self.batch.notes.clear();
         for id in self.batch.told.drain(..) {
             // INV-R6: also when nothing is new, a predecessor may have owed the wake-up.
-            if self.sessions.get_mut(&id).is_some_and(|session| session.publish() || session.wake_due()) {
+            if self.sessions.get_mut(&id).is_some_and(|session| session.publish()) {
                 self.released.wakes.push_back(id);
             }
         }
