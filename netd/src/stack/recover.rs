@@ -187,18 +187,18 @@ impl<M: Memory + Clone> Stack<M> {
         socket.closed = state.detached;
         let place = place_of(&opening, agreed.as_ref());
         let index = self.sockets.insert(socket);
-        let is_connection = matches!(opening.kind, RecordKind::TcpActive | RecordKind::TcpPassive);
-        if is_connection || !state.detached {
-            self.enter(index, &opening);
-        }
-        let Some(at) = place else { return Ok(()) };
-        if state.detached {
-            return self.say_gone_again(at, told);
-        }
-        if opening.op != OpId(0) {
-            self.operations.insert(opening.op, index);
-        }
-        self.restore_place(index, at, &state, told)
+        let placed = match place {
+            Some(at) if state.detached => self.say_gone_again(at, told),
+            Some(at) => {
+                if opening.op != OpId(0) {
+                    self.operations.insert(opening.op, index);
+                }
+                self.restore_place(index, at, &state, told)
+            }
+            None => Ok(()),
+        };
+        self.enter(index, &opening);
+        placed
     }
 
     fn restore_kind(
@@ -228,7 +228,7 @@ impl<M: Memory + Clone> Stack<M> {
     fn enter(&mut self, index: u32, opening: &Opening) {
         if self.sockets.get(index).is_some_and(|socket| socket.closed && !matches!(socket.kind, Kind::Tcp(_)))
         {
-            // It was closed before the death: nothing is received for it any more.
+            // Closed before the death, or without a place now: nothing is received for it.
             return;
         }
         // A second record for the same ends is not possible, or is the old one of a datagram socket.
