@@ -104,9 +104,11 @@ impl Server {
     }
 
     fn kill(&self, seat: Seat, generation: Generation) {
-        let current = self.daemons.get(&seat).is_some_and(|daemon| daemon.generation == generation);
-        if let Some(held) = self.vault.incarnations.get(&seat).filter(|_| current) {
-            tracing::warn!("{seat}[{generation}] is killed");
+        let daemon = self.daemons.get(&seat).filter(|daemon| daemon.generation == generation);
+        if let (Some(daemon), Some(held)) = (daemon, self.vault.incarnations.get(&seat)) {
+            if !daemon.closed {
+                tracing::warn!("{seat}[{generation}] is killed");
+            }
             child::kill(&held.pidfd);
         }
     }

@@ -72,6 +72,8 @@ struct Daemon {
     lane: Lane<ToDaemon, FromDaemon>,
     /// Something was said since the queue was last seen empty.
     said: bool,
+    /// It closed its end: most often it is dying.
+    closed: bool,
 }
 
 struct Standby {
@@ -263,7 +265,7 @@ impl Server {
         let (lane, death) = self.tokens(seat);
         watch(self.poll.registry(), socket.as_raw_fd(), lane)?;
         watch(self.poll.registry(), held.pidfd.as_raw_fd(), death)?;
-        self.daemons.insert(seat, Daemon { generation, lane: Lane::new(socket), said: false });
+        self.daemons.insert(seat, Daemon { generation, lane: Lane::new(socket), said: false, closed: false });
         Ok(())
     }
 
@@ -300,6 +302,7 @@ impl Server {
                     return self.events.push_back(Event::Broken { seat, generation });
                 }
                 Err(LaneError::Closed) => {
+                    daemon.closed = true;
                     return self.events.push_back(Event::Closed { seat, generation });
                 }
                 Err(error) => {
