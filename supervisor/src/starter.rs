@@ -308,6 +308,14 @@ fn end(place: &RunDir) {
     }
 }
 
+/// Whether a process is there and not merely waiting to be looked at by its parent.
+fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // proc(5): the state follows the name in brackets.
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
 /// Stops a group and returns when nothing of it is left.
 ///
 /// # Errors
@@ -320,7 +328,13 @@ pub fn down(name: &str) -> Result<(), StarterError> {
         if let Some(_held) = lock_file::take(&place).map_err(doing("the lock file"))? {
             clean_up(&place);
             return match asked {
-                Some(_) => Ok(()),
+                Some(pid) => {
+                    // The lock falls while the process is still being taken apart.
+                    while is_running(pid) && Instant::now() < deadline {
+                        std::thread::sleep(DOWN_LOOK);
+                    }
+                    Ok(())
+                }
                 // It was dead before: only its remains were here.
                 None => Err(StarterError::NotRunning(name.to_owned())),
             };

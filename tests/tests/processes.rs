@@ -332,17 +332,17 @@ fn a_group_is_started_once_and_taken_down_without_a_trace() {
         let dir = group.dir().to_owned();
         let args = ["up", "--name", group.name(), "--nic", "tap:axl10", "--addr", "10.81.0.2/24", "--detach"];
         assert_eq!(supervisor(&args, &dir).status.code(), Some(4), "already running");
-        let pids: Vec<u32> = group.processes().iter().map(|row| row.pid).collect();
-        assert_eq!(pids.len(), 5);
+        let rows = group.processes();
+        assert_eq!(rows.len(), 5);
         let begun = Instant::now();
         assert_eq!(supervisor(&["down", "--name", group.name()], &dir).status.code(), Some(0));
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         // One whose parent has not looked yet is over too: state Z of proc(5).
         let state = |pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        for pid in pids {
-            let stat = state(pid);
+        for row in rows {
+            let stat = state(row.pid);
             let over = stat.is_empty() || stat.contains(") Z ") || stat.contains(") X ");
-            assert!(over, "still there: {stat}");
+            assert!(over, "{} is still there: {stat}", row.role);
         }
         let links = Command::new("ip").args(["link", "show"]).output().expect("ip").stdout;
         assert!(!String::from_utf8_lossy(&links).contains("axl9"), "the TAP is still there");
