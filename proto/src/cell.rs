@@ -342,6 +342,21 @@ impl<M: Memory> CellWriter<M> {
         self.select(held, Selector::new(serial, Phase::Opened, 0));
     }
 
+    /// As [`Self::open`] and [`Self::agree`] at once: nobody finds the one without the other.
+    pub fn open_agreed(
+        &self,
+        held: &mut Held,
+        opening: &[u8; OPENING_SIZE],
+        agreed: &[u8; AGREED_SIZE],
+        state: &[u8; STATE_SIZE],
+    ) {
+        let serial = held.serial();
+        self.put(held, OPENING_AT, opening);
+        self.put(held, AGREED_AT, agreed);
+        self.put(held, STATE_AT[0], state);
+        self.select(held, Selector::new(serial, Phase::Agreed, 0));
+    }
+
     /// Adds what the handshake agreed, together with the state that goes with it.
     pub fn agree(&self, held: &mut Held, agreed: &[u8; AGREED_SIZE], state: &[u8; STATE_SIZE]) {
         let slot = 1 - held.selector.slot();

@@ -80,12 +80,17 @@ impl<M: Memory + Clone> Stack<M> {
             };
             let state = socket.state();
             match (socket.committed, socket.agreed_next.take()) {
-                (None, agreed) => {
+                (None, None) => {
                     self.conns.open(&mut socket.held, &socket.opening.to_bytes(), &state.to_bytes());
-                    if let Some(agreed) = agreed {
-                        self.conns.agree(&mut socket.held, &agreed.to_bytes(), &state.to_bytes());
-                    }
                 }
+                // A cookie's connection is opened and has its place in one batch; its state would make
+                // no sense without the place.
+                (None, Some(agreed)) => self.conns.open_agreed(
+                    &mut socket.held,
+                    &socket.opening.to_bytes(),
+                    &agreed.to_bytes(),
+                    &state.to_bytes(),
+                ),
                 (Some(_), Some(agreed)) => {
                     self.conns.agree(&mut socket.held, &agreed.to_bytes(), &state.to_bytes());
                 }
