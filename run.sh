@@ -103,8 +103,8 @@ from_caller() {
 case ${1:-help} in
 build) shift; build "$@" ;;
 demo) shift; build; exec "$BIN/demo" "$@" ;;
-up | down | restart) built supervisor; from_caller "$BIN/supervisor" "$@" ;;
-status) built netctl; from_caller "$BIN/netctl" "$@" ;;
+up | down) built supervisor; from_caller "$BIN/supervisor" "$@" ;;
+status | restart) built netctl; from_caller "$BIN/netctl" "$@" ;;
 test) shift; require_tools; BIN=$BIN TARGET=$TARGET exec tests/suite.sh "$@" ;;
 doctor) doctor ;;
 help | -h | --help) usage; [[ ${1:-} ]] || exit 2 ;;

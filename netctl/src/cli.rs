@@ -3,7 +3,7 @@
 use crate::admin;
 use crate::group::{Access, Failure};
 use crate::table::Form;
-use crate::verb::{addr, capture, crash, link, neigh, route, ss, stats, status};
+use crate::verb::{addr, capture, crash, link, neigh, restart, route, ss, stats, status};
 use clap::{Args, Parser, Subcommand};
 use proto::control::notices::Change;
 use std::fs::File;
@@ -63,6 +63,14 @@ enum Verb {
     Capture(CaptureArgs),
     /// How each daemon ended last, and its flight recorder.
     Crash,
+    /// Ends a daemon and waits for its successor; connections stay.
+    Restart {
+        /// nicd, netd or sockd.
+        role: String,
+        /// Which shard or interface.
+        #[arg(long, default_value_t = 0)]
+        shard: u16,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -174,6 +182,7 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Ss => ss::run(&access, form, out),
         Verb::Stats { all } => stats::run(&access, form, *all, out),
         Verb::Crash => crash::run(&access, form, out),
+        Verb::Restart { role, shard } => restart::run(&access, role, *shard),
         Verb::Capture(args) => run_capture(&access, args, out),
         Verb::Link { what: None | Some(LinkWhat::Show) } => link::show(&access, form, out),
         Verb::Link { what: Some(LinkWhat::Set { dev, words }) } => change(link::set(&access, dev, words)?),

@@ -394,6 +394,12 @@ fn netctl_speaks_the_documented_json() {
         for key in ["role", "generation", "signal", "breadcrumb", "events"] {
             assert!(crash[0].get(key).is_some(), "{key}");
         }
+        for role in ["nicd", "netd", "sockd"] {
+            let status = group.command("netctl").args(["restart", role]).status().expect("it runs");
+            assert!(status.success(), "restart {role}");
+        }
+        let restarts = group.processes().iter().filter(|row| row.restarts == 1).count();
+        assert_eq!(restarts, 3);
         for verb in ["link", "addr", "route", "neigh"] {
             assert!(ask(verb).is_array(), "{verb}");
         }

@@ -1,10 +1,11 @@
-//! One file a verb: each reads the group's regions and writes a table or a JSON document.
+//! One file a verb: most read the group's regions and write a table or a JSON document.
 
 pub mod addr;
 pub mod capture;
 pub mod crash;
 pub mod link;
 pub mod neigh;
+pub mod restart;
 pub mod route;
 pub mod ss;
 pub mod stats;
