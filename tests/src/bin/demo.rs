@@ -229,7 +229,7 @@ fn demo(seed: u64, over: Over) -> Result<bool, String> {
     let plans = plans(&mut strikes);
     let (begun, count) = (Instant::now(), plans.len());
     for (n, plan) in plans.into_iter().enumerate() {
-        strikes.strike(&plan)?;
+        strikes.strike(&plan).map_err(|why| format!("{why}\n{}", group.last_words()))?;
         println!(
             "{:>4} s  {:>3} of {} MiB  {:>2} of {count} strikes ({})  lost {}  wrong {}",
             begun.elapsed().as_secs(),
