@@ -50,7 +50,13 @@ fn seat(host: usize, who: Who) {
             }
         }
         if std::env::var_os("AXOLOTL_VERBOSE").is_some() {
-            println!("{}: {} points, {:?}, {} failures", scenario.name, points - before, begin.elapsed(), failed.len());
+            println!(
+                "{}: {} points, {:?}, {} failures",
+                scenario.name,
+                points - before,
+                begin.elapsed(),
+                failed.len()
+            );
         }
     }
     println!("enumeration: host {host} {who:?}: {points} crash points, {} failures", failed.len());

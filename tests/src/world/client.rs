@@ -191,9 +191,22 @@ struct Socket {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Conn { conn: ConnId, side: Side, plan: Plan, ended: bool },
-    Listener { port: u16 },
-    Datagram { port: u16, sent: u32, to_send: u32, remote: Option<SocketAddr>, len: u32 },
+    Conn {
+        conn: ConnId,
+        side: Side,
+        plan: Plan,
+        ended: bool,
+    },
+    Listener {
+        port: u16,
+    },
+    Datagram {
+        port: u16,
+        sent: u32,
+        to_send: u32,
+        remote: Option<SocketAddr>,
+        len: u32,
+    },
     /// A connection that a late copy of a cookie made out of one that has ended.
     Ghost,
 }
@@ -746,8 +759,7 @@ impl Client {
             };
             let mut record = header.to_bytes().to_vec();
             let mut payload = vec![0; len as usize];
-            let stream =
-                Stream { conn: ConnId(u32::from(port) << 16 | sent & 0xffff), writer: Side::Active };
+            let stream = Stream { conn: ConnId(u32::from(port) << 16 | sent & 0xffff), writer: Side::Active };
             stream.fill(0, &mut payload);
             payload[..4].copy_from_slice(&sent.to_le_bytes());
             record.extend(payload);

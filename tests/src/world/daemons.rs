@@ -72,7 +72,14 @@ fn drain(process: &Process, stack: &mut Stack<CrashMemory>, out: &mut Out) {
 
 impl Netd {
     /// One batch. `true` when nothing is left to do but to wait.
-    fn batch(&mut self, now: Instant, input: In, order: &[Step], settling: &Cell<bool>, out: &mut Out) -> bool {
+    fn batch(
+        &mut self,
+        now: Instant,
+        input: In,
+        order: &[Step],
+        settling: &Cell<bool>,
+        out: &mut Out,
+    ) -> bool {
         let stack = &mut self.stack;
         for (id, geometry, memory) in input.sessions {
             // A refusal is answered to sockd by the stack itself.
@@ -133,6 +140,7 @@ impl World {
             }
             out.answers.extend(std::iter::from_fn(|| netd.stack.next_answer()));
         }
+        self.watch_commits(host);
         self.release(host, out);
         match outcome {
             Ok(idle) => self.netd_rests(host, netd, idle),
@@ -159,7 +167,6 @@ impl World {
             };
             self.due(host, Who::Netd, at);
         }
-        self.watch_commits(host);
     }
 
     /// What a netd let go reaches nicd, sockd and the clients.
@@ -307,6 +314,7 @@ impl World {
                 if wrong == Some(Wrong::FirstWordsLost) {
                     out.frames.clear();
                 }
+                self.watch_commits(host);
                 let place = &self.hosts[host];
                 self.watch[host].resumed(self.now, place, &out.frames, &self.shared);
                 self.release(host, out);
@@ -531,4 +539,3 @@ impl Host {
         }
     }
 }
-

@@ -490,12 +490,14 @@ impl World {
             records.is_empty()
                 && unreadable.is_empty()
                 && host.vault.is_empty()
-                && host.netd.as_ref().is_some_and(|netd| {
-                    netd.stack.session_count() == 0 && netd.stack.record_count() == 0
-                })
-                && host.sockd.as_ref().is_some_and(|sockd| {
-                    sockd.core.sessions() == 0 && sockd.core.sockets() == 0
-                })
+                && host
+                    .netd
+                    .as_ref()
+                    .is_some_and(|netd| netd.stack.session_count() == 0 && netd.stack.record_count() == 0)
+                && host
+                    .sockd
+                    .as_ref()
+                    .is_some_and(|sockd| sockd.core.sessions() == 0 && sockd.core.sockets() == 0)
         })
     }
 

@@ -67,6 +67,8 @@ pub struct Watch {
     /// Connections that came to their end here, FIN for FIN: a late segment of theirs is answered
     /// as one of a stranger.
     ended: HashSet<Ends>,
+    /// Connections that got a cookie and were not established since.
+    cookies: HashSet<Ends>,
     /// Segments that carried bytes which had been sent before.
     pub retransmissions: u64,
     /// Segments that carried bytes.
@@ -119,6 +121,7 @@ impl Watch {
             seen: HashMap::new(),
             ops: HashMap::new(),
             ended: HashSet::new(),
+            cookies: HashSet::new(),
             retransmissions: 0,
             segments: 0,
             resumes: 0,
@@ -221,7 +224,14 @@ impl Watch {
                 Some(record) => record.state.tcp_state == TcpState::Closed && record.state.error == 0,
                 None => self.ended.contains(&ends),
             };
-            if !gone && !over {
+            let half_open = found.is_none_or(|record| record.agreed.is_none());
+            if half_open && self.cookies.contains(&ends) {
+                // Nothing is kept of a cookie: an ACK of it that comes too late, after data that
+                // found the queue full, or when a second SYN has found room, is a stranger's.
+                if let Some((conn, _)) = conn {
+                    shared.oracle.borrow_mut().may_fail(conn, "a cookie was not good any more");
+                }
+            } else if !gone && !over {
                 fail(shared, self.say("INV-T4: a reset for a connection that lives", ends));
             }
             return;
@@ -229,12 +239,17 @@ impl Watch {
         let Some(record) = found else {
             // A cookie needs no record; what has ended leaves none.
             let cookie = segment.flags.syn() && segment.flags.ack();
-            if !cookie && !gone {
+            if cookie {
+                self.cookies.insert(ends);
+            } else if !gone && !self.ended.contains(&ends) {
                 fail(shared, self.say("a segment of a connection without a record leaves", ends));
             }
             return;
         };
         let key = (record.index, record.serial);
+        if record.agreed.is_some() {
+            self.cookies.remove(&ends);
+        }
         self.note(now, record, shared);
         let mut wire = self.seen[&key].wire.clone();
         wire.speak_before = None;
@@ -544,7 +559,9 @@ impl Watch {
         let direction = Direction::Rx { shard: 0 };
         let mut at = start;
         for piece in pieces(start, (end - start) as usize) {
-            let Ok(page) = direction.page(arena, &vaulted.geometry, slot, piece.entry) else { return Some(at) };
+            let Ok(page) = direction.page(arena, &vaulted.geometry, slot, piece.entry) else {
+                return Some(at);
+            };
             let mut bytes = vec![0; piece.len];
             arena.read(direction.byte_at(&vaulted.geometry, page, piece.within), &mut bytes);
             if let Some(wrong) = stream.differs(at, &bytes) {
