@@ -267,6 +267,13 @@ fn demo(seed: u64, over: Over) -> Result<bool, String> {
     if !enough || counted("all but one") == 0 {
         println!("too few kills counted");
     }
-    let held = whole && enough && counted("all but one") > 0;
-    Ok(held && report.clean == CONNECTIONS && report.bytes_wrong == 0)
+    let held = whole
+        && enough
+        && counted("all but one") > 0
+        && report.clean == CONNECTIONS
+        && report.bytes_wrong == 0;
+    if !held {
+        println!("{}", group.last_words());
+    }
+    Ok(held)
 }

@@ -196,11 +196,11 @@ impl Group {
         }
     }
 
-    /// What the daemons wrote, for a failure's message: the last lines of every log.
+    /// What the daemons and programs wrote, for a failure's message: the last lines of every log.
     pub fn last_words(&self) -> String {
-        let logs = std::fs::read_dir(self.dir.join(&self.name).join("log"));
+        let logs = [self.dir.join(&self.name).join("log"), self.dir.clone()].map(std::fs::read_dir);
         let mut text = String::new();
-        for entry in logs.into_iter().flatten().flatten() {
+        for entry in logs.into_iter().flatten().flatten().flatten().filter(|entry| entry.path().is_file()) {
             let log = std::fs::read_to_string(entry.path()).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             let tail = &lines[lines.len().saturating_sub(12)..];
