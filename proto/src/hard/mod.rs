@@ -1,8 +1,8 @@
 //! The hard regions: what must outlive the process that writes it. All are tables of
 //! [cells](crate::cell); this folder says what the bytes of a cell mean in each.
 
-pub mod conns;
 pub mod config;
+pub mod conns;
 mod pack;
 pub mod processes;
 pub mod registry;
