@@ -82,6 +82,8 @@ dependencies() {
             return
         fi
     fi
+    # Also those of other systems: they stand in the lock file.
+    cargo fetch --locked --quiet
     run check dependencies 60 cargo deny --offline --log-level warn check --hide-inclusion-graph bans licenses sources
     # The advisories are a repository of their own, which not every machine can reach.
     if [[ -d ${CARGO_HOME:-$HOME/.cargo}/advisory-db ]] || timeout 20 cargo deny fetch db >/dev/null 2>&1; then
