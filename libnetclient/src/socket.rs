@@ -16,7 +16,7 @@ use proto::shm::Memory;
 use rustix::io::Errno;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ pub(crate) struct Socket {
     pub(crate) session: Session,
     pub(crate) placed: Placed,
     tx: Mutex<TxPages>,
+    /// The stack's line is to be looked at by whoever holds `tx`, after letting go of it.
+    reap_owed: AtomicBool,
     rx: Mutex<RxCursor>,
     /// What was consumed when the stack was last told to look.
     told_consumed: AtomicU64,
@@ -78,6 +80,7 @@ impl Socket {
             session: session.clone(),
             placed,
             tx: Mutex::default(),
+            reap_owed: AtomicBool::new(false),
             rx: Mutex::default(),
             told_consumed: AtomicU64::new(0),
             told_error: AtomicU32::new(0),
@@ -236,12 +239,38 @@ impl Socket {
 
     // The send stream.
 
+    /// The send stream, locked and with pages for at least `least` (not 0) and at most `most` more
+    /// bytes; says for how many.
+    pub(crate) fn sending(&self, least: usize, most: usize) -> io::Result<Look<(Sending<'_>, usize)>> {
+        for last in [false, true] {
+            let (mut sending, room) = self.send_locked()?;
+            if room < least {
+                return Ok(Look::Wait);
+            }
+            let len = sending.cover(most.min(room));
+            if len >= least {
+                return Ok(Look::Ready((sending, len)));
+            }
+            drop(sending);
+            if !last {
+                self.session.inner.reap();
+            }
+        }
+        Ok(Look::WaitForPage)
+    }
+
     /// The send stream, locked, with acknowledged pages given back and the bytes that may be
-    /// written beyond it now.
-    pub(crate) fn send_locked(&self, line: &StackLine) -> io::Result<(Sending<'_>, usize)> {
+    /// written beyond it now. The stack's line is looked at under the lock: one of before may be
+    /// older than what another thread has taken over.
+    fn send_locked(&self) -> io::Result<(Sending<'_>, usize)> {
         let mut tx = lock(&self.tx);
-        let room = self.acknowledge(&mut tx, line).map_err(|rule| self.session.inner.corrupt(rule))?;
-        Ok((Sending { socket: self, tx }, room))
+        let room = match self.look() {
+            None => 0,
+            Some(line) => {
+                self.acknowledge(&mut tx, &line).map_err(|rule| self.session.inner.corrupt(rule))?
+            }
+        };
+        Ok((Sending { tx, socket: LetGo(self) }, room))
     }
 
     fn acknowledge(&self, tx: &mut TxPages, line: &StackLine) -> Result<usize, PeerCorrupt> {
@@ -254,27 +283,39 @@ impl Socket {
         Ok((line.acked + u64::from(line.window)).saturating_sub(tx.written) as usize)
     }
 
-    /// Gives acknowledged pages back, unless a writer is at it.
-    pub(crate) fn reap(&self, line: Option<&StackLine>) {
-        let line = line.copied().or_else(|| self.look()).filter(|line| line.epoch == self.placed.epoch);
-        let tx = match self.tx.try_lock() {
-            Ok(tx) => Some(tx),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        };
-        if let (Some(line), Some(mut tx)) = (line, tx)
-            // A line of before the last look is old news.
-            && line.acked >= tx.acked
-            && let Err(rule) = self.acknowledge(&mut tx, &line)
-        {
+    /// Gives acknowledged pages back; if a writer is at it, that one does when it has finished.
+    pub(crate) fn reap(&self) {
+        self.reap_owed.store(true, Ordering::Relaxed);
+        self.pay_reap();
+    }
+
+    /// What [`Socket::reap`] asked for, unless somebody holds the send stream: that one comes here
+    /// after letting go. Asking and looking at the lock on one side, letting go and looking for who
+    /// asked on the other: the fences order them, so that one of the two sees the other.
+    fn pay_reap(&self) {
+        fence(Ordering::SeqCst);
+        while self.reap_owed.load(Ordering::Relaxed) {
+            let mut tx = match self.tx.try_lock() {
+                Ok(tx) => tx,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            self.reap_owed.store(false, Ordering::Relaxed);
+            // Paid before the line is looked at: who asks from here on means a later one.
+            fence(Ordering::SeqCst);
+            let broken = self.look().and_then(|line| self.acknowledge(&mut tx, &line).err());
             drop(tx);
-            self.session.inner.corrupt(rule);
+            if let Some(rule) = broken {
+                self.session.inner.corrupt(rule);
+                return;
+            }
+            fence(Ordering::SeqCst);
         }
     }
 
     /// Something changed: waiters and registries learn it.
     pub(crate) fn notify(&self, line: Option<&StackLine>) {
-        self.reap(line);
+        self.reap();
         self.sleepers.wake();
         let flags = line.filter(|line| line.epoch == self.placed.epoch).map_or(0, |line| line.flags);
         if let Some(readiness) = &mut *lock(&self.readiness) {
@@ -362,21 +403,31 @@ impl Receiving<'_> {
 
 /// A send stream that is locked.
 pub(crate) struct Sending<'a> {
-    socket: &'a Socket,
+    // In this order: first the lock goes, then what was asked for meanwhile is done.
     tx: MutexGuard<'a, TxPages>,
+    socket: LetGo<'a>,
+}
+
+/// Looks, when dropped, for acknowledgements that came while the send stream was locked.
+struct LetGo<'a>(&'a Socket);
+
+impl Drop for LetGo<'_> {
+    fn drop(&mut self) {
+        self.0.pay_reap();
+    }
 }
 
 impl Sending<'_> {
     /// Gets pages for `len` more bytes; returns for how many there are pages.
-    pub(crate) fn cover(&mut self, len: usize) -> usize {
-        let inner = &self.socket.session.inner;
-        let at = (&inner.memory, &inner.geometry, self.socket.placed.slot);
+    fn cover(&mut self, len: usize) -> usize {
+        let inner = &self.socket.0.session.inner;
+        let at = (&inner.memory, &inner.geometry, self.socket.0.placed.slot);
         self.tx.cover(&mut lock(&inner.pages), at, len)
     }
 
     /// Writes behind the written bytes, `skip` bytes on; the caller has covered that.
     pub(crate) fn put(&self, skip: usize, bytes: &[u8]) {
-        let inner = &self.socket.session.inner;
+        let inner = &self.socket.0.session.inner;
         let mut rest = bytes;
         self.tx.for_each_piece(&inner.geometry, skip, bytes.len(), |at, len| {
             let (piece, tail) = rest.split_at(len);
@@ -387,12 +438,12 @@ impl Sending<'_> {
 
     /// Publishes `len` bytes that were put.
     pub(crate) fn commit(&mut self, len: usize) -> io::Result<()> {
-        let Placed { slot, shard, .. } = self.socket.placed;
+        let Placed { slot, shard, .. } = self.socket.0.placed;
         self.tx.written += len as u64;
         let written = self.tx.written;
-        self.socket.session.inner.publish(slot, shard, |line| {
+        self.socket.0.session.inner.publish(slot, shard, |line| {
             line.written = written;
-            self.socket.told_consumed.store(line.consumed, Ordering::Release);
+            self.socket.0.told_consumed.store(line.consumed, Ordering::Release);
         })
     }
 }

@@ -35,8 +35,9 @@ const ECHO: u16 = 7007;
 fn main() -> ExitCode {
     let seed = std::env::args().nth(1).and_then(|word| word.parse().ok()).unwrap_or_else(fresh_seed);
     let wire = std::env::args().nth(2).is_some_and(|word| word == "wire");
-    let over = match private_net::enter([seed.to_string().into()]) {
-        _ if wire => Over::Wire,
+    let place = if wire { Ok(PrivateNet::Inside) } else { private_net::enter([seed.to_string().into()]) };
+    let over = match place {
+        Ok(PrivateNet::Inside) if wire => Over::Wire,
         Ok(PrivateNet::Inside) => Over::Tap,
         Ok(PrivateNet::Ran(status)) => return ExitCode::from(if status.success() { 0 } else { 1 }),
         Ok(PrivateNet::Forbidden(reason)) => {
