@@ -18,7 +18,7 @@ use proto::id::{Epoch, SessionId, SlotIndex};
 use proto::ring::spsc::{Consumer, Producer};
 use proto::shm::Memory;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -125,17 +125,14 @@ pub enum Task {
 pub struct Directory {
     names: BTreeMap<(SocketAddr, SocketAddr), ConnId>,
     dialogues: BTreeMap<ConnId, Dialogue>,
+    /// Ports on which nobody listens any more.
+    closed: BTreeSet<SocketAddr>,
 }
 
 impl Directory {
     /// Makes a connection's plans known.
     pub fn plan(&mut self, conn: ConnId, dialogue: Dialogue) {
         self.dialogues.insert(conn, dialogue);
-    }
-
-    /// A connection has its ends.
-    pub fn name(&mut self, active: SocketAddr, passive: SocketAddr, conn: ConnId) {
-        self.names.insert((active, passive), conn);
     }
 
     /// The latest connection between these ends.
@@ -171,6 +168,29 @@ pub struct Shared {
     pub directory: RefCell<Directory>,
     /// Datagrams.
     pub datagrams: RefCell<Datagrams>,
+}
+
+impl Shared {
+    /// A connection has its ends, before its first SYN leaves.
+    pub fn name(&self, active: SocketAddr, passive: SocketAddr, conn: ConnId) {
+        let mut directory = self.directory.borrow_mut();
+        directory.names.insert((active, passive), conn);
+        if directory.closed.contains(&passive) {
+            self.oracle.borrow_mut().may_fail(conn, "nobody listens any more");
+        }
+    }
+
+    /// Nobody listens at `passive` from now on: connections that were not accepted may be reset.
+    fn closes(&self, passive: SocketAddr, why: &'static str) {
+        let mut directory = self.directory.borrow_mut();
+        directory.closed.insert(passive);
+        let mut oracle = self.oracle.borrow_mut();
+        for ((_, to), conn) in &directory.names {
+            if *to == passive && !oracle.conn(*conn).passive.handed_over {
+                oracle.may_fail(*conn, why);
+            }
+        }
+    }
 }
 
 /// One socket of a client.
@@ -246,8 +266,11 @@ pub struct Client {
     tasks: VecDeque<Task>,
     shared: Rc<Shared>,
     rng: Rng,
-    wish: Geometry,
     addr: std::net::IpAddr,
+    /// Connections it was given, and where they lie.
+    mine: BTreeMap<(ConnId, Side), (SlotIndex, Epoch)>,
+    /// Ports it has asked to listen on.
+    ports: BTreeSet<u16>,
     next_request: u64,
     open: Option<Open>,
 }
@@ -288,8 +311,9 @@ impl Client {
             tasks: tasks.into(),
             shared,
             rng,
-            wish,
             addr,
+            mine: BTreeMap::new(),
+            ports: BTreeSet::new(),
             next_request: 2,
             open: None,
         }
@@ -381,23 +405,28 @@ impl Client {
 
     /// What its sockets had published when it died; its death is told to the oracle.
     pub fn died(&mut self) {
-        let Some(open) = &self.open else { return };
-        for (slot, socket) in &open.sockets {
-            if let Kind::Conn { conn, side, .. } = socket.kind {
-                let line = ClientLine::load(&open.memory, &open.geometry, SlotIndex(*slot));
-                let mine = line.epoch == socket.epoch;
-                let mut oracle = self.shared.oracle.borrow_mut();
-                oracle.died(conn, side, if mine { line.written } else { 0 });
+        let lines: BTreeMap<u32, ClientLine> = self
+            .open
+            .iter()
+            .flat_map(|open| {
+                let line = |slot: &u32| ClientLine::load(&open.memory, &open.geometry, SlotIndex(*slot));
+                open.sockets.keys().map(move |slot| (*slot, line(slot)))
+            })
+            .collect();
+        for ((conn, side), (slot, epoch)) in &self.mine {
+            // A place that is gone was closed in order before.
+            let line = lines.get(&slot.0).filter(|line| line.epoch == *epoch);
+            let written = line.map_or(0, |line| line.written);
+            let mut oracle = self.shared.oracle.borrow_mut();
+            if !oracle.conn(*conn).end(*side).closed {
+                oracle.died(*conn, *side, written);
             }
         }
-        // Connections that nobody has accepted, or whose reply nobody has read, die with it.
-        let directory = self.shared.directory.borrow();
-        let mut oracle = self.shared.oracle.borrow_mut();
-        for conn in directory.names.values() {
-            let known = oracle.conn(*conn);
-            if !known.passive.handed_over || !known.active.handed_over {
-                oracle.may_fail(*conn, "a client died before it had the socket");
-            }
+        for port in &self.ports {
+            self.shared.closes(SocketAddr::new(self.addr, *port), "its listener died");
+        }
+        if let Some(conn) = self.pending_connect() {
+            self.shared.oracle.borrow_mut().may_fail(conn, "a client died before it had the socket");
         }
     }
 
@@ -439,7 +468,7 @@ impl Client {
                     let Some(Task::Connect { conn, .. }) = self.tasks.pop_front() else {
                         unreachable!("a reply belongs to the task at hand")
                     };
-                    self.shared.directory.borrow_mut().name(local, remote, conn);
+                    self.shared.name(local, remote, conn);
                     self.settle(now, slot, epoch, conn, Side::Active);
                 }
                 (Ask::Connect { .. }, Err(errno)) => {
@@ -468,6 +497,7 @@ impl Client {
 
     /// A connection's socket is this client's now.
     fn settle(&mut self, now: Instant, slot: SlotIndex, epoch: Epoch, conn: ConnId, side: Side) {
+        self.mine.insert((conn, side), (slot, epoch));
         self.shared.oracle.borrow_mut().handed_over(conn, side);
         let plan = self.shared.directory.borrow().plan_of(conn, side);
         self.place(now, slot, epoch, Kind::Conn { conn, side, plan, ended: false }, plan.options);
@@ -899,12 +929,13 @@ impl Client {
                     continue;
                 }
                 Some(Task::Listen { port, backlog }) => {
+                    self.ports.insert(port);
                     Ask::Listen { local: SocketAddr::new(self.addr, port), backlog }
                 }
                 Some(Task::Connect { conn, local, remote }) => {
                     // Known before the first SYN can arrive, when the port is known.
                     if local.port() != 0 {
-                        self.shared.directory.borrow_mut().name(local, remote, conn);
+                        self.shared.name(local, remote, conn);
                     }
                     Ask::Connect { local, remote }
                 }
@@ -933,15 +964,7 @@ impl Client {
 
     fn close_port(&mut self, port: u16) {
         let Some(slot) = self.slot_of_port(port) else { return };
-        let mine = SocketAddr::new(self.addr, port);
-        let directory = self.shared.directory.borrow();
-        let mut oracle = self.shared.oracle.borrow_mut();
-        for ((_, passive), conn) in &directory.names {
-            if *passive == mine && !oracle.conn(*conn).passive.handed_over {
-                oracle.may_fail(*conn, "its listener was closed before it was accepted");
-            }
-        }
-        drop((directory, oracle));
+        self.shared.closes(SocketAddr::new(self.addr, port), "its listener was closed");
         self.line(slot).flags |= want::CLOSE;
         self.publish(slot);
     }
@@ -953,10 +976,5 @@ impl Client {
             (*to_send, *remote, *len) = (*to_send + count, Some(to), datagram_len);
         }
         socket.ready = true;
-    }
-
-    /// What it asked for when it opened its session.
-    pub fn wish(&self) -> Geometry {
-        self.wish
     }
 }

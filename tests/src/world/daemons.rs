@@ -418,7 +418,7 @@ impl World {
             let pending = self.hosts[host].clients[vaulted.client].borrow().pending_connect();
             if let Some(conn) = pending {
                 let local = std::net::SocketAddr::new(self.hosts[host].ip(), local.port());
-                self.shared.directory.borrow_mut().name(local, *remote, conn);
+                self.shared.name(local, *remote, conn);
             }
         }
     }

@@ -67,7 +67,7 @@ pub struct Watch {
     /// Connections that came to their end here, FIN for FIN: a late segment of theirs is answered
     /// as one of a stranger.
     ended: HashSet<Ends>,
-    /// Connections that got a cookie and were not established since.
+    /// Connections that got a cookie.
     cookies: HashSet<Ends>,
     /// Segments that carried bytes which had been sent before.
     pub retransmissions: u64,
@@ -224,10 +224,10 @@ impl Watch {
                 Some(record) => record.state.tcp_state == TcpState::Closed && record.state.error == 0,
                 None => self.ended.contains(&ends),
             };
-            let half_open = found.is_none_or(|record| record.agreed.is_none());
-            if half_open && self.cookies.contains(&ends) {
-                // Nothing is kept of a cookie: an ACK of it that comes too late, after data that
-                // found the queue full, or when a second SYN has found room, is a stranger's.
+            let accepted = conn.is_some_and(|(c, _)| shared.oracle.borrow().conn(c).passive.handed_over);
+            if !accepted && self.cookies.contains(&ends) {
+                // Nothing is kept of a cookie: an ACK of it that comes too late, before the data, or
+                // when a second SYN has found room, is a stranger's.
                 if let Some((conn, _)) = conn {
                     shared.oracle.borrow_mut().may_fail(conn, "a cookie was not good any more");
                 }
@@ -247,9 +247,6 @@ impl Watch {
             return;
         };
         let key = (record.index, record.serial);
-        if record.agreed.is_some() {
-            self.cookies.remove(&ends);
-        }
         self.note(now, record, shared);
         let mut wire = self.seen[&key].wire.clone();
         wire.speak_before = None;
