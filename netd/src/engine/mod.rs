@@ -253,8 +253,7 @@ impl Engine {
         let room = self.nics.iter_mut().map(|nic| nic.room()).min().unwrap_or(0);
         if self.stack.wants_transmit() {
             if room > 0 {
-                self.stack.poll_transmit(time, room.min(BUDGET));
-                worked = true;
+                worked |= self.stack.poll_transmit(time, room.min(BUDGET));
             } else {
                 self.stack.counters.count(Counter::TxStopped);
             }
@@ -309,7 +308,7 @@ impl Engine {
             match self.sockd.next_command() {
                 Ok(Some(command)) => {
                     // The vault named the session on the lane before sockd could ask for it.
-                    if taken == 0 && self.hear().is_err() {
+                    if !self.stack.has_session(command.session()) && self.hear().is_err() {
                         self.stopping = true;
                         break;
                     }

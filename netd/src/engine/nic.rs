@@ -107,7 +107,7 @@ impl NicLink {
 
     /// That incarnation is dead: what it was lent comes back.
     pub(super) fn peer_gone(&mut self, generation: Generation, registry: &Registry) {
-        if self.attached.as_ref().is_some_and(|nic| nic.generation <= generation) {
+        if self.attached.as_ref().is_none_or(|nic| nic.generation <= generation) {
             self.detach(registry);
         }
     }
@@ -116,9 +116,9 @@ impl NicLink {
         if let Some(nic) = self.attached.take() {
             let _ = registry.deregister(&mut SourceFd(&nic.wakes_us.as_raw_fd()));
             let _ = registry.deregister(&mut SourceFd(&nic.notices.as_raw_fd()));
-            drop(nic);
-            self.pool.reclaim_all();
         }
+        // Also when its rings were dropped before because it broke a rule.
+        self.pool.reclaim_all();
     }
 
     /// The peer broke a rule: its rings are not looked at any more until a successor comes. Its
@@ -265,6 +265,8 @@ impl NicLink {
     /// The incarnation that has stood still too long.
     pub(super) fn stuck(&mut self, now: Instant) -> Option<(Seat, Generation)> {
         let nic = self.attached.as_mut()?;
+        // It may have taken everything since, and owed nobody a wake-up for it.
+        nic.patience.observe(now, nic.rings.transmit.backlog().unwrap_or(0), nic.pushed);
         nic.patience.is_over(now).then_some((self.seat, nic.generation))
     }
 }

@@ -173,6 +173,8 @@ impl SockdLink {
     /// The incarnation that has stood still too long.
     pub(super) fn stuck(&mut self, now: Instant) -> Option<(Seat, Generation)> {
         let sockd = self.attached.as_mut()?;
+        // It may have taken everything since, and owed nobody a wake-up for it.
+        sockd.patience.observe(now, sockd.answers.backlog().unwrap_or(0), sockd.pushed);
         sockd.patience.is_over(now).then_some((PEER, sockd.generation))
     }
 }

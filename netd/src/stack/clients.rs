@@ -55,10 +55,17 @@ impl<M: Memory + Clone> Stack<M> {
     /// Looks at up to `budget` sockets that clients pointed at; returns their number.
     pub fn poll_kicks(&mut self, now: Instant, budget: usize) -> usize {
         let mut done = 0;
-        for turn in 0..self.session_order.len() {
-            let Some(&id) = self.session_order.get(turn) else { break };
-            while done < budget {
-                let Some(session) = self.sessions.get_mut(&id) else { break };
+        // Every round begins with another session, and none takes more than its share.
+        self.first_session = self.first_session.wrapping_add(1);
+        let sessions = self.session_order.len();
+        for turn in 0..sessions {
+            let at = (self.first_session + turn) % sessions;
+            let Some(&id) = self.session_order.get(at) else { break };
+            let share = done + KICKS_PER_SESSION;
+            while done < budget.min(share) {
+                let Some(session) = self.sessions.get_mut(&id).filter(|session| !session.ended) else {
+                    break;
+                };
                 match session.next_kick() {
                     Ok(Some(slot)) => self.on_kick(now, id, slot),
                     Ok(None) => break,
@@ -98,11 +105,16 @@ impl<M: Memory + Clone> Stack<M> {
         let Some(socket) = self.sockets.get_mut(index.0) else { return };
         socket.line.kick_ack = kick_ack;
         let client = ClientLine::load(&session.memory, &session.geometry, slot);
-        if client.epoch == socket.line.epoch
-            && !socket.closed
-            && !session.ended
-            && let Err(corrupt) = self.client_says(now, index.0, client)
-        {
+        if client.epoch != socket.line.epoch || socket.closed || session.ended {
+            return;
+        }
+        let name = [id.0.to_le_bytes(), slot.0.to_le_bytes(), client.epoch.0.to_le_bytes()];
+        let outcome = match self.begin(|| crumb(Work::Command, name.as_flattened())) {
+            true => self.client_says(now, index.0, client),
+            false => Err(PeerCorrupt::new("a line that ended the daemon twice")),
+        };
+        self.end();
+        if let Err(corrupt) = outcome {
             self.session_corrupt(now, id, corrupt);
         }
     }
@@ -126,9 +138,6 @@ impl<M: Memory + Clone> Stack<M> {
                 block.set_receive_limit(client.rcvbuf.min(RECEIVE_LIMIT));
             }
             block.on_consumed(now, client.consumed);
-            if client.flags & want::SHUT_RD != 0 {
-                block.on_read_shutdown(now);
-            }
             if client.flags & want::ABORT != 0 {
                 let reaction = block.abort(now);
                 self.react(now, index, reaction, None);
@@ -191,12 +200,16 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     /// Ends a connection as by linger 0: reset, and its place is left.
-    fn abort(&mut self, now: Instant, index: u32) {
+    pub(super) fn abort(&mut self, now: Instant, index: u32) {
         let Some(socket) = self.sockets.get_mut(index) else { return };
         socket.closed = true;
-        if let Kind::Tcp(block) = &mut socket.kind {
-            let reaction = block.abort(now);
-            self.react(now, index, reaction, None);
+        match &mut socket.kind {
+            Kind::Tcp(block) => {
+                let reaction = block.abort(now);
+                self.react(now, index, reaction, None);
+            }
+            Kind::Udp(udp) => udp.sent = socket.client.written,
+            Kind::Listener(_) => {}
         }
         self.touch(index);
         self.reschedule(now, index);
@@ -260,7 +273,7 @@ impl<M: Memory + Clone> Stack<M> {
                 self.once(op, |stack| stack.listen(op, socket, local, backlog))
             }
             Command::Datagram { op, socket, local, remote } => {
-                self.once(op, |stack| stack.datagram(op, socket, local, remote))
+                self.once(op, |stack| stack.datagram(now, op, socket, local, remote))
             }
             Command::EndSession { session, .. } => {
                 self.end_session(now, session);
@@ -331,6 +344,7 @@ impl<M: Memory + Clone> Stack<M> {
 
     fn datagram(
         &mut self,
+        now: Instant,
         op: OpId,
         at: SocketRef,
         local: SocketAddr,
@@ -345,7 +359,7 @@ impl<M: Memory + Clone> Stack<M> {
         // A second operation on the place gives the socket another remote: the old one goes first.
         let successor = self.sessions.get(&at.session).and_then(|session| session.record_at(at.slot));
         if let Some(old) = successor {
-            return self.reconnect_datagram(old.0, opening, remote);
+            return self.reconnect_datagram(now, old.0, opening, remote);
         }
         if self.demux.has_udp(bound(ip), local.port(), remote) {
             return Err(Errno::ADDRINUSE);
@@ -358,6 +372,7 @@ impl<M: Memory + Clone> Stack<M> {
     /// A record's identity is written once: the socket moves to a new cell, cursors and all.
     fn reconnect_datagram(
         &mut self,
+        now: Instant,
         old: u32,
         opening: Opening,
         remote: Option<(IpAddr, u16)>,
@@ -366,6 +381,9 @@ impl<M: Memory + Clone> Stack<M> {
             self.sockets.get(old).filter(|socket| matches!(socket.kind, Kind::Udp(_))).ok_or(Errno::INVAL)?;
         if socket.line.epoch != opening.epoch {
             return Err(Errno::INVAL);
+        }
+        if socket.closed {
+            return Err(Errno::BADF);
         }
         let (was, local) = (socket.opening, opening.local);
         if self.demux.has_udp(bound(local.ip()), local.port(), remote) && remote != remote_of(&was) {
@@ -387,6 +405,7 @@ impl<M: Memory + Clone> Stack<M> {
             .add_udp(bound(local.ip()), local.port(), remote, index)
             .expect("looked at above, or it was our own");
         self.touch(index);
+        self.reschedule(now, index);
         Ok(local)
     }
 
@@ -517,6 +536,9 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 }
+
+/// Kicks of one session that are taken up in a row.
+const KICKS_PER_SESSION: usize = 32;
 
 /// The operation that a command asks for and that can fail.
 fn op_of(command: &Command) -> Option<OpId> {

@@ -2,7 +2,8 @@
 
 use super::Stack;
 use super::clients::{flow_bytes, flow_key};
-use super::socket::{Kind, Socket};
+use super::receive::pages_at_worst;
+use super::socket::{ACCEPT_RECORD, Kind, Socket};
 use crate::counters::Counter;
 use crate::frame::Frame;
 use crate::tcp::control_block::ControlBlock;
@@ -15,6 +16,7 @@ use crate::wire::drop_reason::DropReason;
 use core::net::SocketAddr;
 use core::time::Duration;
 use proto::Instant;
+use proto::arena::WINDOW_MAX;
 use proto::arena::record::Header;
 use proto::control::operations::SocketRef;
 use proto::hard::conns::{Agreed, Kind as RecordKind, Opening};
@@ -26,6 +28,14 @@ pub(super) const COOKIE_LIFETIME: Duration = Duration::from_secs(128);
 
 /// Half-open connections of a listener before it answers with cookies; Linux takes the backlog.
 const HALF_OPEN_MAX: u32 = 1024;
+
+/// Pages that an accept record may need: it may cross a border.
+const ACCEPT_PAGES: usize = 2;
+
+/// Connections that may wait for accept: what was asked for, as far as the queue's window goes.
+fn backlog_of(opening: &Opening) -> u32 {
+    opening.backlog.clamp(1, WINDOW_MAX / ACCEPT_RECORD as u32 - 2)
+}
 
 /// A segment for a listener.
 pub(super) struct Arrival<'a, M: Memory> {
@@ -49,7 +59,7 @@ impl<M: Memory + Clone> Stack<M> {
     ) -> Result<(), DropReason> {
         let listener = self.sockets.get(index).expect("the demultiplexer names sockets that there are");
         let Kind::Listener(state) = &listener.kind else { return Err(DropReason::NoSocket) };
-        let most = listener.opening.backlog.max(1);
+        let most = backlog_of(&listener.opening);
         let backlog = Backlog {
             half_open_full: state.half_open >= most.min(HALF_OPEN_MAX),
             accept_full: state.waiting(listener.rx.consumed()) > u64::from(most),
@@ -72,6 +82,9 @@ impl<M: Memory + Clone> Stack<M> {
             }
             Heard::HalfOpen(block) => self.half_open(now, index, arrival.flow, block).map(|_| ()),
             Heard::FromCookie(block) => {
+                if !self.has_room(index, pages_at_worst(arrival.segment)) {
+                    return Err(DropReason::TcpListenOverflow);
+                }
                 let child = self.half_open(now, index, arrival.flow, block)?;
                 self.segment_for(now, child, arrival.segment, Some(arrival.frame), arrival.flow)
             }
@@ -116,16 +129,20 @@ impl<M: Memory + Clone> Stack<M> {
         Ok(index)
     }
 
-    /// Whether the listener of a half-open connection can take it into its accept queue.
-    pub(super) fn can_queue(&self, index: u32) -> bool {
-        let Some((_, socket)) = self.listener_of(index) else { return false };
+    /// Whether the listener of a half-open connection can take it into its accept queue, and the
+    /// session has `pages` for payload that comes with the handshake.
+    pub(super) fn can_queue(&self, index: u32, pages: usize) -> bool {
+        self.listener_of(index).is_some_and(|(listener, _)| self.has_room(listener, pages))
+    }
+
+    /// Whether a listener can take one more connection.
+    fn has_room(&self, listener: u32, pages: usize) -> bool {
+        let Some(socket) = self.sockets.get(listener) else { return false };
         let Kind::Listener(state) = &socket.kind else { return false };
-        let most = u64::from(socket.opening.backlog.max(1));
-        let place = self
-            .sessions
-            .get(&socket.opening.session)
-            .is_some_and(|session| !session.ended && session.has_passive() && session.free_pages() > 0);
-        place && state.waiting(socket.rx.consumed()) <= most
+        let place = self.sessions.get(&socket.opening.session).is_some_and(|session| {
+            !session.ended && session.has_passive() && session.free_pages() >= ACCEPT_PAGES + pages
+        });
+        place && state.waiting(socket.rx.consumed()) <= u64::from(backlog_of(&socket.opening))
     }
 
     /// The listener that a passive connection came in through, if it is still there.

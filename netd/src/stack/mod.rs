@@ -85,6 +85,8 @@ pub struct Stack<M: Memory> {
     sessions: HashMap<SessionId, Session<M>>,
     /// Their names, in the order in which their kicks are looked at.
     session_order: Vec<SessionId>,
+    /// Which of them was looked at first in the last round.
+    first_session: usize,
     demux: Demux,
     timers: TimerWheel,
     secrets: Secrets,
@@ -190,6 +192,11 @@ impl<M: Memory + Clone> Stack<M> {
     /// The next broken rule, for the flight recorder.
     pub fn next_broken_rule(&mut self) -> Option<(SessionId, PeerCorrupt)> {
         self.corrupt_rules.pop_front()
+    }
+
+    /// Whether that session is attached.
+    pub fn has_session(&self, id: SessionId) -> bool {
+        self.sessions.contains_key(&id)
     }
 
     /// Number of sessions attached.

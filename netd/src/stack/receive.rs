@@ -140,8 +140,8 @@ impl<M: Memory + Clone> Stack<M> {
         let Kind::Tcp(block) = &mut socket.kind else { return Err(DropReason::NoSocket) };
         let waits = block.state() == TcpState::SynReceived && socket.opening.op.0 == 0;
         // The handshake's last ACK finds no room to wait for accept: it is dropped, and comes again.
-        let establishes = waits && segment.flags.ack() && !segment.flags.rst() && !segment.flags.syn();
-        if establishes && !self.can_queue(index) {
+        let establishes = waits && segment.flags.ack() && !segment.flags.rst();
+        if establishes && !self.can_queue(index, pages_at_worst(segment)) {
             return Err(DropReason::TcpListenOverflow);
         }
         self.check_pages(index, segment)?;
@@ -156,7 +156,7 @@ impl<M: Memory + Clone> Stack<M> {
         }
         if let Some(reopen) = reopen {
             // RFC 6191: the old connection is over, the SYN is the listener's.
-            self.forget_time_wait(index);
+            self.leave_flow(index);
             if let (Some(listener), Some(frame)) =
                 (self.demux.listener(flow.local_addr(), flow.local_port), frame)
             {
@@ -174,12 +174,16 @@ impl<M: Memory + Clone> Stack<M> {
             return Ok(());
         }
         let Kind::Tcp(block) = &socket.kind else { return Ok(()) };
-        let session = socket.at.and_then(|at| self.sessions.get(&at.session));
-        let (Some(session), Some(offset)) = (session, block.payload_offset(segment)) else { return Ok(()) };
-        // At worst a page for every page border that the payload touches.
-        let worst = segment.payload_len as usize / PAGE_SIZE + 2;
-        let enough = session.free_pages() >= worst
-            || session.free_pages() >= socket.rx.missing(offset, segment.payload_len as usize);
+        // Without a place nothing is delivered, or the accept queue's check has counted the pages.
+        let Some(session) = socket.at.and_then(|at| self.sessions.get(&at.session)) else { return Ok(()) };
+        if session.free_pages() >= pages_at_worst(segment) {
+            return Ok(());
+        }
+        let known = block.state() != TcpState::SynSent;
+        let enough = known
+            && block.payload_offset(segment).is_some_and(|offset| {
+                session.free_pages() >= socket.rx.missing(offset, segment.payload_len as usize)
+            });
         if enough { Ok(()) } else { Err(DropReason::ProtoMem) }
     }
 
@@ -190,6 +194,10 @@ impl<M: Memory + Clone> Stack<M> {
             self.established(index);
         }
         self.leave_syn_received(index);
+        if reaction.events.closed {
+            // A connection that is over does not stand in the way of the next one.
+            self.leave_flow(index);
+        }
         if let (Some(deliver), Some(frame)) = (reaction.deliver, frame) {
             self.deliver(index, &deliver, frame);
         }
@@ -220,13 +228,13 @@ impl<M: Memory + Clone> Stack<M> {
         self.counters.add(Counter::CopiedToArena, len as u64);
     }
 
-    /// A connection in TIME-WAIT made way for a new one.
-    fn forget_time_wait(&mut self, index: u32) {
+    /// A connection that is over, or in TIME-WAIT and asked for anew, gives up its two ends.
+    fn leave_flow(&mut self, index: u32) {
         if let Some(socket) = self.sockets.get(index)
             && let Some(flow) = flow_key(socket.opening.local, socket.opening.remote)
+            && self.displaced.insert(index)
         {
             self.demux.flows.remove(&flow);
-            self.displaced.insert(index);
         }
     }
 
@@ -347,6 +355,14 @@ impl<M: Memory + Clone> Stack<M> {
             // Nobody is told twice of what nobody sent.
             let _ = self.on_icmp_report(now, &Report { message, quote });
         }
+    }
+}
+
+/// Receive pages that a segment's payload may need: one for every page border that it touches.
+pub(super) fn pages_at_worst(segment: &Segment) -> usize {
+    match segment.payload_len as usize {
+        0 => 0,
+        len => len / PAGE_SIZE + 2,
     }
 }
 

@@ -23,12 +23,13 @@ use crate::tcp::challenge::ChallengeLimiter;
 use crate::tcp::commit::Identity;
 use crate::tcp::control_block::ControlBlock;
 use crate::tcp::settings::Settings;
+use crate::tcp::state::State as BlockState;
 use crate::timer_wheel::TimerWheel;
 use crate::transport::demux::Demux;
 use crate::wire::ipv4;
 use core::net::{IpAddr, Ipv4Addr};
-use proto::arena::Geometry;
 use proto::arena::line::{ClientLine, Notes, StackLine, level};
+use proto::arena::{Geometry, WINDOW_MAX};
 use proto::cell::{CellCorrupt, CellWriter, Held, Image, TableError};
 use proto::control::operations::SocketRef;
 use proto::hard::conns::{Agreed, Kind as RecordKind, LAYOUT, Opening, State, TcpState};
@@ -36,6 +37,7 @@ use proto::id::{OpId, SessionId, SlotIndex};
 use proto::recorder::Work;
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
+use rustix::io::Errno;
 use std::collections::{HashMap, HashSet, VecDeque};
 use thiserror::Error;
 
@@ -83,6 +85,7 @@ impl<M: Memory + Clone> Stack<M> {
             operations: HashMap::new(),
             sessions: HashMap::new(),
             session_order: Vec::new(),
+            first_session: 0,
             demux: Demux::new(secrets.hash, setup.conns_capacity),
             timers: TimerWheel::new(now),
             challenges: ChallengeLimiter::new(secrets.challenge),
@@ -152,8 +155,19 @@ impl<M: Memory + Clone> Stack<M> {
             self.counters.count(Counter::Recovered);
         }
         self.restore_accept_queues();
+        corrupt.extend(self.tell_of_lost_records(&told));
         for (session, rule) in corrupt {
             self.session_corrupt(now, session, rule);
+        }
+        // A connection whose client's memory is not to be had can't go on.
+        for index in self.sockets.indices().collect::<Vec<_>>() {
+            let lost = |socket: &Socket| {
+                let detached = socket.committed.is_some_and(|state| state.detached);
+                socket.closed && socket.at.is_none() && !detached && matches!(socket.kind, Kind::Tcp(_))
+            };
+            if self.sockets.get(index).is_some_and(lost) {
+                self.abort(now, index);
+            }
         }
         let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
         for id in ids {
@@ -245,8 +259,11 @@ impl<M: Memory + Clone> Stack<M> {
                 );
             }
             RecordKind::TcpActive | RecordKind::TcpPassive => {
+                let over = self.sockets.get(index).is_some_and(
+                    |socket| matches!(&socket.kind, Kind::Tcp(block) if block.state() == BlockState::Closed),
+                );
                 if let Some(flow) = flow_key(opening.local, opening.remote)
-                    && self.demux.flows.insert(flow, index).is_err()
+                    && (over || self.demux.flows.insert(flow, index).is_err())
                 {
                     self.displaced.insert(index);
                 }
@@ -289,6 +306,7 @@ impl<M: Memory + Clone> Stack<M> {
             socket.line.flags = was.flags & level::OPEN;
         }
         let received = socket.received();
+        let promised = received + if matches!(socket.kind, Kind::Tcp(_)) { state.rcv_edge.into() } else { 0 };
         let taken_up = client.epoch == at.epoch;
         let consumed = if taken_up { client.consumed } else { 0 };
         let base = |distance: u32| received + u64::from(distance);
@@ -301,6 +319,10 @@ impl<M: Memory + Clone> Stack<M> {
                 .collect(),
             _ => Vec::new(),
         };
+        // What was promised to the remote must fit the table behind what the client says it consumed.
+        if promised.saturating_sub(consumed) > u64::from(WINDOW_MAX) {
+            return Err(PeerCorrupt::new("consumed cursor moved backwards"));
+        }
         socket.rx = RxPages::recover(session, at.slot, consumed, received, &ooo)?;
         socket.line.received = received;
         socket.line.acked = socket.acked();
@@ -335,6 +357,34 @@ impl<M: Memory + Clone> Stack<M> {
         session.notify(at.slot, &mut line.event_seq)
     }
 
+    /// INV-T7: a place that is open and has no record any more lost it to a failed check. Its client is
+    /// told that the connection is over.
+    fn tell_of_lost_records(
+        &mut self,
+        told: &HashMap<SessionId, HashSet<SlotIndex>>,
+    ) -> Vec<(SessionId, PeerCorrupt)> {
+        let mut corrupt = Vec::new();
+        for session in self.sessions.values_mut() {
+            for slot in (0..session.geometry.sockets()).map(SlotIndex) {
+                let mut line = StackLine::load(&session.memory, &session.geometry, slot);
+                let open = line.flags & level::OPEN != 0 && line.flags & level::GONE == 0;
+                if !open || session.record_at(slot).is_some() {
+                    continue;
+                }
+                line.flags |= level::ERROR | level::GONE;
+                line.error = Errno::CONNRESET.raw_os_error().unsigned_abs();
+                if !told.get(&session.id).is_some_and(|told| told.contains(&slot)) {
+                    line.event_seq = ClientLine::load(&session.memory, &session.geometry, slot).event_ack;
+                }
+                line.store(&session.memory, &session.geometry, slot);
+                if let Err(rule) = session.notify(slot, &mut line.event_seq) {
+                    corrupt.push((session.id, rule));
+                }
+            }
+        }
+        corrupt
+    }
+
     /// Accept queues: a connection whose cell stands and whose record in the queue does not is put
     /// there; one that stands in it already is left alone (INV-T9).
     fn restore_accept_queues(&mut self) {
@@ -357,7 +407,9 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// INV-R6: polls every socket of a session, whatever its kick ring says.
     fn look_at_all(&mut self, now: Instant, id: SessionId) {
-        let Some(session) = self.sessions.get(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        // Every socket is looked at anyhow, and the ring has room again for the clients' next kicks.
+        while let Ok(Some(_)) = session.next_kick() {}
         for slot in (0..session.geometry.sockets()).map(SlotIndex) {
             if session.record_at(slot).is_none() {
                 Notes::Kick.take_up(&session.memory, &session.geometry, slot);

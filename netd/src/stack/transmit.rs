@@ -5,7 +5,7 @@
 //! on the way out because a ring is full.
 
 use super::Stack;
-use super::socket::Kind;
+use super::socket::{Kind, Socket};
 use crate::counters::Counter;
 use crate::ip::{TTL_DEFAULT, Way};
 use crate::link::HEADROOM;
@@ -21,6 +21,7 @@ use crate::wire::tcp::{self, HEADER_LEN_MAX};
 use crate::wire::udp::{HEADER_LEN as UDP_LEN, UdpHeader};
 use crate::wire::unchecked::Checksum;
 use core::net::IpAddr;
+use core::time::Duration;
 use proto::arena::record::{HEADER_SIZE, Header, record_size};
 use proto::control::operations::SocketRef;
 use proto::nic::packet_buf::PacketBuf;
@@ -39,16 +40,23 @@ enum Turn {
     Yield,
     /// There are no pages to send in.
     NoPages,
+    /// It has, and there is no way to its remote.
+    Stalled,
 }
 
+/// How long a connection without a way waits before it looks again, unless its own timer is earlier.
+const STALL: Duration = Duration::from_millis(200);
+
 impl<M: Memory + Clone> Stack<M> {
-    /// Builds at most `room` frames of what sockets have to send.
-    pub fn poll_transmit(&mut self, now: Instant, room: usize) {
+    /// Builds at most `room` frames of what sockets have to send. Returns whether anything moved;
+    /// without frame pages nothing does until some come back.
+    pub fn poll_transmit(&mut self, now: Instant, room: usize) -> bool {
         let mut left = room;
         while left > 0 {
             let Some(index) = self.tx_pending.pop_front() else { break };
             let Some(socket) = self.sockets.get_mut(index) else { continue };
             socket.tx_pending = false;
+            let before = left;
             let turn = match &socket.kind {
                 Kind::Tcp(_) => self.transmit_tcp(now, index, &mut left),
                 Kind::Udp(_) => self.transmit_udp(now, index, &mut left),
@@ -58,12 +66,23 @@ impl<M: Memory + Clone> Stack<M> {
             match turn {
                 Turn::Done => self.reschedule(now, index),
                 Turn::Yield => self.pend(index, false),
+                Turn::Stalled => self.stall(now, index),
                 Turn::NoPages => {
                     self.pend(index, true);
-                    break;
+                    return left < room;
                 }
             }
+            // Every turn costs something: the round ends whatever the sockets say.
+            left = left.min(before - 1);
         }
+        left < room
+    }
+
+    /// Leaves a connection out until its timer.
+    fn stall(&mut self, now: Instant, index: u32) {
+        let Some(socket) = self.sockets.get(index) else { return };
+        let own = if let Kind::Tcp(block) = &socket.kind { block.next_deadline() } else { None };
+        self.timers.arm(index, own.map_or(now + STALL, |at| at.min(now + STALL)));
     }
 
     fn pend(&mut self, index: u32, first: bool) {
@@ -80,8 +99,7 @@ impl<M: Memory + Clone> Stack<M> {
     fn transmit_tcp(&mut self, now: Instant, index: u32, left: &mut usize) -> Turn {
         let Some(flow) = self.flow_of(index) else { return Turn::Done };
         let Some(way) = self.ip.way(flow.remote_addr(), Some(flow.local_addr())) else {
-            // The route went away: the retransmission timer tries again.
-            return Turn::Done;
+            return Turn::Stalled;
         };
         for _ in 0..QUANTUM.min(*left) {
             if !self.has_pages(&way) {
@@ -189,20 +207,16 @@ impl<M: Memory + Clone> Stack<M> {
             let socket = self.sockets.get(index).expect("it stands in the list");
             let (Kind::Udp(udp), Some(at)) = (&socket.kind, socket.at) else { return Turn::Done };
             let (start, written) = (udp.sent, socket.client.written);
-            if written - start < HEADER_SIZE as u64 {
+            if written == start {
                 return Turn::Done;
             }
-            let header = match self.read_header(at, start) {
-                Ok(Some(header)) if start + record_size(header.len as usize) as u64 <= written => header,
-                Ok(_) => {
-                    return self
-                        .corrupt_stream(at, PeerCorrupt::new("a record longer than what was written"));
-                }
-                Err(rule) => return self.corrupt_stream(at, rule),
+            let header = match self.next_record(at, start, written) {
+                Ok(header) => header,
+                Err(rule) => return self.corrupt_stream(index, at, rule),
             };
             match self.send_datagram(now, index, at, start, &header) {
                 Err(Failure::NoPages) => return Turn::NoPages,
-                Err(Failure::Corrupt(rule)) => return self.corrupt_stream(at, rule),
+                Err(Failure::Corrupt(rule)) => return self.corrupt_stream(index, at, rule),
                 Ok(()) => {}
             }
             *left -= 1;
@@ -214,9 +228,24 @@ impl<M: Memory + Clone> Stack<M> {
         Turn::Yield
     }
 
-    fn corrupt_stream(&mut self, at: SocketRef, rule: PeerCorrupt) -> Turn {
+    /// The client broke a rule: its session ends, and what it wrote here is not looked at again.
+    fn corrupt_stream(&mut self, index: u32, at: SocketRef, rule: PeerCorrupt) -> Turn {
         self.batch.corrupt.push((at.session, rule));
+        if let Some(Socket { kind: Kind::Udp(udp), client, .. }) = self.sockets.get_mut(index) {
+            udp.sent = client.written;
+        }
         Turn::Done
+    }
+
+    /// The header of the record at `start`, all of which lies before `written`.
+    fn next_record(&self, at: SocketRef, start: u64, written: u64) -> Result<Header, PeerCorrupt> {
+        const SHORT: PeerCorrupt = PeerCorrupt::new("a record longer than what was written");
+        if written - start < HEADER_SIZE as u64 {
+            return Err(SHORT);
+        }
+        let header = self.read_header(at, start)?.ok_or(SHORT)?;
+        let end = start + record_size(header.len as usize) as u64;
+        if end <= written { Ok(header) } else { Err(SHORT) }
     }
 
     fn read_header(&self, at: SocketRef, offset: u64) -> Result<Option<Header>, PeerCorrupt> {

@@ -73,6 +73,18 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The session that it is about.
+    pub const fn session(&self) -> SessionId {
+        match self {
+            Command::Connect { socket, .. }
+            | Command::Listen { socket, .. }
+            | Command::Datagram { socket, .. } => socket.session,
+            Command::EndSession { session, .. } => *session,
+        }
+    }
+}
+
 /// From netd to sockd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {

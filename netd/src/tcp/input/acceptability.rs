@@ -161,7 +161,8 @@ impl ControlBlock {
             return Break(Reaction::dropped(DropReason::OldData));
         }
         if self.passive {
-            return Continue(None);
+            // Nobody whose SYN we answered answers with a SYN-ACK.
+            return Break(Reaction::dropped(DropReason::BlindSyn));
         }
         self.ack_now = true;
         Continue(Some(Position::FIRST))
