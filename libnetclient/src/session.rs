@@ -267,6 +267,7 @@ impl Inner {
         let before = std::mem::replace(&mut slot.resident, Resident::Socket(Arc::downgrade(socket)));
         if let Resident::Closing(mut tx) = before {
             tx.release_all(&mut lock(&self.pages));
+            self.pages_freed();
         }
         let ClientLine { kick_seq, event_ack, .. } = slot.line;
         slot.line = ClientLine { epoch, kick_seq, event_ack, ..ClientLine::default() };
@@ -390,7 +391,7 @@ impl Inner {
                     if tx.is_empty() {
                         slot.resident = Resident::Nobody;
                     }
-                    self.page_sleepers.wake();
+                    self.pages_freed();
                     None
                 }
             };
@@ -428,6 +429,13 @@ impl Inner {
         lock(&self.events).iter_mut().for_each(Consumer::disarm);
     }
 
+    /// Whoever waits for a send page looks again. The poller may be among them.
+    pub(crate) fn pages_freed(&self) {
+        if self.page_sleepers.wake() {
+            self.roles.interrupt();
+        }
+    }
+
     /// Looks at the acknowledgements of every socket: for when pages have run out.
     pub(crate) fn reap(&self) {
         for at in 0..self.geometry.sockets() {
@@ -436,7 +444,7 @@ impl Inner {
                 _ => None,
             };
             match socket {
-                Some(socket) => socket.reap(None),
+                Some(socket) => socket.reap(),
                 None => continue,
             }
         }

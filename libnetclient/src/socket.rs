@@ -278,7 +278,7 @@ impl Socket {
             return Err(PeerCorrupt::new("acknowledged cursor moved backwards or past the written bytes"));
         }
         if line.acked > tx.acked && tx.acknowledge(&mut lock(&self.session.inner.pages), line.acked) {
-            self.session.inner.page_sleepers.wake();
+            self.session.inner.pages_freed();
         }
         Ok((line.acked + u64::from(line.window)).saturating_sub(tx.written) as usize)
     }

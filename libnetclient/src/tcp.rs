@@ -297,47 +297,32 @@ impl TcpStream {
             || self.socket.wants() & want::SHUT_RD != 0
     }
 
-    /// Whether bytes may be written: the line to write by, or what to wait for.
-    pub(crate) fn writable(&self) -> io::Result<Look<StackLine>> {
-        let Some(line) = self.socket.look() else { return Ok(Look::Wait) };
+    /// Whether bytes may be written, if there is room.
+    pub(crate) fn writable(&self) -> io::Result<bool> {
+        let Some(line) = self.socket.look() else { return Ok(false) };
         if let Some(error) = self.socket.take_error() {
             return Err(error);
         }
         if line.flags & (level::ERROR | level::SENT) != 0 || self.socket.wants() & want::SHUT_WR != 0 {
             return Err(Errno::PIPE.into());
         }
-        match line.flags & level::OPEN {
-            0 => Ok(Look::Wait),
-            _ => Ok(Look::Ready(line)),
-        }
+        Ok(line.flags & level::OPEN != 0)
     }
 
     fn write_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let wanted = parts.iter().map(|part| part.len()).sum::<usize>();
         self.socket.block_on(Half::Write, || {
-            let line = match self.writable()? {
-                Look::Ready(line) => line,
-                Look::Wait => return Ok(Look::Wait),
-                Look::WaitForPage => return Ok(Look::WaitForPage),
-            };
+            if !self.writable()? {
+                return Ok(Look::Wait);
+            }
             if wanted == 0 {
                 return Ok(Look::Ready(0));
             }
-            let (mut sending, room) = self.socket.send_locked(&line)?;
-            if room == 0 {
-                return Ok(Look::Wait);
-            }
-            let mut len = sending.cover(wanted.min(room));
-            if len == 0 {
-                drop(sending);
-                self.socket.session.inner.reap();
-                let (again, _) = self.socket.send_locked(&line)?;
-                sending = again;
-                len = sending.cover(wanted.min(room));
-            }
-            if len == 0 {
-                return Ok(Look::WaitForPage);
-            }
+            let (mut sending, len) = match self.socket.sending(1, wanted)? {
+                Look::Ready(ready) => ready,
+                Look::Wait => return Ok(Look::Wait),
+                Look::WaitForPage => return Ok(Look::WaitForPage),
+            };
             let mut put = 0;
             for part in parts {
                 let piece = part.len().min(len - put);

@@ -106,18 +106,11 @@ impl UdpSocket {
             if line.flags & level::OPEN == 0 {
                 return Ok(Look::Wait);
             }
-            let (mut sending, room) = self.socket.send_locked(&line)?;
-            if room < size {
-                return Ok(Look::Wait);
-            }
-            if sending.cover(size) < size {
-                drop(sending);
-                self.socket.session.inner.reap();
-                (sending, _) = self.socket.send_locked(&line)?;
-                if sending.cover(size) < size {
-                    return Ok(Look::WaitForPage);
-                }
-            }
+            let mut sending = match self.socket.sending(size, size)? {
+                Look::Ready((sending, _)) => sending,
+                Look::Wait => return Ok(Look::Wait),
+                Look::WaitForPage => return Ok(Look::WaitForPage),
+            };
             sending.put(0, &header.to_bytes());
             sending.put(HEADER_SIZE, buf);
             sending.commit(size)?;

@@ -37,11 +37,11 @@ impl Sleepers {
         Joined { sleepers: self, id }
     }
 
-    /// Lets them all look again.
-    pub(crate) fn wake(&self) {
-        for thread in lock(&self.0).iter() {
-            thread.unpark();
-        }
+    /// Lets them all look again, except one that sleeps in poll(2); `false` when there are none.
+    pub(crate) fn wake(&self) -> bool {
+        let threads = lock(&self.0);
+        threads.iter().for_each(Thread::unpark);
+        !threads.is_empty()
     }
 }
 

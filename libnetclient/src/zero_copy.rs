@@ -120,18 +120,14 @@ impl TcpStream {
     pub fn send_reserve(&self, len: usize) -> io::Result<Reserved<'_>> {
         assert!(len > 0, "room for nothing");
         self.socket.block_on(Half::Write, || {
-            let line = match self.writable()? {
-                Look::Ready(line) => line,
-                Look::Wait | Look::WaitForPage => return Ok(Look::Wait),
-            };
-            let (mut sending, room) = self.socket.send_locked(&line)?;
-            if room == 0 {
+            if !self.writable()? {
                 return Ok(Look::Wait);
             }
-            match sending.cover(len.min(room)) {
-                0 => Ok(Look::WaitForPage),
-                len => Ok(Look::Ready(Reserved { sending, len })),
-            }
+            Ok(match self.socket.sending(1, len)? {
+                Look::Ready((sending, len)) => Look::Ready(Reserved { sending, len }),
+                Look::Wait => Look::Wait,
+                Look::WaitForPage => Look::WaitForPage,
+            })
         })
     }
 

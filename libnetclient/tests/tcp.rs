@@ -299,6 +299,50 @@ fn a_writer_waits_for_a_page_of_another_socket() {
 }
 
 #[test]
+fn writers_of_one_connection_share_too_few_pages() {
+    const EACH: usize = 8 << 20;
+    let (session, _fake) = start_sized(Size { active: 4, passive: 4, tx_pages: 3, rx_pages: 64 });
+    let (client, mut server) = pair(&session, 80);
+    let writers: Vec<_> = (1..=2)
+        .map(|letter| {
+            let mut client = client.try_clone().expect("cloned");
+            thread::spawn(move || client.write_all(&vec![letter; EACH]).expect("written"))
+        })
+        .collect();
+    let (mut counts, mut buf) = ([0; 3], vec![0; 65_536]);
+    while counts[1] + counts[2] < 2 * EACH {
+        let n = server.read(&mut buf).expect("read");
+        buf[..n].iter().for_each(|letter| counts[usize::from(*letter)] += 1);
+    }
+    assert_eq!(counts, [0, EACH, EACH]);
+    writers.into_iter().for_each(|writer| writer.join().expect("a writer"));
+}
+
+#[test]
+fn pages_acknowledged_under_a_reservation_are_found() {
+    let (session, fake) = start_sized(Size { active: 4, passive: 4, tx_pages: 2, rx_pages: 64 });
+    let (mut hog, mut hog_server) = pair(&session, 80);
+    let (mut other, _other_server) = pair(&session, 81);
+    fake.poke(Poke::Hold(true));
+    hog.write_all(&pattern(16 << 10)).expect("a page");
+    let room = hog.send_reserve(16 << 10).expect("the other page");
+    let (done, waits) = std::sync::mpsc::channel();
+    let writer = thread::spawn(move || {
+        other.write_all(b"late").expect("written");
+        done.send(()).expect("awaited");
+    });
+    fake.poke(Poke::Hold(false));
+    // A read that waits in vain takes the events up.
+    hog_server.read_exact(&mut vec![0; 16 << 10]).expect("read");
+    hog_server.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
+    assert_eq!(hog_server.read(&mut [0; 1]).expect_err("nothing").kind(), ErrorKind::WouldBlock);
+    assert!(waits.try_recv().is_err(), "both pages are taken");
+    drop(room);
+    waits.recv_timeout(Duration::from_secs(10)).expect("the writer got a page");
+    writer.join().expect("the writer");
+}
+
+#[test]
 fn a_stack_that_lies_makes_errors_not_panics() {
     let (session, fake) = start();
     let (client, _server) = pair(&session, 80);
