@@ -83,6 +83,12 @@ impl Netd {
         if self.commands.publish() {
             self.wake();
         }
+        self.observe(now)
+    }
+
+    /// Sees how far the netd is. Only what it has not taken from the ring counts: an operation may
+    /// take as long as a connection lingers.
+    fn observe(&mut self, now: Instant) -> Result<(), PeerCorrupt> {
         let backlog = self.commands.backlog()?;
         let taken = self.pushed.wrapping_sub(backlog);
         self.standing = match self.standing {
@@ -122,15 +128,19 @@ impl Netd {
         self.standing.map(|(_, since)| since + PATIENCE)
     }
 
-    /// Whether that time has come; it is then asked again after as long.
-    pub(crate) fn is_stuck(&mut self, now: Instant) -> bool {
-        match &mut self.standing {
-            Some((_, since)) if *since + PATIENCE <= now => {
-                *since = now;
-                true
-            }
-            _ => false,
+    /// Whether that time has come; it is then asked again after as long. Nothing wakes us when a
+    /// netd takes a command, so the ring is looked at anew before the verdict.
+    pub(crate) fn is_stuck(&mut self, now: Instant) -> Result<bool, PeerCorrupt> {
+        if self.deadline().is_none_or(|deadline| deadline > now) {
+            return Ok(false);
         }
+        self.observe(now)?;
+        let Some((_, since)) = &mut self.standing else { return Ok(false) };
+        let stuck = *since + PATIENCE <= now;
+        if stuck {
+            *since = now;
+        }
+        Ok(stuck)
     }
 }
 

@@ -418,12 +418,15 @@ impl Server {
 
     fn on_time(&mut self) -> Result<(), ServerError> {
         let now = now();
-        let mut stuck = Vec::new();
-        for netd in self.netds.values_mut() {
-            if netd.is_stuck(now) {
-                stuck.push((netd.seat, netd.generation));
+        let (mut stuck, mut broken) = (Vec::new(), Vec::new());
+        for (shard, netd) in &mut self.netds {
+            match netd.is_stuck(now) {
+                Ok(false) => {}
+                Ok(true) => stuck.push((netd.seat, netd.generation)),
+                Err(rule) => broken.push((*shard, rule)),
             }
         }
+        broken.into_iter().try_for_each(|(shard, rule)| self.distrust(shard, rule))?;
         for (seat, generation) in stuck {
             self.recorder.record(now, Kind::STUCK, [seat_number(seat), generation.0.into(), 500], "");
             self.supervised.stuck(seat, generation)?;

@@ -68,6 +68,8 @@ struct World {
     opened: Vec<OpId>,
     /// netd answers nothing.
     deaf: bool,
+    /// netd takes what it is told and answers nothing: it is at it.
+    lingering: bool,
     ready: bool,
     stuck: u32,
     changes: Vec<u64>,
@@ -121,6 +123,7 @@ impl World {
             records: BTreeMap::new(),
             opened: Vec::new(),
             deaf: false,
+            lingering: false,
             ready: false,
             stuck: 0,
             changes: Vec::new(),
@@ -255,6 +258,9 @@ impl World {
         while let Some(netd) = &mut self.netd {
             let Some(slot) = netd.commands.pop().expect("a sound ring") else { break };
             netd.commands.release();
+            if self.lingering {
+                continue;
+            }
             let answer = self.command(decode(&slot).expect("a command"));
             let netd = self.netd.as_mut().expect("it runs");
             assert_eq!(netd.answers.push(&encode(&answer)), Ok(true));
@@ -501,6 +507,26 @@ fn the_owner_sees_the_regions_and_changes_reach_netd() {
     assert_eq!(replies[1].0, admin::Reply::Changed(Err(95)));
     assert_eq!(replies[2].0, replies[0].0);
     assert_eq!(world.changes.len(), 1);
+    world.end();
+}
+
+#[test]
+fn a_netd_that_took_its_commands_may_take_its_time_to_answer() {
+    let mut world = World::new("lingers");
+    world.start_sockd();
+    world.until(|world| world.ready);
+    let session = world.session();
+    world.lingering = true;
+    // Nothing else happens after the command: sockd's next look at the ring is its deadline.
+    drop(session);
+    let begin = Instant::now();
+    world.until(|_| begin.elapsed() > Duration::from_millis(1200));
+    assert_eq!(world.stuck, 0, "it took everything at once");
+    assert_eq!(world.vault.len(), 1, "the session has not gone");
+    world.lingering = false;
+    world.kill_netd();
+    world.introduce();
+    world.until(|world| world.vault.is_empty());
     world.end();
 }
 
