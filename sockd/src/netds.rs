@@ -11,7 +11,7 @@ use proto::control::operations::{
     Answer, Command, CommandTx, REGION_SIZE, SLOT_SIZE, decode, encode, sockd_ends,
 };
 use proto::control::rendezvous::NoticeLane;
-use proto::hard::conns::{LAYOUT, Opening};
+use proto::hard::conns::{LAYOUT, Opening, State};
 use proto::id::{Generation, OpId, Seat};
 use proto::ring::spsc::Consumer;
 use proto::shm::region::Region;
@@ -144,11 +144,63 @@ impl Netd {
     }
 }
 
-/// The operations that have a record in a connection table.
+/// The operations that have a place and a record of it in a connection table. A connection that
+/// has left its place (RFC 9293 §3.3.2: TIME-WAIT, or FIN-WAIT-2 without a client) keeps its record
+/// for a while; its place and its port are free.
 pub(crate) fn known_operations(conns: &Arc<Region>) -> HashSet<OpId> {
     // A table that its netd has not made yet holds nothing.
     let Ok(table) = CellTable::attach(conns.clone(), LAYOUT) else { return HashSet::new() };
-    let image = |index| table.read(index).ok().flatten();
-    let opening = |index| image(index).and_then(|image| Opening::from_bytes(&image.opening));
-    (0..table.high_water()).filter_map(opening).map(|opening| opening.op).collect()
+    let placed = |index| {
+        let image = table.read(index).ok().flatten()?;
+        let (opening, state) = (Opening::from_bytes(&image.opening)?, State::from_bytes(&image.state));
+        // A state that this binary can't read: netd knows better, and says `Released`.
+        state.is_none_or(|state| !state.detached).then_some(opening.op)
+    };
+    (0..table.high_water()).filter_map(placed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::cell::{CellWriter, table_size};
+    use proto::hard::conns::{Kind, Options, TcpState};
+    use proto::id::{Epoch, RecordIndex, SessionId, SlotIndex};
+    use proto::shm::region::create_sealed;
+
+    #[test]
+    fn a_record_that_left_its_place_keeps_nothing() {
+        const CELLS: u32 = 8;
+        let fd = create_sealed("axl-test", table_size(CELLS)).expect("memory");
+        let memory = Arc::new(Region::map(&fd, table_size(CELLS)).expect("mapped"));
+        assert!(known_operations(&memory).is_empty(), "no table yet");
+        let mut conns = CellWriter::attach(memory.clone(), LAYOUT, CELLS).expect("a table");
+        for (op, tcp_state, detached) in [
+            (1, TcpState::Established, false),
+            (2, TcpState::TimeWait, true),
+            (3, TcpState::FinWait2, true),
+            (4, TcpState::FinWait1, false),
+        ] {
+            let opening = Opening {
+                kind: Kind::TcpActive,
+                shard: 0,
+                local: "10.0.0.1:40000".parse().expect("an address"),
+                remote: "10.0.0.9:80".parse().expect("an address"),
+                session: SessionId(1),
+                op: OpId(op),
+                slot: SlotIndex(op as u32),
+                epoch: Epoch(op as u32),
+                iss: 0,
+                irs: 0,
+                options: Options::default(),
+                ts_offset: 0,
+                listener: RecordIndex(0),
+                listener_serial: 0,
+                backlog: 0,
+            };
+            let mut held = conns.take().expect("room");
+            conns.open(&mut held, &opening.to_bytes(), &State::new(TcpState::Closed).to_bytes());
+            conns.commit(&mut held, &State { detached, ..State::new(tcp_state) }.to_bytes());
+        }
+        assert_eq!(known_operations(&memory), HashSet::from([OpId(1), OpId(4)]));
+    }
 }
