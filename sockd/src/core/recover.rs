@@ -53,6 +53,7 @@ impl<M: Memory> Core<M> {
             limits,
             shards,
             attached: 0,
+            dropped_without: Vec::new(),
             clients,
             ops,
             usage: BTreeMap::new(),
@@ -185,13 +186,10 @@ impl<M: Memory> Core<M> {
                 OperationPhase::Done => self.release(op),
             }
         }
-        let ending: Vec<SessionId> = self
-            .clients
-            .iter()
-            .filter(|(_, client)| client.state.phase == SessionPhase::Ending && client.gone >> shard & 1 == 0)
-            .map(|(session, _)| *session)
-            .collect();
-        for session in ending {
+        let ending = self.clients.iter().filter(|(_, client)| client.state.phase == SessionPhase::Ending);
+        let ending: Vec<SessionId> = ending.map(|(session, _)| *session).collect();
+        let dropped: Vec<_> = self.dropped_without.extract_if(.., |(of, _)| *of == shard).collect();
+        for session in ending.into_iter().chain(dropped.into_iter().map(|(_, session)| session)) {
             let command = self.end_command(session);
             effects.push(Effect::Command { shard, command });
         }
@@ -199,8 +197,13 @@ impl<M: Memory> Core<M> {
     }
 
     /// The netd of `shard` is dead; what it was told and has not answered is said to its successor.
+    /// So is the end of every session that the vaults may still hold, whatever the dead one said of
+    /// it: they pass it on to the successor.
     pub fn detached(&mut self, shard: u16) {
         self.attached &= !(1 << shard);
+        for client in self.clients.values_mut() {
+            client.gone &= !(1 << shard);
+        }
     }
 }
 

@@ -91,6 +91,8 @@ impl<M: Memory> Core<M> {
         if let Some(client) = self.clients.remove(&session) {
             self.cells.free(client.held);
             refund(&mut self.usage, client.record.uid, &client.record.geometry);
+            let away = (0..self.shards).filter(|shard| client.dropping && self.attached >> shard & 1 == 0);
+            self.dropped_without.extend(away.map(|shard| (shard, session)));
         }
     }
 

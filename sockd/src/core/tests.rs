@@ -679,6 +679,39 @@ fn a_session_without_its_record_is_ended() {
     assert!(world.vault.is_empty());
 }
 
+/// netd dies when it has said that a session is gone and the vaults still hold it, so that its
+/// successor has the session: it must learn of the end, whichever is first, it or the vaults.
+#[test]
+fn a_successor_learns_of_ends_that_its_predecessor_answered() {
+    for vaults_first in [false, true] {
+        let mut core = Core::recover(Mortal::new(), 1, limits(), SEED).expect("a sound registry");
+        let _ = core.vault_complete();
+        assert_eq!(core.attached(0, &HashSet::new()), []);
+        let (session, _) = core.open(1000, 7, &Request { number: 1, ask: hello() }).expect("a session");
+        let _ = core.kept(session);
+        let ends = |effects: &[Effect]| {
+            let end = |effect: &Effect| match effect {
+                Effect::Command { command: Command::EndSession { session, .. }, .. } => Some(*session),
+                _ => None,
+            };
+            effects.iter().filter_map(end).collect::<Vec<_>>()
+        };
+        assert_eq!(ends(&core.hung_up(session)), [session]);
+        let gone = Answer::SessionGone { session };
+        assert_eq!(core.answer(0, gone), [Effect::Drop { session }]);
+        core.detached(0);
+        if vaults_first {
+            core.dropped(session);
+        }
+        assert_eq!(ends(&core.attached(0, &HashSet::new())), [session], "vaults first: {vaults_first}");
+        assert_eq!(core.answer(0, gone), [], "the vaults are asked once");
+        core.dropped(session);
+        assert_eq!(core.sessions(), 0);
+        core.detached(0);
+        assert_eq!(core.attached(0, &HashSet::new()), [], "that end is over");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
