@@ -10,6 +10,9 @@ use rustix::io::Errno;
 /// Ports below this one are for uid 0 (Linux's default of `ip_unprivileged_port_start`).
 pub const UNPRIVILEGED_PORT_MIN: u16 = 1024;
 
+/// Connections that may wait for accept at one listener (Linux's default of `net.core.somaxconn`).
+pub const BACKLOG_MAX: u32 = 4096;
+
 /// What one session and one user may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -117,6 +120,11 @@ pub fn may_bind(uid: u32, local: SocketAddr) -> Result<(), Errno> {
     }
 }
 
+/// The backlog that a listener gets: what it asked for, cut silently as listen(2) does.
+pub fn backlog(asked: u32) -> u32 {
+    asked.min(BACKLOG_MAX)
+}
+
 /// The remote as the kernel understands it: "any" as a destination is this host.
 pub fn destination(remote: SocketAddr) -> SocketAddr {
     match remote.ip() {
@@ -184,6 +192,11 @@ mod tests {
         assert_eq!(admit(&limits, 0, user, WISH), Err(Errno::MFILE));
         let user = Usage { pages: limits.pages_per_uid - 8191, ..nobody };
         assert_eq!(admit(&limits, 0, user, WISH), Err(Errno::NOBUFS));
+    }
+
+    #[test]
+    fn a_backlog_is_cut() {
+        assert_eq!([0, 128, 4096, 4097, u32::MAX].map(backlog), [0, 128, 4096, 4096, 4096]);
     }
 
     #[test]

@@ -125,6 +125,7 @@ impl<M: Memory> Core<M> {
                 policy::may_connect(local, remote).and_then(|()| self.intend(session, request.number, want))
             }
             Ask::Listen { local, backlog } => {
+                let backlog = policy::backlog(backlog);
                 let want = Want { kind: Kind::Listen, local, remote: NOWHERE, backlog };
                 self.intend(session, request.number, want)
             }
