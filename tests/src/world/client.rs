@@ -414,19 +414,25 @@ impl Client {
             })
             .collect();
         for ((conn, side), (slot, epoch)) in &self.mine {
-            // A place that is gone was closed in order before.
-            let line = lines.get(&slot.0).filter(|line| line.epoch == *epoch);
-            let written = line.map_or(0, |line| line.written);
+            let line = lines.get(&slot.0).map(|line| (line.epoch == *epoch).then_some(line));
             let mut oracle = self.shared.oracle.borrow_mut();
-            if !oracle.conn(*conn).end(*side).closed {
-                oracle.died(*conn, *side, written);
+            match line {
+                // It had closed the socket; whether the place is its own still does not matter.
+                Some(Some(line)) if line.flags & want::CLOSE != 0 => {}
+                None if oracle.conn(*conn).end(*side).closed => {}
+                line => oracle.died(*conn, *side, line.flatten().map_or(0, |line| line.written)),
             }
         }
         for port in &self.ports {
             self.shared.closes(SocketAddr::new(self.addr, *port), "its listener died");
         }
-        if let Some(conn) = self.pending_connect() {
-            self.shared.oracle.borrow_mut().may_fail(conn, "a client died before it had the socket");
+        for task in &self.tasks {
+            if let Task::Listen { port, .. } = task {
+                self.shared.closes(SocketAddr::new(self.addr, *port), "its listener never was");
+            }
+            if let Task::Connect { conn, .. } = task {
+                self.shared.oracle.borrow_mut().may_fail(*conn, "a client died before it had the socket");
+            }
         }
     }
 
