@@ -16,10 +16,19 @@ fn a_clean_world() {
     world.add_client(1, vec![Task::Listen { port: 8080, backlog: 4 }]);
     world.add_client(
         0,
-        vec![Task::Wait(start + Duration::from_millis(50)), Task::Connect { conn, local, remote }, Task::Settle],
+        vec![
+            Task::Wait(start + Duration::from_millis(50)),
+            Task::Connect { conn, local, remote },
+            Task::Settle,
+        ],
     );
     let done = world.run_until(start + Duration::from_secs(20), |world| world.all_done());
     assert_eq!(world.failures(), Vec::<String>::new(), "{}", world.describe());
     assert!(done, "{}", world.describe());
-    println!("{} ms, {} turns, {:?}", world.now.since(start).as_millis(), world.coverage.turns, world.network.done);
+    println!(
+        "{} ms, {} turns, {:?}",
+        world.now.since(start).as_millis(),
+        world.coverage.turns,
+        world.network.done
+    );
 }
