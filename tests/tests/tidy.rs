@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 const UNSAFE: &[&str] = &[
     "nicd/src/backend/tap/open.rs",
     "proto/src/shm/region.rs",
+    "sockd/src/pass_rights.rs",
     "supervisor/src/child.rs",
     "tests/src/remote/unacked.rs",
 ];
 /// The longest file in lines.
-const LINES_MAX: usize = 800;
+const LINES_MAX: usize = 1000;
 /// The longest `main.rs` of a process.
 const MAIN_LINES_MAX: usize = 60;
 /// Crates that are processes; none may depend on another.
