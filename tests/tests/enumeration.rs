@@ -2,6 +2,7 @@
 
 use tests::sim::cells;
 use tests::sim::scenario::{ALL, Play, WEATHER};
+use tests::world::Part;
 use tests::world::host::Who;
 
 #[test]
@@ -95,6 +96,35 @@ fn client_of_the_active_side() {
 #[test]
 fn client_of_the_passive_side() {
     seat(1, Who::Client(0));
+}
+
+/// INV-T7: a record that fails its check after a death costs its connection and nothing else.
+#[test]
+fn corrupted_records() {
+    let (mut points, mut corrupted, mut failed) = (0, 0, Vec::new());
+    for scenario in ALL.iter().filter(|s| ["two at once", "both ways", "open and close"].contains(&s.name)) {
+        for part in [Part::Opening, Part::State, Part::Selector] {
+            for host in 0..2 {
+                let play = |fuses: Vec<u64>| {
+                    let deaths = Some((host, Who::Netd, fuses));
+                    scenario.play(&Play { deaths, corrupt: Some(part), ..Play::default() })
+                };
+                for fuse in (0..play(Vec::new()).effects).step_by(3) {
+                    points += 1;
+                    let outcome = play(vec![fuse]);
+                    corrupted += u64::from(outcome.condemned > 0);
+                    if let Some(failure) = outcome.failures.first() {
+                        failed.push(format!("{}/{part:?}/{host}/{fuse}: {failure}", scenario.name));
+                    }
+                }
+            }
+        }
+    }
+    println!("enumeration: {points} deaths, {corrupted} corrupted records, {} failures", failed.len());
+    for failure in failed.iter().take(20) {
+        println!("  {}", failure.lines().next().unwrap_or_default());
+    }
+    assert!(failed.is_empty() && corrupted > points / 3);
 }
 
 /// Plays one story as `AXOLOTL_PLAY=NAME/WEATHER/HOST/SEAT/FUSE[,FUSE]` says, with every segment.

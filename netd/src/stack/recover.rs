@@ -33,7 +33,7 @@ use proto::arena::{Geometry, WINDOW_MAX};
 use proto::cell::{CellCorrupt, CellWriter, Held, Image, TableError};
 use proto::control::operations::SocketRef;
 use proto::hard::conns::{Agreed, Kind as RecordKind, LAYOUT, Opening, State, TcpState};
-use proto::id::{OpId, SessionId, SlotIndex};
+use proto::id::{Epoch, OpId, SessionId, SlotIndex};
 use proto::recorder::Work;
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
@@ -367,8 +367,9 @@ impl<M: Memory + Clone> Stack<M> {
         for session in self.sessions.values_mut() {
             for slot in (0..session.geometry.sockets()).map(SlotIndex) {
                 let mut line = StackLine::load(&session.memory, &session.geometry, slot);
-                let open = line.flags & level::OPEN != 0 && line.flags & level::GONE == 0;
-                if !open || session.record_at(slot).is_some() {
+                // A line was published after its record was committed, and says GONE before that is freed.
+                let in_use = line.epoch != Epoch(0) && line.flags & level::GONE == 0;
+                if !in_use || session.record_at(slot).is_some() {
                     continue;
                 }
                 line.flags |= level::ERROR | level::GONE;

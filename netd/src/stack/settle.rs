@@ -18,10 +18,13 @@ use proto::shm::Memory;
 pub enum Step {
     /// Cells of connections and datagram sockets: opened, agreed, committed.
     CommitConnections,
-    /// Cells of listeners: their accept queues name connections whose cells stand already.
+    /// Their lines in the arenas.
+    PublishConnections,
+    /// Cells of listeners: their accept queues name connections whose cells and lines stand already,
+    /// so that a client that accepts a connection whose record is lost is told so (INV-T7).
     CommitListeners,
-    /// The sockets' lines in the arenas.
-    Publish,
+    /// Their lines in the arenas.
+    PublishListeners,
     /// Notes to the clients.
     Notify,
     /// Places and cells of sockets whose end was published are given back.
@@ -31,8 +34,15 @@ pub enum Step {
 }
 
 /// The order that ships.
-pub const ORDER: &[Step] =
-    &[Step::CommitConnections, Step::CommitListeners, Step::Publish, Step::Notify, Step::Free, Step::Release];
+pub const ORDER: &[Step] = &[
+    Step::CommitConnections,
+    Step::PublishConnections,
+    Step::CommitListeners,
+    Step::PublishListeners,
+    Step::Notify,
+    Step::Free,
+    Step::Release,
+];
 
 impl<M: Memory + Clone> Stack<M> {
     /// Ends the batch by `order`, which outside of tests is [`ORDER`].
@@ -57,8 +67,9 @@ impl<M: Memory + Clone> Stack<M> {
         for step in order {
             match step {
                 Step::CommitConnections => self.commit(&dirty, |kind| !matches!(kind, Kind::Listener(_))),
+                Step::PublishConnections => self.publish(&dirty, |kind| !matches!(kind, Kind::Listener(_))),
                 Step::CommitListeners => self.commit(&dirty, |kind| matches!(kind, Kind::Listener(_))),
-                Step::Publish => self.publish(&dirty),
+                Step::PublishListeners => self.publish(&dirty, |kind| matches!(kind, Kind::Listener(_))),
                 Step::Notify => self.notify(),
                 Step::Free => self.free(&dirty),
                 Step::Release => self.release(),
@@ -102,9 +113,11 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 
-    fn publish(&mut self, dirty: &[u32]) {
+    fn publish(&mut self, dirty: &[u32], which: impl Fn(&Kind) -> bool) {
         for &index in dirty {
-            let Some(socket) = self.sockets.get_mut(index) else { continue };
+            let Some(socket) = self.sockets.get_mut(index).filter(|socket| which(&socket.kind)) else {
+                continue;
+            };
             let Some(at) = socket.at else { continue };
             let Some(session) = self.sessions.get(&at.session) else { continue };
             let line = socket.line_now();

@@ -9,7 +9,7 @@ use crate::oracle::ConnId;
 use crate::world::client::{Dialogue, Finish, Plan, Task};
 use crate::world::host::Who;
 use crate::world::network::Fate;
-use crate::world::{Config, MakeTamper, World};
+use crate::world::{Config, MakeTamper, Part, World};
 use proto::arena::line::want;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -39,6 +39,8 @@ pub struct Outcome {
     pub failures: Vec<String>,
     /// How often bytes were sent again.
     pub retransmissions: u64,
+    /// Connections whose record was corrupted.
+    pub condemned: usize,
 }
 
 /// What is done to one play of a story.
@@ -56,8 +58,8 @@ pub struct Play {
     pub tamper: Option<MakeTamper>,
     /// A client takes its turn in the middle of the first batch of netd: host, client, effects.
     pub interrupt: Option<(usize, usize, u64)>,
-    /// Takes place at the end of the first life, while nothing of it runs: a cell is corrupted.
-    pub corrupt: Option<usize>,
+    /// Which part of a connection's record is corrupted while the netd under test is dead.
+    pub corrupt: Option<Part>,
 }
 
 fn dialogue(active: Plan, passive: Plan) -> Dialogue {
@@ -309,6 +311,7 @@ impl Scenario {
             return outcome;
         }
         self.tell_it(&mut world, play, &mut outcome);
+        outcome.condemned = world.condemned.len();
         outcome.retransmissions = world.watch.iter().map(|watch| watch.retransmissions).sum();
         outcome
     }
@@ -324,6 +327,7 @@ impl Scenario {
             process.light(fuses.first().copied());
             world.hosts[*host].fuses.insert(*who, fuses.iter().skip(1).copied().collect());
             outcome.effects = process.effects();
+            world.corrupt_next = play.corrupt.map(|part| (*host, part));
             under_test = Some((process, *who));
         }
         if let Some((host, client, effects)) = play.interrupt {
@@ -376,6 +380,13 @@ pub fn the_end(world: &mut World) -> Vec<String> {
     world.run_until(quiet, |_| false);
     let mut left = world.failures();
     left.extend(world.shared.oracle.borrow().unfinished());
+    for (conn, side) in &world.condemned {
+        let oracle = world.shared.oracle.borrow();
+        let end = oracle.conn(*conn).end(*side);
+        if end.handed_over && end.failed.is_none() && !end.closed {
+            left.push(format!("INV-T7: conn {} lost its record and {side:?} is not told: {end:?}", conn.0));
+        }
+    }
     for (number, host) in world.hosts.iter().enumerate() {
         for record in records_of_connections(world, number).into_iter().filter(|_| world.all_done()) {
             left.push(format!("host {number}: a record is left: {record}"));

@@ -575,6 +575,12 @@ impl Client {
         if gone {
             let socket = open.sockets.remove(&slot.0).expect("just found");
             open.tx_free.extend(socket.pages);
+            if let Kind::Conn { conn, side, .. } = socket.kind
+                && socket.line.flags & want::CLOSE == 0
+            {
+                // Nobody asked for that: the record is lost, and the line says why.
+                self.shared.oracle.borrow_mut().sees_failure(conn, side, stack.error);
+            }
             self.pages_came_back();
             return;
         }

@@ -217,6 +217,7 @@ impl World {
         self.watch_commits(host);
         let place = &self.hosts[host];
         self.watch[host].death(place, &self.shared);
+        self.corrupt_a_record(host);
         self.restart(host, Who::Netd);
     }
 
@@ -316,7 +317,7 @@ impl World {
                 }
                 self.watch_commits(host);
                 let place = &self.hosts[host];
-                self.watch[host].resumed(self.now, place, &out.frames, &self.shared);
+                self.watch[host].resumed(self.now, place, &self.shared);
                 self.release(host, out);
                 self.netd_rests(host, Netd { process, stack, frames }, false);
                 self.wake(host, Who::Sockd);

@@ -29,7 +29,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use watch::Watch;
 
-use crate::oracle::ConnId;
+use crate::oracle::{ConnId, Side};
 
 /// How a world is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,17 @@ pub enum Wrong {
     FirstWordsLost,
     /// A corrupted cell takes the daemon with it.
     CorruptCellKills,
+}
+
+/// A part of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// What was written when it was opened.
+    Opening,
+    /// The selected state.
+    State,
+    /// The selector itself.
+    Selector,
 }
 
 impl Config {
@@ -129,6 +140,10 @@ pub struct World {
     pub watch: [Watch; 2],
     /// What happened.
     pub coverage: Coverage,
+    /// At the next death of netd on this host, this part of a connection's record is corrupted.
+    pub corrupt_next: Option<(usize, Part)>,
+    /// Connections whose record was corrupted, and at which end.
+    pub condemned: Vec<(ConnId, Side)>,
     /// Alters processes, when a mutant is tried.
     pub tamper: Option<MakeTamper>,
     queue: BinaryHeap<Reverse<(Instant, u64, usize)>>,
@@ -157,6 +172,8 @@ impl World {
             shared: Rc::default(),
             watch: [Watch::new(0), Watch::new(1)],
             coverage: Coverage::default(),
+            corrupt_next: None,
+            condemned: Vec::new(),
             tamper: None,
             queue: BinaryHeap::new(),
             events: Vec::new(),
@@ -450,12 +467,27 @@ impl World {
         self.at(at, Event::Start { host, who });
     }
 
-    /// Corrupts a cell of a host's connection table; netd finds it at its next start.
-    pub fn corrupt_cell(&mut self, host: usize, index: u32, at: usize) {
-        let cell = proto::cell::CELL_SIZE * (1 + index as usize) + at;
+    /// INV-T7: while netd is dead a byte of a connection's record is changed, if that was planned.
+    fn corrupt_a_record(&mut self, host: usize) {
+        let Some((on, part)) = self.corrupt_next.filter(|(on, _)| *on == host) else { return };
+        let (records, _) = records::scan(&self.hosts[on].conns);
+        let Some(record) = records.iter().find(|record| record.is_connection()) else { return };
+        let cell = proto::cell::CELL_SIZE * (1 + record.index as usize);
+        let mut selector = [0; 8];
+        self.hosts[on].conns.peek(cell, &mut selector);
+        let at = match part {
+            Part::Opening => 8 + 30,
+            Part::State => 128 + 64 * usize::from(selector[1] & 1) + 5,
+            Part::Selector => 2,
+        };
         let mut byte = [0];
-        self.hosts[host].conns.peek(cell, &mut byte);
-        self.hosts[host].conns.poke(cell, &[byte[0] ^ 0x40]);
+        self.hosts[on].conns.peek(cell + at, &mut byte);
+        self.hosts[on].conns.poke(cell + at, &[byte[0] ^ 0x40]);
+        self.corrupt_next = None;
+        if let Some((conn, side)) = self.watch[on].condemn(record) {
+            self.shared.oracle.borrow_mut().may_fail(conn, "its record was corrupted");
+            self.condemned.push((conn, side));
+        }
     }
 
     /// Gives a client more to do.

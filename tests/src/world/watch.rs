@@ -69,6 +69,10 @@ pub struct Watch {
     ended: HashSet<Ends>,
     /// Connections that got a cookie.
     cookies: HashSet<Ends>,
+    /// Records that were corrupted: they must not come back (INV-T7).
+    condemned: HashSet<(u32, u32)>,
+    /// The keys, as the first netd made them.
+    keys: Option<Vec<u8>>,
     /// Segments that carried bytes which had been sent before.
     pub retransmissions: u64,
     /// Segments that carried bytes.
@@ -122,6 +126,8 @@ impl Watch {
             ops: HashMap::new(),
             ended: HashSet::new(),
             cookies: HashSet::new(),
+            condemned: HashSet::new(),
+            keys: None,
             retransmissions: 0,
             segments: 0,
             resumes: 0,
@@ -404,6 +410,10 @@ impl Watch {
         let (records, unreadable) = records::scan(&host.conns);
         for record in &records {
             let key = (record.index, record.serial);
+            if self.condemned.contains(&key) {
+                let what = "INV-T7: a record lives on that had failed its check";
+                fail(shared, self.say(what, record.flow()));
+            }
             if let Some(before) = self.seen.get(&key) {
                 self.compare(&before.record, record, shared);
             }
@@ -569,6 +579,15 @@ impl Watch {
         None
     }
 
+    /// A record has been corrupted, while no netd runs.
+    pub fn condemn(&mut self, record: &Record) -> Option<(ConnId, Side)> {
+        let key = (record.index, record.serial);
+        self.condemned.insert(key);
+        // An operation without an outcome is done again.
+        self.ops.remove(&record.opening.op);
+        self.seen.remove(&key).and_then(|seen| seen.conn)
+    }
+
     /// netd has died: what it had kept of data out of order must not be forgotten.
     pub fn death(&mut self, host: &Host, shared: &Shared) {
         let (records, _) = records::scan(&host.conns);
@@ -586,10 +605,15 @@ impl Watch {
         }
     }
 
-    /// INV-T6: a netd has resumed, and `frames` are its first words.
-    pub fn resumed(&mut self, now: Instant, host: &Host, frames: &[Vec<u8>], _shared: &Shared) {
+    /// A netd has started: it finds the keys of the first one (INV-T5), and its connections are the
+    /// first to speak (INV-T6).
+    pub fn resumed(&mut self, now: Instant, host: &Host, shared: &Shared) {
+        let mut keys = vec![0; host.secrets.size()];
+        host.secrets.peek(0, &mut keys);
+        if *self.keys.get_or_insert_with(|| keys.clone()) != keys {
+            fail(shared, format!("INV-T5: host {}: the keys are others after a restart", self.host));
+        }
         let Some(patience) = self.patience else { return };
-        let _ = frames;
         let (records, _) = records::scan(&host.conns);
         for record in records.iter().filter(|record| record.is_connection()) {
             let speaks = !matches!(record.state.tcp_state, TcpState::TimeWait | TcpState::Closed);
