@@ -147,7 +147,7 @@ run check lint 600 cargo clippy --workspace --all-targets --locked -- -D warning
 command -v shellcheck >/dev/null && run check scripts 30 shellcheck run.sh tests/suite.sh .ci/run
 dependencies
 run check build 900 cargo build --release --locked --workspace --lib --bins --examples || finish
-run tests 'unit tests' 600 cargo test --locked --workspace --exclude tests --no-fail-fast
+run tests 'unit tests' 900 cargo test --locked --workspace --exclude tests --no-fail-fast
 run tests 'unit tests of the harness' 300 cargo test --release --locked -p tests --lib --bins --no-fail-fast
 run tests 'rings under loom' 420 env RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR="$TARGET/loom" \
     cargo test --release --locked -p proto --test 'loom_*'

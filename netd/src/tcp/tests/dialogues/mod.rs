@@ -2,7 +2,7 @@
 
 mod attacks;
 mod closing;
-mod data;
+mod transfer;
 mod opening;
 mod resume;
 
