@@ -286,6 +286,15 @@ impl Oracle {
         }
     }
 
+    /// Whether some client may wait for ever: the reset that would end its connection was lost, and
+    /// nobody repeats it.
+    pub fn may_hang(&self) -> bool {
+        let waits = |end: &End| end.handed_over && !end.closed;
+        self.conns
+            .values()
+            .any(|conn| conn.may_fail.is_some() && (waits(&conn.active) || waits(&conn.passive)))
+    }
+
     /// Connections that did not come to their end. One that may fail may also hang: the reset that
     /// ends it can be lost, and nobody repeats it.
     pub fn unfinished(&self) -> Vec<String> {

@@ -9,7 +9,8 @@ use crate::oracle::ConnId;
 use crate::world::client::{Dialogue, Finish, Plan, Task};
 use crate::world::host::Who;
 use crate::world::network::Fate;
-use crate::world::{Config, MakeTamper, Part, World};
+use crate::world::{Config, MakeTamper, Part, World, Wrong};
+use netd::stack::Step;
 use proto::arena::line::want;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub struct Outcome {
     pub effects: u64,
     /// Whether it died.
     pub died: bool,
+    /// Whether what was planned for it (a death, an interruption) took place.
+    pub struck: bool,
     /// What was wrong.
     pub failures: Vec<String>,
     /// How often bytes were sent again.
@@ -52,8 +55,10 @@ pub struct Play {
     pub fates: Vec<(usize, u32, Fate)>,
     /// Who dies: the host, the process, and after how many effects in its first and later lives.
     pub deaths: Option<(usize, Who, Vec<u64>)>,
-    /// How the world differs from a sound one.
-    pub alter: Option<fn(&mut Config)>,
+    /// The order of settlements, when it is not the shipped one.
+    pub order: Option<&'static [Step]>,
+    /// What is wrong with the engines.
+    pub wrong: Option<Wrong>,
     /// Alters the processes.
     pub tamper: Option<MakeTamper>,
     /// A client takes its turn in the middle of the first batch of netd: host, client, effects.
@@ -293,8 +298,9 @@ impl Scenario {
     /// Plays the story once.
     pub fn play(&self, play: &Play) -> Outcome {
         let mut config = Config::new(play.seed);
-        if let Some(alter) = play.alter {
-            alter(&mut config);
+        config.wrong = play.wrong;
+        if let Some(order) = play.order {
+            config.order = order.to_vec();
         }
         let mut world = World::new(config);
         world.tamper = play.tamper.clone();
@@ -342,10 +348,13 @@ impl Scenario {
         if let Some((process, who)) = under_test {
             outcome.effects = process.effects() - outcome.effects;
             outcome.died = process.is_dead() && !matches!(who, Who::Client(_));
+            outcome.struck = outcome.died || play.interrupt.is_some_and(|(.., at)| at < outcome.effects);
         }
-        // A reset can be lost, on the cable or with the netd that was about to send it; who only
-        // waits then waits for ever.
-        if !done && !(world.failures().is_empty() && world.shared.oracle.borrow().unfinished().is_empty()) {
+        let excused = world.failures().is_empty() && {
+            let oracle = world.shared.oracle.borrow();
+            oracle.may_hang() && oracle.unfinished().is_empty()
+        };
+        if !done && !excused {
             outcome.failures = failures(world, "it does not come to its end");
             return;
         }

@@ -133,6 +133,9 @@ impl World {
         let (now, order) = (self.netd_time(host), self.config.order.clone());
         let (settling, mut out) = (Cell::new(false), Out::default());
         let outcome = process.run(|| netd.batch(now, input, &order, &settling, &mut out));
+        if std::mem::take(&mut self.hosts[host].mute) {
+            out.frames.clear();
+        }
         if outcome.is_err() && settling.get() {
             // What the settlement had released when it was cut short may have left already.
             while let Some((_, frame)) = netd.stack.next_frame() {
@@ -312,9 +315,7 @@ impl World {
         });
         match outcome {
             Ok(Some(stack)) => {
-                if wrong == Some(Wrong::FirstWordsLost) {
-                    out.frames.clear();
-                }
+                self.hosts[host].mute = wrong == Some(Wrong::FirstWordsLost);
                 self.watch_commits(host);
                 let place = &self.hosts[host];
                 self.watch[host].resumed(self.now, place, &self.shared);
@@ -391,6 +392,7 @@ impl World {
                         None => break,
                     }
                 }
+                process.end_of_batch();
             })
         };
         match outcome {

@@ -118,6 +118,8 @@ pub struct Host {
     pub due: BTreeMap<Who, Instant>,
     /// Fuses of the coming incarnations, counted from their start.
     pub fuses: BTreeMap<Who, VecDeque<u64>>,
+    /// The frames of netd's next turn are lost, for the mutant that keeps its first words to itself.
+    pub mute: bool,
     /// When netd began its present life, for the mutant that measures time from there.
     pub netd_began: Instant,
 }
@@ -152,6 +154,7 @@ impl Host {
             supervisor_back: Instant::ZERO,
             due: BTreeMap::new(),
             fuses: BTreeMap::new(),
+            mute: false,
             netd_began: Instant::ZERO,
         }
     }
