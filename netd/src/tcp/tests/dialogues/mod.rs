@@ -2,9 +2,9 @@
 
 mod attacks;
 mod closing;
-mod transfer;
 mod opening;
 mod resume;
+mod transfer;
 
 use core::time::Duration;
 
