@@ -216,16 +216,19 @@ impl<M: Memory + Clone> Link<M> {
         self.interfaces.iter().filter_map(|interface| interface.neighbours.next_deadline()).min()
     }
 
-    /// Asks neighbours again, or gives them up, where it is time to.
-    pub fn on_timers(&mut self, now: Instant, counters: &mut Counters) {
+    /// Asks neighbours again, or gives them up, where it is time to. Returns whether it was for any.
+    pub fn on_timers(&mut self, now: Instant, counters: &mut Counters) -> bool {
+        let mut any = false;
         for index in 0..self.interfaces.len() {
             let neighbours = &mut self.interfaces[index].neighbours;
             if neighbours.next_deadline().is_some_and(|due| due <= now) {
                 let mut effects = Vec::new();
                 neighbours.on_timer(now, |effect| effects.push(effect));
                 self.act(index as u16, effects, counters);
+                any = true;
             }
         }
+        any
     }
 
     fn act(&mut self, index: u16, effects: Vec<Effect<PacketBuf<M>>>, counters: &mut Counters) {

@@ -301,6 +301,13 @@ impl<P> NeighbourTable<P> {
         self.pool.push(&mut entry.queue, packet)
     }
 
+    /// Whether packets for `next_hop` would have to wait in the queue of a neighbour that was asked
+    /// already. A sender that can wait itself does, and loses nothing to the queue's limit.
+    pub fn is_awaited(&self, next_hop: IpAddr) -> bool {
+        let entry = self.by_addr.get(&next_hop).and_then(|&handle| self.entries[handle as usize].as_ref());
+        entry.is_some_and(|entry| entry.state == NeighbourState::Incomplete && entry.asked > 0)
+    }
+
     /// An ARP packet from the wire; `is_ours` tells our own addresses on this link, `to_us` whether its
     /// frame was sent to this station alone. Returns the answer to send.
     ///

@@ -94,6 +94,8 @@ pub struct Stack<M: Memory> {
     settings: Settings,
     /// Sockets that have something to send, in the order in which they said so.
     tx_pending: VecDeque<u32>,
+    /// Sockets that have something to send, and wait for a neighbour's answer.
+    awaiting: Vec<u32>,
     /// Connections in TIME-WAIT whose ends a new connection has taken over.
     displaced: HashSet<u32>,
     /// Until when cookies that were sent may come back.
@@ -258,7 +260,9 @@ impl<M: Memory + Clone> Stack<M> {
             }
             self.end();
         }
-        self.ip.link.on_timers(now, &mut self.counters);
+        if self.ip.link.on_timers(now, &mut self.counters) {
+            self.neighbours_moved();
+        }
         self.report_unreachable(now);
     }
 }

@@ -63,6 +63,8 @@ impl<M: Memory + Clone> Stack<M> {
     fn receive(&mut self, now: Instant, interface: u16, frame: Frame<M>) -> Result<(), DropReason> {
         self.bite(&frame);
         let Some(packet) = self.ip.link.receive(now, interface, frame, &mut self.counters)? else {
+            // It was ARP's: a neighbour may have answered.
+            self.neighbours_moved();
             return Ok(());
         };
         let whole = packet.frame.whole_head();

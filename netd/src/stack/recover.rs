@@ -96,6 +96,7 @@ impl<M: Memory + Clone> Stack<M> {
                 ..Settings::default()
             },
             tx_pending: VecDeque::new(),
+            awaiting: Vec::new(),
             displaced: HashSet::new(),
             // A predecessor may have sent cookies just before it died.
             cookies_until: now + super::listen::COOKIE_LIFETIME,

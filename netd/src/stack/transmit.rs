@@ -42,6 +42,8 @@ enum Turn {
     NoPages,
     /// It has, and there is no way to its remote.
     Stalled,
+    /// It has, and its next hop was asked for its link address and has not answered yet.
+    Awaited,
 }
 
 /// How long a connection without a way waits before it looks again, unless its own timer is earlier.
@@ -67,6 +69,7 @@ impl<M: Memory + Clone> Stack<M> {
                 Turn::Done => self.reschedule(now, index),
                 Turn::Yield => self.pend(index, false),
                 Turn::Stalled => self.stall(now, index),
+                Turn::Awaited => self.awaiting.push(index),
                 Turn::NoPages => {
                     self.pend(index, true);
                     return left < room;
@@ -76,6 +79,18 @@ impl<M: Memory + Clone> Stack<M> {
             left = left.min(before - 1);
         }
         left < room
+    }
+
+    /// A neighbour has answered, or was given up: whoever waited for one looks again.
+    pub(super) fn neighbours_moved(&mut self) {
+        for index in core::mem::take(&mut self.awaiting) {
+            self.pend(index, false);
+        }
+    }
+
+    /// Whether the next hop is still being asked for its link address.
+    fn is_awaited(&self, way: &Way) -> bool {
+        self.ip.link.interface(way.nic).is_some_and(|interface| interface.neighbours.is_awaited(way.next_hop))
     }
 
     /// Leaves a connection out until its timer.
@@ -102,6 +117,9 @@ impl<M: Memory + Clone> Stack<M> {
             return Turn::Stalled;
         };
         for _ in 0..QUANTUM.min(*left) {
+            if self.is_awaited(&way) {
+                return Turn::Awaited;
+            }
             if !self.has_pages(&way) {
                 return Turn::NoPages;
             }
