@@ -140,6 +140,8 @@ fn an_idle_connection_ends_in_order() {
         let mut victim = Victim::start(&group, "established", STACK, &addr);
         let (stream, _) = listener.accept().expect("the victim");
         victim.ready();
+        let netd = group.find(tests::process::group::Role::Netd).expect("netd runs").pid;
+        assert_eq!((states(&group), arenas(netd)), (vec!["ESTAB"], 1));
         victim.kill();
         assert_eq!(rest(stream).expect("an orderly end"), Vec::<u8>::new());
         forgotten(&group);
