@@ -103,7 +103,7 @@ enum Over {
 /// The far end of the cable.
 enum Remote {
     Kernel,
-    Second { session: libnetclient::Session, _group: Group },
+    Second { session: libnetclient::Session, _group: Box<Group> },
 }
 
 impl Remote {
@@ -173,7 +173,7 @@ fn start(over: Over, scratch: &Path) -> io::Result<(Group, Remote)> {
             let second = Group::up(&spec(wire, REMOTE, None))?;
             let first = first.join().unwrap_or_else(|_| Err(io::Error::other("a panic")))?;
             let session = second.session(libnetclient::Size::default())?;
-            Ok((first, Remote::Second { session, _group: second }))
+            Ok((first, Remote::Second { session, _group: Box::new(second) }))
         }
     }
 }
