@@ -368,17 +368,22 @@ impl<M: Memory + Clone> Stack<M> {
         for session in self.sessions.values_mut() {
             for slot in (0..session.geometry.sockets()).map(SlotIndex) {
                 let mut line = StackLine::load(&session.memory, &session.geometry, slot);
-                // A line was published after its record was committed, and says GONE before that is freed.
-                let in_use = line.epoch != Epoch(0) && line.flags & level::GONE == 0;
-                if !in_use || session.record_at(slot).is_some() {
+                if line.epoch == Epoch(0) || session.record_at(slot).is_some() {
                     continue;
                 }
-                line.flags |= level::ERROR | level::GONE;
-                line.error = Errno::CONNRESET.raw_os_error().unsigned_abs();
+                let client = ClientLine::load(&session.memory, &session.geometry, slot);
                 if !told.get(&session.id).is_some_and(|told| told.contains(&slot)) {
-                    line.event_seq = ClientLine::load(&session.memory, &session.geometry, slot).event_ack;
+                    line.event_seq = client.event_ack;
                 }
-                line.store(&session.memory, &session.geometry, slot);
+                // A line was published after its record was committed, and says GONE before that is
+                // freed. A client that still has this use of the place may not have heard of it.
+                if line.flags & level::GONE == 0 {
+                    line.flags |= level::ERROR | level::GONE;
+                    line.error = Errno::CONNRESET.raw_os_error().unsigned_abs();
+                    line.store(&session.memory, &session.geometry, slot);
+                } else if client.epoch != line.epoch {
+                    continue;
+                }
                 if let Err(rule) = session.notify(slot, &mut line.event_seq) {
                     corrupt.push((session.id, rule));
                 }
