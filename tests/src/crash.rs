@@ -137,28 +137,44 @@ pub trait Tamper {
     }
 }
 
-/// Bytes that several processes map.
+/// Bytes that several processes map. Pages come into being when they are written.
 pub struct SharedBytes {
     /// What they are for.
     pub purpose: Use,
-    bytes: RefCell<Vec<u8>>,
+    size: usize,
+    pages: RefCell<Vec<Option<Box<[u8; PAGE]>>>>,
 }
+
+/// Bytes of a page that comes into being at once.
+const PAGE: usize = 2048;
 
 impl fmt::Debug for SharedBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} shared bytes", self.size())
+        write!(f, "{} shared bytes", self.size)
     }
+}
+
+/// Cuts `len` bytes from `at` on at page borders: page, offset in it, length.
+fn pages(at: usize, len: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let (mut at, end) = (at, at + len);
+    std::iter::from_fn(move || {
+        let (page, within) = (at / PAGE, at % PAGE);
+        let len = (PAGE - within).min(end - at);
+        at += len;
+        (len > 0).then_some((page, within, len))
+    })
 }
 
 impl SharedBytes {
     /// `size` zeroed bytes.
     pub fn new(purpose: Use, size: usize) -> Rc<SharedBytes> {
-        Rc::new(SharedBytes { purpose, bytes: RefCell::new(vec![0; size]) })
+        let pages = RefCell::new(vec![None; size.div_ceil(PAGE)]);
+        Rc::new(SharedBytes { purpose, size, pages })
     }
 
     /// Size in bytes.
     pub fn size(&self) -> usize {
-        self.bytes.borrow().len()
+        self.size
     }
 
     /// A handle for `process`.
@@ -168,12 +184,27 @@ impl SharedBytes {
 
     /// Changes bytes from outside of every process: corruption, or an oracle's preparation.
     pub fn poke(&self, at: usize, bytes: &[u8]) {
-        self.bytes.borrow_mut()[at..at + bytes.len()].copy_from_slice(bytes);
+        assert!(at + bytes.len() <= self.size, "outside the memory");
+        let (mut all, mut rest) = (self.pages.borrow_mut(), bytes);
+        for (page, within, len) in pages(at, bytes.len()) {
+            let (piece, later) = rest.split_at(len);
+            all[page].get_or_insert_with(|| Box::new([0; PAGE]))[within..within + len].copy_from_slice(piece);
+            rest = later;
+        }
     }
 
     /// Reads bytes from outside of every process.
     pub fn peek(&self, at: usize, out: &mut [u8]) {
-        out.copy_from_slice(&self.bytes.borrow()[at..at + out.len()]);
+        assert!(at + out.len() <= self.size, "outside the memory");
+        let (all, mut rest) = (self.pages.borrow(), out);
+        for (page, within, len) in pages(at, rest.len()) {
+            let (piece, later) = std::mem::take(&mut rest).split_at_mut(len);
+            match &all[page] {
+                Some(bytes) => piece.copy_from_slice(&bytes[within..within + len]),
+                None => piece.fill(0),
+            }
+            rest = later;
+        }
     }
 }
 

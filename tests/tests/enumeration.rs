@@ -1,9 +1,10 @@
 //! Crash-point enumeration over the code as shipped: a death at every effect, INV-T1 to INV-T9.
 
 use tests::sim::cells;
-use tests::sim::scenario::{ALL, Play, WEATHER};
+use tests::sim::scenario::{ALL, Play, SEATS, WEATHER};
 use tests::world::Part;
 use tests::world::host::Who;
+use tests::world::rng::Rng;
 
 #[test]
 fn cells() {
@@ -98,6 +99,79 @@ fn client_of_the_passive_side() {
     seat(1, Who::Client(0));
 }
 
+/// Two deaths in one story: of one process twice, the second at any point of the recovery or after
+/// it, and of two processes.
+#[test]
+fn double_deaths() {
+    let rng = Rng::new(7);
+    let (mut points, mut twice, mut failed) = (0, 0, Vec::new());
+    for scenario in ALL {
+        for seat in &SEATS[..4] {
+            let (host, who) = *seat;
+            let play = |weather: usize, fuses: Vec<u64>, beside: Option<(usize, Who, u64)>| {
+                let fates = WEATHER[weather].to_vec();
+                let deaths = Some((host, who, fuses));
+                scenario.play(&Play { seed: weather as u64, fates, deaths, beside, ..Play::default() })
+            };
+            let effects = play(0, Vec::new(), None).effects.max(1);
+            for round in 0..24 {
+                let weather = rng.below(WEATHER.len() as u64) as usize;
+                let first = rng.below(effects);
+                // A recovery is a few dozen effects; the later draws fall into what follows it.
+                let second = rng.below(if round % 2 == 0 { 40 } else { effects });
+                let third = rng.below(60);
+                let other = *rng.pick(&SEATS[..4]);
+                let (fuses, beside) = match round % 3 {
+                    0 => (vec![first, second], None),
+                    1 => (vec![first, second, third], None),
+                    _ => (vec![first], Some((other.0, other.1, rng.below(effects)))),
+                };
+                points += 1;
+                let outcome = play(weather, fuses.clone(), beside);
+                twice += u64::from(outcome.deaths >= 2);
+                if let Some(failure) = outcome.failures.first() {
+                    failed.push(format!(
+                        "{}/{weather}/{host}/{who:?}/{fuses:?} beside {beside:?}: {failure}",
+                        scenario.name
+                    ));
+                }
+            }
+        }
+    }
+    println!("enumeration: {points} stories, {twice} with two deaths or more, {} failures", failed.len());
+    for (n, failure) in failed.iter().take(20).enumerate() {
+        println!("  {}", if n < 2 { failure } else { failure.lines().next().unwrap_or_default() });
+    }
+    assert!(failed.is_empty() && twice > points / 2);
+}
+
+/// A client runs in the middle of netd's batches, at every effect of them: no note and no wake-up
+/// is lost, nothing is read that is not there.
+#[test]
+fn clients_in_the_middle_of_a_batch() {
+    let (mut points, mut failed) = (0, Vec::new());
+    for scenario in ALL {
+        for host in 0..2 {
+            let play = |at: Option<u64>| {
+                let deaths = Some((host, Who::Netd, Vec::new()));
+                scenario.play(&Play { deaths, interrupt: at.map(|at| (host, 0, at)), ..Play::default() })
+            };
+            let effects = play(None).effects;
+            for at in (0..effects).step_by((effects / 300 + 1) as usize) {
+                points += 1;
+                if let Some(failure) = play(Some(at)).failures.first() {
+                    failed.push(format!("{}/{host}/{at}: {failure}", scenario.name));
+                }
+            }
+        }
+    }
+    println!("enumeration: {points} interleavings of a client, {} failures", failed.len());
+    for (n, failure) in failed.iter().take(20).enumerate() {
+        println!("  {}", if n < 2 { failure } else { failure.lines().next().unwrap_or_default() });
+    }
+    assert!(failed.is_empty());
+}
+
 /// INV-T7: a record that fails its check after a death costs its connection and nothing else.
 #[test]
 fn corrupted_records() {
@@ -146,6 +220,7 @@ fn replay() {
         seed: weather as u64,
         fates: WEATHER[weather].to_vec(),
         deaths: who.map(|who| (number(2), who, fuses.unwrap_or_default())),
+        corrupt: std::env::var_os("AXOLOTL_CORRUPT").map(|_| Part::State),
         ..Play::default()
     };
     let outcome = scenario.play(&play);

@@ -40,6 +40,8 @@ pub struct Outcome {
     pub struck: bool,
     /// What was wrong.
     pub failures: Vec<String>,
+    /// Deaths of daemons.
+    pub deaths: u64,
     /// How often bytes were sent again.
     pub retransmissions: u64,
     /// Connections whose record was corrupted.
@@ -55,6 +57,8 @@ pub struct Play {
     pub fates: Vec<(usize, u32, Fate)>,
     /// Who dies: the host, the process, and after how many effects in its first and later lives.
     pub deaths: Option<(usize, Who, Vec<u64>)>,
+    /// Who else dies, after how many effects.
+    pub beside: Option<(usize, Who, u64)>,
     /// The order of settlements, when it is not the shipped one.
     pub order: Option<&'static [Step]>,
     /// What is wrong with the engines.
@@ -318,6 +322,7 @@ impl Scenario {
         }
         self.tell_it(&mut world, play, &mut outcome);
         outcome.condemned = world.condemned.len();
+        outcome.deaths = world.coverage.deaths.values().sum();
         outcome.retransmissions = world.watch.iter().map(|watch| watch.retransmissions).sum();
         outcome
     }
@@ -335,6 +340,12 @@ impl Scenario {
             outcome.effects = process.effects();
             world.corrupt_next = play.corrupt.map(|part| (*host, part));
             under_test = Some((process, *who));
+        }
+        if let Some((host, who, effects)) = play.beside
+            && let Some(process) = world.process(host, who)
+            && play.deaths.as_ref().is_none_or(|(first, first_who, _)| (*first, *first_who) != (host, who))
+        {
+            process.light(Some(effects));
         }
         if let Some((host, client, effects)) = play.interrupt {
             world.interrupt(host, client, effects);

@@ -24,7 +24,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 /// Pages of the frame slab: small ones for every frame of the cable, a few large ones.
-const SLAB: SlabGeometry = SlabGeometry { small: 1536, large: 16 };
+const SLAB: SlabGeometry = SlabGeometry { small: 384, large: 4 };
 /// Frames that nicd takes from netd at a time.
 const TX_RING: usize = 64;
 

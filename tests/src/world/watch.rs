@@ -27,7 +27,7 @@ use proto::arena::place::{Direction, pieces};
 use proto::hard::conns::{Kind, TcpState};
 use proto::id::OpId;
 use proto::shm::Memory;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ struct Seen {
 #[derive(Debug)]
 pub struct Watch {
     host: usize,
-    seen: HashMap<(u32, u32), Seen>,
+    seen: BTreeMap<(u32, u32), Seen>,
     ops: HashMap<OpId, (u32, u32)>,
     /// Connections that came to their end here, FIN for FIN: a late segment of theirs is answered
     /// as one of a stranger.
@@ -122,7 +122,7 @@ impl Watch {
     pub fn new(host: usize) -> Watch {
         Watch {
             host,
-            seen: HashMap::new(),
+            seen: BTreeMap::new(),
             ops: HashMap::new(),
             ended: HashSet::new(),
             cookies: HashSet::new(),
@@ -443,6 +443,10 @@ impl Watch {
                 && host.nicd
             {
                 seen.wire.speak_before = None;
+                if seen.record.state.tcp_state == TcpState::TimeWait {
+                    // It came there meanwhile, and waits to be spoken to.
+                    continue;
+                }
                 let what = format!(
                     "INV-T6: host {}: a resumed connection in {:?} is silent: {:?}",
                     self.host,
@@ -590,6 +594,7 @@ impl Watch {
 
     /// netd has died: what it had kept of data out of order must not be forgotten.
     pub fn death(&mut self, host: &Host, shared: &Shared) {
+        self.seen.values_mut().for_each(|seen| seen.wire.speak_before = None);
         let (records, _) = records::scan(&host.conns);
         for record in records {
             let Some(seen) = self.seen.get_mut(&(record.index, record.serial)) else { continue };
