@@ -47,7 +47,7 @@ use proto::recorder::{Crumb, Work};
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
 use socket::Socket;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 /// What a stack is made of.
@@ -82,7 +82,8 @@ pub struct Stack<M: Memory> {
     sockets: Sockets,
     /// Records by the operation that made them (INV-T9).
     operations: HashMap<OpId, u32>,
-    sessions: HashMap<SessionId, Session<M>>,
+    /// In an order of their own: the same inputs give the same outputs.
+    sessions: BTreeMap<SessionId, Session<M>>,
     /// Their names, in the order in which their kicks are looked at.
     session_order: Vec<SessionId>,
     /// Which of them was looked at first in the last round.

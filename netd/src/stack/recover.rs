@@ -38,7 +38,7 @@ use proto::recorder::Work;
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
 use rustix::io::Errno;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use thiserror::Error;
 
 /// A stack can't be made of what was given.
@@ -83,7 +83,7 @@ impl<M: Memory + Clone> Stack<M> {
             conns,
             sockets: Sockets::default(),
             operations: HashMap::new(),
-            sessions: HashMap::new(),
+            sessions: BTreeMap::new(),
             session_order: Vec::new(),
             first_session: 0,
             demux: Demux::new(secrets.hash, setup.conns_capacity),
