@@ -126,7 +126,7 @@ second_run() {
         AXOLOTL_BIN="$place" RUST_BACKTRACE=1
     )
     for suite in "${PROCESS_SUITES[@]}"; do
-        run tests "$suite as an ordinary user" 480 "${ordinary[@]}" "$place/suite-$suite" --test-threads=1
+        run tests "$suite as an ordinary user" 480 "${ordinary[@]}" "$place/suite-$suite" --test-threads=1 --nocapture
     done
     run check 'demo as an ordinary user' 240 "${ordinary[@]}" "$place/demo"
     run check 'demo over a wire as an ordinary user' 240 "${ordinary[@]}" "$place/demo" 1 wire
@@ -152,10 +152,10 @@ run tests 'unit tests of the harness' 300 cargo test --release --locked -p tests
 run tests 'rings under loom' 420 env RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR="$TARGET/loom" \
     cargo test --release --locked -p proto --test 'loom_*'
 for suite in "${PURE_SUITES[@]}"; do
-    run tests "$suite" 600 cargo test --release --locked -p tests --test "$suite" --no-fail-fast
+    run tests "$suite" 600 cargo test --release --locked -p tests --test "$suite" --no-fail-fast -- --nocapture
 done
 for suite in "${PROCESS_SUITES[@]}"; do
-    run tests "$suite" 480 cargo test --release --locked -p tests --test "$suite" --no-fail-fast -- --test-threads=1
+    run tests "$suite" 480 cargo test --release --locked -p tests --test "$suite" --no-fail-fast -- --test-threads=1 --nocapture
 done
 run check demo 240 "$BIN/demo"
 second_run
