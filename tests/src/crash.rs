@@ -142,11 +142,18 @@ pub struct SharedBytes {
     /// What they are for.
     pub purpose: Use,
     size: usize,
-    pages: RefCell<Vec<Option<Box<[u8; PAGE]>>>>,
+    pages: RefCell<Vec<Option<Box<Page>>>>,
 }
 
 /// Bytes of a page that comes into being at once.
-const PAGE: usize = 2048;
+pub const PAGE: usize = 2048;
+
+#[derive(Clone)]
+struct Page {
+    bytes: [u8; PAGE],
+    /// Counts the stores into it.
+    version: u64,
+}
 
 impl fmt::Debug for SharedBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -188,9 +195,16 @@ impl SharedBytes {
         let (mut all, mut rest) = (self.pages.borrow_mut(), bytes);
         for (page, within, len) in pages(at, bytes.len()) {
             let (piece, later) = rest.split_at(len);
-            all[page].get_or_insert_with(|| Box::new([0; PAGE]))[within..within + len].copy_from_slice(piece);
+            let page = all[page].get_or_insert_with(|| Box::new(Page { bytes: [0; PAGE], version: 0 }));
+            page.bytes[within..within + len].copy_from_slice(piece);
+            page.version += 1;
             rest = later;
         }
+    }
+
+    /// How often page number `page` was stored into.
+    pub fn version(&self, page: usize) -> u64 {
+        self.pages.borrow()[page].as_ref().map_or(0, |page| page.version)
     }
 
     /// Reads bytes from outside of every process.
@@ -200,7 +214,7 @@ impl SharedBytes {
         for (page, within, len) in pages(at, rest.len()) {
             let (piece, later) = std::mem::take(&mut rest).split_at_mut(len);
             match &all[page] {
-                Some(bytes) => piece.copy_from_slice(&bytes[within..within + len]),
+                Some(page) => piece.copy_from_slice(&page.bytes[within..within + len]),
                 None => piece.fill(0),
             }
             rest = later;

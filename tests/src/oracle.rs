@@ -194,7 +194,10 @@ impl Oracle {
     /// An end is about to publish `written` bytes.
     pub fn writes(&mut self, conn: ConnId, side: Side, written: u64) {
         let end = self.known(conn).end_mut(side);
-        assert!(written >= end.written && !end.shut, "a client model writes on");
+        if written < end.written || end.shut {
+            let what = format!("conn {} {side:?}: writes {written} after {end:?}", conn.0);
+            return self.fail(what);
+        }
         end.written = written;
     }
 

@@ -153,10 +153,10 @@ impl Directory {
 /// What datagrams have been seen. Datagram `n` of a sender carries its sender's port and `n`.
 #[derive(Debug, Default)]
 pub struct Datagrams {
-    /// Sent, by (sender's port, number).
+    /// How many were sent.
     pub sent: u64,
-    /// Received at least once.
-    pub received: BTreeMap<(u16, u32), u32>,
+    /// How often each was received, by its sender and number.
+    pub received: BTreeMap<(SocketAddr, u32), u32>,
 }
 
 /// What all clients of a world share.
@@ -271,6 +271,8 @@ pub struct Client {
     mine: BTreeMap<(ConnId, Side), (SlotIndex, Epoch)>,
     /// Ports it has asked to listen on.
     ports: BTreeSet<u16>,
+    /// Connections it has at a time at most.
+    conns_max: usize,
     next_request: u64,
     open: Option<Open>,
 }
@@ -314,6 +316,7 @@ impl Client {
             addr,
             mine: BTreeMap::new(),
             ports: BTreeSet::new(),
+            conns_max: wish.active as usize - 2,
             next_request: 2,
             open: None,
         }
@@ -340,6 +343,12 @@ impl Client {
     fn conns(&self) -> usize {
         let sockets = self.open.iter().flat_map(|open| open.sockets.values());
         sockets.filter(|socket| matches!(socket.kind, Kind::Conn { .. })).count()
+    }
+
+    /// Places that sockd gave it.
+    fn actives(&self) -> usize {
+        let sockets = self.open.iter().flat_map(|open| open.sockets.keys().map(move |slot| (slot, open)));
+        sockets.filter(|(slot, open)| **slot < open.geometry.active).count()
     }
 
     /// More to do.
@@ -750,12 +759,11 @@ impl Client {
         self.publish(slot);
     }
 
-    /// Whether both ends have had the connection and closed it. A cookie's ACK that was delivered
-    /// twice can then open it once more; no stack that keeps nothing of a cookie can tell.
+    /// Whether this end has had the connection and closed it. A segment of it that comes late, or
+    /// twice, can open it once more by the cookie it carries; no stack that keeps nothing of a
+    /// cookie can tell.
     fn is_over(&self, conn: ConnId) -> bool {
-        let oracle = self.shared.oracle.borrow();
-        let conn = oracle.conn(conn);
-        conn.active.closed && conn.passive.closed
+        self.shared.oracle.borrow().conn(conn).passive.closed
     }
 
     fn datagrams(&mut self, now: Instant, slot: SlotIndex, stack: StackLine) {
@@ -778,7 +786,7 @@ impl Client {
             };
             match number {
                 Some(number) if stream.differs(4, &payload[4..]).is_none() => {
-                    let key = (header.remote.port(), number);
+                    let key = (header.remote, number);
                     *self.shared.datagrams.borrow_mut().received.entry(key).or_default() += 1;
                 }
                 _ => self.shared.oracle.borrow_mut().fail(format!("a wrong datagram on {port}")),
@@ -944,6 +952,7 @@ impl Client {
                     self.ports.insert(port);
                     Ask::Listen { local: SocketAddr::new(self.addr, port), backlog }
                 }
+                Some(Task::Connect { .. }) if self.actives() >= self.conns_max => return,
                 Some(Task::Connect { conn, local, remote }) => {
                     // Known before the first SYN can arrive, when the port is known.
                     if local.port() != 0 {

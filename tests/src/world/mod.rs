@@ -158,7 +158,7 @@ pub struct World {
 const LATENCY_MAX: Duration = Duration::from_micros(40);
 
 /// Receive pages and places are few, so that they are used again and leaks show.
-pub const GEOMETRY: Geometry = Geometry { shards: 1, active: 12, passive: 12, tx_pages: 24, rx_pages: 24 };
+pub const GEOMETRY: Geometry = Geometry { shards: 1, active: 12, passive: 24, tx_pages: 24, rx_pages: 24 };
 
 impl World {
     /// Two hosts with all their daemons about to start.

@@ -1,6 +1,6 @@
 //! The connection table as somebody else reads it: what is committed at this moment.
 
-use crate::crash::SharedBytes;
+use crate::crash::{PAGE, SharedBytes};
 use proto::cell::CellTable;
 use proto::hard::conns::{Agreed, Kind, LAYOUT, Opening, Options, State};
 use proto::id::{Epoch, SessionId, SlotIndex};
@@ -88,6 +88,53 @@ fn read_from(table: &CellTable<&SharedBytes>, index: u32) -> Result<Option<Recor
     };
     let state = State::from_bytes(&image.state).ok_or(unreadable)?;
     Ok(Some(Record { index, serial: image.serial, opening, agreed, state }))
+}
+
+/// A table that is looked at again and again: only what changed is read.
+#[derive(Debug, Default)]
+pub struct Table {
+    versions: Vec<u64>,
+    cells: Vec<Result<Option<Record>, Unreadable>>,
+}
+
+const CELLS_A_PAGE: usize = PAGE / proto::cell::CELL_SIZE;
+
+impl Table {
+    /// Looks at the table once more.
+    pub fn look(&mut self, bytes: &SharedBytes) {
+        let Ok(table) = CellTable::attach(bytes, LAYOUT) else { return };
+        let cells = table.high_water() as usize;
+        self.cells.resize(cells.max(self.cells.len()), Ok(None));
+        // The table's header takes the place of one cell.
+        let pages = (cells + 1).div_ceil(CELLS_A_PAGE);
+        self.versions.resize(pages.max(self.versions.len()), 0);
+        for page in 0..pages {
+            let version = bytes.version(page);
+            if std::mem::replace(&mut self.versions[page], version) == version {
+                continue;
+            }
+            for cell in page * CELLS_A_PAGE..(page + 1) * CELLS_A_PAGE {
+                if (1..=cells).contains(&cell) {
+                    self.cells[cell - 1] = read_from(&table, cell as u32 - 1);
+                }
+            }
+        }
+    }
+
+    /// The records in it.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.cells.iter().filter_map(|cell| cell.as_ref().ok()?.as_ref())
+    }
+
+    /// The record in cell `index`.
+    pub fn get(&self, index: u32) -> Option<&Record> {
+        self.cells.get(index as usize)?.as_ref().ok()?.as_ref()
+    }
+
+    /// Whether the cell can't be read.
+    pub fn is_unreadable(&self, index: u32) -> bool {
+        self.cells.get(index as usize).is_some_and(Result::is_err)
+    }
 }
 
 /// Every record, in the order of their cells, and the cells that can't be read.

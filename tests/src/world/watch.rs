@@ -13,7 +13,7 @@
 
 use super::client::Shared;
 use super::host::Host;
-use super::records::{self, Record};
+use super::records::{self, Record, Table};
 use crate::oracle::{ConnId, Side, Stream};
 use netd::tcp::segment::Segment;
 use netd::tcp::seq::{Position, SeqNum};
@@ -69,6 +69,7 @@ pub struct Watch {
     ended: HashSet<Ends>,
     /// Connections that got a cookie.
     cookies: HashSet<Ends>,
+    table: Table,
     /// Records that were corrupted: they must not come back (INV-T7).
     condemned: HashSet<(u32, u32)>,
     /// The keys, as the first netd made them.
@@ -126,6 +127,7 @@ impl Watch {
             ops: HashMap::new(),
             ended: HashSet::new(),
             cookies: HashSet::new(),
+            table: Table::default(),
             condemned: HashSet::new(),
             keys: None,
             retransmissions: 0,
@@ -192,21 +194,12 @@ impl Watch {
         }
     }
 
-    fn find(&self, ends: Ends, host: &Host) -> Option<Record> {
-        let quick = self.seen.values().find(|seen| seen.record.is_connection() && seen.record.flow() == ends);
-        if let Some(seen) = quick
-            && let Ok(Some(record)) = records::read(&host.conns, seen.record.index)
-            && record.flow() == ends
-            && record.is_connection()
-        {
-            return Some(record);
-        }
-        let (records, _) = records::scan(&host.conns);
+    fn find(&mut self, ends: Ends, host: &Host) -> Option<Record> {
+        self.table.look(&host.conns);
+        let ours = |record: &&Record| record.is_connection() && record.flow() == ends;
         // A connection in TIME-WAIT may share its ends with its successor.
-        let mut found: Vec<Record> =
-            records.into_iter().filter(|record| record.is_connection() && record.flow() == ends).collect();
-        found.sort_by_key(|record| record.state.tcp_state == TcpState::TimeWait);
-        found.first().copied()
+        let last = |record: &&Record| record.state.tcp_state == TcpState::TimeWait;
+        self.table.records().filter(ours).min_by_key(last).copied()
     }
 
     fn segment(
@@ -407,36 +400,28 @@ impl Watch {
 
     /// Looks at what is committed and published, at the end of a batch and at every death.
     pub fn commits(&mut self, now: Instant, host: &Host, shared: &Shared) {
-        let (records, unreadable) = records::scan(&host.conns);
-        for record in &records {
+        let mut table = std::mem::take(&mut self.table);
+        table.look(&host.conns);
+        for record in table.records() {
             let key = (record.index, record.serial);
-            if self.condemned.contains(&key) {
-                let what = "INV-T7: a record lives on that had failed its check";
-                fail(shared, self.say(what, record.flow()));
-            }
-            if let Some(before) = self.seen.get(&key) {
-                self.compare(&before.record, record, shared);
-            }
-            if record.opening.op != OpId(0) {
-                let first = *self.ops.entry(record.opening.op).or_insert(key);
-                if first != key {
-                    let what = format!("INV-T9: operation {} has a second record", record.opening.op);
-                    fail(shared, self.say(&what, record.flow()));
+            match self.seen.get(&key) {
+                Some(seen) if seen.record == *record && seen.conn.is_some() => {}
+                before => {
+                    let before = before.map(|seen| seen.record);
+                    self.changed(now, before.as_ref(), record, shared);
                 }
             }
-            self.note(now, *record, shared);
             self.published(record, host, shared);
         }
-        let here = |key: &(u32, u32)| records.iter().any(|record| (record.index, record.serial) == *key);
-        let broken = |index: u32| unreadable.iter().any(|cell| cell.0 == index);
-        let vanished: Vec<(u32, u32)> = self.seen.keys().copied().filter(|key| !here(key)).collect();
+        let gone = |(index, serial): &(u32, u32)| {
+            table.get(*index).is_none_or(|record| record.serial != *serial) && !table.is_unreadable(*index)
+        };
+        let vanished: Vec<(u32, u32)> = self.seen.keys().copied().filter(gone).collect();
         for key in vanished {
-            if broken(key.0) {
-                continue;
-            }
             let seen = self.seen.remove(&key).expect("just listed");
-            self.vanished(now, &seen, &records, shared);
+            self.vanished(now, &seen, &table, shared);
         }
+        self.table = table;
         for seen in self.seen.values_mut() {
             if let Some(before) = seen.wire.speak_before
                 && now > before
@@ -458,6 +443,25 @@ impl Watch {
         }
     }
 
+    fn changed(&mut self, now: Instant, before: Option<&Record>, record: &Record, shared: &Shared) {
+        let key = (record.index, record.serial);
+        if self.condemned.contains(&key) {
+            let what = "INV-T7: a record lives on that had failed its check";
+            fail(shared, self.say(what, record.flow()));
+        }
+        if let Some(before) = before {
+            self.compare(before, record, shared);
+        }
+        if record.opening.op != OpId(0) {
+            let first = *self.ops.entry(record.opening.op).or_insert(key);
+            if first != key {
+                let what = format!("INV-T9: operation {} has a second record", record.opening.op);
+                fail(shared, self.say(&what, record.flow()));
+            }
+        }
+        self.note(now, *record, shared);
+    }
+
     /// Two looks at one record: nothing that counts goes back.
     fn compare(&self, before: &Record, now: &Record, shared: &Shared) {
         let (old, new) = (&before.state, &now.state);
@@ -475,7 +479,7 @@ impl Watch {
     }
 
     /// A record is there no more.
-    fn vanished(&mut self, now: Instant, seen: &Seen, records: &[Record], shared: &Shared) {
+    fn vanished(&mut self, now: Instant, seen: &Seen, table: &Table, shared: &Shared) {
         let record = &seen.record;
         if !record.is_connection() {
             return;
@@ -484,7 +488,7 @@ impl Watch {
             TcpState::TimeWait => {
                 self.ended.insert(record.flow());
                 let since = seen.time_wait_since.unwrap_or(now);
-                let reused = records.iter().any(|other| other.flow() == record.flow());
+                let reused = table.records().any(|other| other.flow() == record.flow());
                 if now.since(since) + Duration::from_millis(2) < TIME_WAIT && !reused {
                     let what = format!("INV-T5: TIME-WAIT is over after {:?}", now.since(since));
                     fail(shared, self.say(&what, record.flow()));
@@ -618,12 +622,11 @@ impl Watch {
         if *self.keys.get_or_insert_with(|| keys.clone()) != keys {
             fail(shared, format!("INV-T5: host {}: the keys are others after a restart", self.host));
         }
-        let Some(patience) = self.patience else { return };
         let (records, _) = records::scan(&host.conns);
         for record in records.iter().filter(|record| record.is_connection()) {
             let speaks = !matches!(record.state.tcp_state, TcpState::TimeWait | TcpState::Closed);
             if let Some(seen) = self.seen.get_mut(&(record.index, record.serial)).filter(|_| speaks) {
-                seen.wire.speak_before = Some(now + patience);
+                seen.wire.speak_before = self.patience.map(|patience| now + patience);
                 self.resumes += 1;
             }
         }
