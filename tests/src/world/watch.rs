@@ -88,6 +88,8 @@ pub struct Watch {
     pub trace: bool,
 }
 
+/// SACK blocks that fit beside timestamps (RFC 2018 §3).
+const BLOCKS_WITH_TIMESTAMPS: usize = 3;
 /// TIME-WAIT lasts this long (`netd::tcp::control_block::TIME_WAIT`).
 const TIME_WAIT: Duration = netd::tcp::control_block::TIME_WAIT;
 
@@ -223,8 +225,7 @@ impl Watch {
                 Some(record) => record.state.tcp_state == TcpState::Closed && record.state.error == 0,
                 None => self.ended.contains(&ends),
             };
-            let accepted = conn.is_some_and(|(c, _)| shared.oracle.borrow().conn(c).passive.handed_over);
-            if !accepted && self.cookies.contains(&ends) {
+            if self.cookies.contains(&ends) {
                 // Nothing is kept of a cookie: an ACK of it that comes too late, before the data, or
                 // when a second SYN has found room, is a stranger's.
                 if let Some((conn, _)) = conn {
@@ -369,12 +370,16 @@ impl Watch {
         if !record.options().is_some_and(|options| options.sack) || segment.flags.syn() {
             return;
         }
+        let full = segment.options.sack.len() >= BLOCKS_WITH_TIMESTAMPS;
         for (start, end) in std::mem::take(&mut wire.kept) {
             let covered = segment.options.sack.as_slice().iter().any(|block| {
                 let near = |seq| Position::near(seq, irs, Position::new(start)).map_or(0, Position::get);
                 near(block.start) <= start && near(block.end) >= end
             });
-            if end > ack && !covered {
+            if end > ack && !covered && full {
+                // More ranges than blocks: those that changed last come first.
+                wire.kept.push((start, end));
+            } else if end > ack && !covered {
                 let what = format!("INV-T6: {start} to {end} was kept and is forgotten");
                 fail(shared, self.say(&what, ends));
             }
@@ -428,8 +433,8 @@ impl Watch {
                 && host.nicd
             {
                 seen.wire.speak_before = None;
-                if seen.record.state.tcp_state == TcpState::TimeWait {
-                    // It came there meanwhile, and waits to be spoken to.
+                if matches!(seen.record.state.tcp_state, TcpState::TimeWait | TcpState::Closed) {
+                    // It came there meanwhile, and waits to be spoken to, or for its client.
                     continue;
                 }
                 let what = format!(
