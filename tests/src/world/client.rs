@@ -173,6 +173,9 @@ pub struct Shared {
 impl Shared {
     /// A connection has its ends, before its first SYN leaves.
     pub fn name(&self, active: SocketAddr, passive: SocketAddr, conn: ConnId) {
+        if std::env::var_os("AXOLOTL_TRACE").is_some() {
+            println!("conn {} is {active} to {passive}", conn.0);
+        }
         let mut directory = self.directory.borrow_mut();
         directory.names.insert((active, passive), conn);
         if directory.closed.contains(&passive) {
@@ -423,13 +426,13 @@ impl Client {
             })
             .collect();
         for ((conn, side), (slot, epoch)) in &self.mine {
-            let line = lines.get(&slot.0).map(|line| (line.epoch == *epoch).then_some(line));
+            let line = lines.get(&slot.0).filter(|line| line.epoch == *epoch);
             let mut oracle = self.shared.oracle.borrow_mut();
             match line {
-                // It had closed the socket; whether the place is its own still does not matter.
-                Some(Some(line)) if line.flags & want::CLOSE != 0 => {}
+                Some(line) if line.flags & want::CLOSE != 0 => {}
+                // The place was left long ago, or has another use since.
                 None if oracle.conn(*conn).end(*side).closed => {}
-                line => oracle.died(*conn, *side, line.flatten().map_or(0, |line| line.written)),
+                line => oracle.died(*conn, *side, line.map_or(0, |line| line.written)),
             }
         }
         for port in &self.ports {
@@ -440,7 +443,7 @@ impl Client {
                 self.shared.closes(SocketAddr::new(self.addr, *port), "its listener never was");
             }
             if let Task::Connect { conn, .. } = task {
-                self.shared.oracle.borrow_mut().may_fail(*conn, "a client died before it had the socket");
+                self.shared.oracle.borrow_mut().died(*conn, Side::Active, 0);
             }
         }
     }
@@ -512,6 +515,9 @@ impl Client {
 
     /// A connection's socket is this client's now.
     fn settle(&mut self, now: Instant, slot: SlotIndex, epoch: Epoch, conn: ConnId, side: Side) {
+        if std::env::var_os("AXOLOTL_TRACE").is_some() {
+            println!("{} conn {} {side:?} at place {slot} epoch {epoch}", now.millis(), conn.0);
+        }
         self.mine.insert((conn, side), (slot, epoch));
         self.shared.oracle.borrow_mut().handed_over(conn, side);
         let plan = self.shared.directory.borrow().plan_of(conn, side);
@@ -759,11 +765,13 @@ impl Client {
         self.publish(slot);
     }
 
-    /// Whether this end has had the connection and closed it. A segment of it that comes late, or
-    /// twice, can open it once more by the cookie it carries; no stack that keeps nothing of a
-    /// cookie can tell.
+    /// Whether this end has had the connection, and one of the ends has closed it. A segment that
+    /// comes late, or twice, can open it once more by the cookie it carries; no stack that keeps
+    /// nothing of a cookie can tell.
     fn is_over(&self, conn: ConnId) -> bool {
-        self.shared.oracle.borrow().conn(conn).passive.closed
+        let oracle = self.shared.oracle.borrow();
+        let conn = oracle.conn(conn);
+        conn.passive.handed_over && (conn.passive.closed || conn.active.closed)
     }
 
     fn datagrams(&mut self, now: Instant, slot: SlotIndex, stack: StackLine) {

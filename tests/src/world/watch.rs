@@ -502,6 +502,9 @@ impl Watch {
             TcpState::LastAck | TcpState::Closing => {
                 self.ended.insert(record.flow());
             }
+            TcpState::Closed if record.state.error == 0 => {
+                self.ended.insert(record.flow());
+            }
             TcpState::Closed | TcpState::Listen => {}
             state if !may_be_gone(shared, seen.conn) => {
                 fail(shared, self.say(&format!("INV-T5: a record in {state:?} is lost"), record.flow()));
