@@ -364,6 +364,22 @@ impl Process {
         })
     }
 
+    /// As [`Process::run`], for code that is expected to have a bug: `None` when it panicked, which
+    /// is a death of its own doing.
+    ///
+    /// # Errors
+    /// [`Death`] when the fuse burnt down meanwhile.
+    pub fn run_buggy<T>(&self, body: impl FnOnce() -> T) -> Result<Option<T>, Death> {
+        assert!(!self.is_dead(), "the dead do not run");
+        match catch_unwind(AssertUnwindSafe(body)) {
+            Ok(value) => Ok(Some(value)),
+            Err(panic) => {
+                self.kill();
+                panic.downcast::<Death>().map_or(Ok(None), |death| Err(*death))
+            }
+        }
+    }
+
     /// The end of a batch, for a tamper that holds stores back until then.
     pub fn end_of_batch(&self) {
         let late = self.tamper.borrow_mut().as_mut().map(|tamper| tamper.end_of_batch());

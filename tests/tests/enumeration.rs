@@ -1,7 +1,7 @@
 //! Crash-point enumeration over the code as shipped: a death at every effect, INV-T1 to INV-T9.
 
-use tests::sim::cells;
 use tests::sim::scenario::{ALL, Play, SEATS, WEATHER};
+use tests::sim::{cells, configuration};
 use tests::world::Part;
 use tests::world::host::Who;
 use tests::world::rng::Rng;
@@ -11,6 +11,13 @@ fn cells() {
     let points = cells::enumerate(&|| None, 24).expect("every prefix of the stores is a sound table");
     println!("enumeration: cells: {points} crash points, 0 failures");
     assert!(points > 1000, "the script was cut short");
+}
+
+#[test]
+fn configuration_changes() {
+    let points = configuration::enumerate(&|| None, 12).expect("a change is whole or is not");
+    println!("enumeration: configuration: {points} crash points, 0 failures");
+    assert!(points > 500, "the script was cut short");
 }
 
 #[test]
@@ -170,6 +177,45 @@ fn clients_in_the_middle_of_a_batch() {
         println!("  {}", if n < 2 { failure } else { failure.lines().next().unwrap_or_default() });
     }
     assert!(failed.is_empty());
+}
+
+/// INV-T8: a frame that netd has a bug with ends it a few times and then no more, whatever else
+/// kills it meanwhile; the other connections go on.
+#[test]
+fn poison() {
+    // The bug is expected, its backtraces are not worth printing.
+    let (mut points, mut panics, mut failed) = (0, 0, Vec::new());
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let bug = info.payload_as_str().is_some_and(|text| text.contains("poisoned frame"));
+        if !bug {
+            hook(info);
+        }
+    }));
+    for scenario in ALL.iter().filter(|scenario| scenario.name == "two at once") {
+        for host in 0..2 {
+            let play = |fuses: Vec<u64>| {
+                let deaths = Some((host, Who::Netd, fuses));
+                scenario.play(&Play { deaths, poison: true, ..Play::default() })
+            };
+            for fuse in (0..play(Vec::new()).effects).step_by(2) {
+                points += 1;
+                let outcome = play(vec![fuse, fuse % 97]);
+                panics += u64::from(outcome.panics);
+                if let Some(failure) = outcome.failures.first() {
+                    failed.push(format!("{}/{host}/{fuse}: {failure}", scenario.name));
+                }
+            }
+        }
+    }
+    println!(
+        "enumeration: {points} deaths beside a poison frame, {panics} deaths by it, {} failures",
+        failed.len()
+    );
+    for failure in failed.iter().take(20) {
+        println!("  {}", failure.lines().next().unwrap_or_default());
+    }
+    assert!(failed.is_empty() && panics >= points);
 }
 
 /// INV-T7: a record that fails its check after a death costs its connection and nothing else.

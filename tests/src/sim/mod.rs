@@ -2,6 +2,7 @@
 //! mutants that the oracles must notice, long random lives.
 
 pub mod cells;
+pub mod configuration;
 pub mod life;
 pub mod mutants;
 pub mod scenario;

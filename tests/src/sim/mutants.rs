@@ -312,6 +312,8 @@ enum Deaths {
     Sockd,
     /// Of nobody: a client runs in the middle of a batch.
     Interleaved,
+    /// Of netd, by a frame that it has a bug with.
+    Poison,
 }
 
 use Step::{
@@ -344,6 +346,11 @@ const fn engine(
     stories: &'static [&'static str],
 ) -> Mutant {
     Mutant { breaks, name, change: Change::Engine(wrong), stories, deaths: Deaths::Netd }
+}
+
+const fn poison(name: &'static str, wrong: Wrong) -> Mutant {
+    let change = Change::Engine(wrong);
+    Mutant { breaks: "INV-T8", name, change, stories: &["two at once"], deaths: Deaths::Poison }
 }
 
 const fn sockd(breaks: &'static str, name: &'static str, mutant: MemoryMutant) -> Mutant {
@@ -400,6 +407,9 @@ pub const MUTANTS: &[Mutant] = &[
         stories: DATA,
         deaths: Deaths::Corrupting,
     },
+    poison("no breadcrumb", Wrong::NoCrumb),
+    poison("the breadcrumb cleared before the work", Wrong::CrumbClearedEarly),
+    poison("deaths by a bug not counted", Wrong::DeathsUncounted),
     order("INV-T9", "answer before commit", &[Release, CC, PC, CL, PL, Notify, Free, Release], OPEN),
     order(
         "INV-T9",
@@ -452,6 +462,10 @@ impl Mutant {
             Deaths::Corrupting => {
                 play.deaths = Some((host, Who::Netd, fuses));
                 play.corrupt = Some(Part::State);
+            }
+            Deaths::Poison => {
+                play.deaths = Some((host, Who::Netd, fuses));
+                play.poison = true;
             }
             Deaths::Interleaved => {
                 play.deaths = Some((host, Who::Netd, Vec::new()));

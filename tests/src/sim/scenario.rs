@@ -5,7 +5,7 @@
 //! crash points are counted from here), and everything ends (TIME-WAIT passes, the clients leave)
 //! so that whatever leaks shows.
 
-use crate::oracle::ConnId;
+use crate::oracle::{ConnId, Side, Stream};
 use crate::world::client::{Dialogue, Finish, Plan, Task};
 use crate::world::host::Who;
 use crate::world::network::Fate;
@@ -15,6 +15,9 @@ use proto::arena::line::want;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// Where in the first connection's stream lies what netds have a bug with, and how long it is.
+const BAIT_AT: u64 = 700;
+const BAIT_LEN: usize = 12;
 /// A port that a listener has in every story.
 const PORT: u16 = 8080;
 
@@ -46,6 +49,8 @@ pub struct Outcome {
     pub retransmissions: u64,
     /// Connections whose record was corrupted.
     pub condemned: usize,
+    /// Deaths of a netd by a bug.
+    pub panics: u32,
 }
 
 /// What is done to one play of a story.
@@ -63,6 +68,8 @@ pub struct Play {
     pub order: Option<&'static [Step]>,
     /// What is wrong with the engines.
     pub wrong: Option<Wrong>,
+    /// netds have a bug with a byte sequence that the first connection sends (INV-T8).
+    pub poison: bool,
     /// Alters the processes.
     pub tamper: Option<MakeTamper>,
     /// A client takes its turn in the middle of the first batch of netd: host, client, effects.
@@ -303,6 +310,10 @@ impl Scenario {
     pub fn play(&self, play: &Play) -> Outcome {
         let mut config = Config::new(play.seed);
         config.wrong = play.wrong;
+        if play.poison {
+            config.bait = vec![0; BAIT_LEN];
+            Stream { conn: ConnId(1), writer: Side::Active }.fill(BAIT_AT, &mut config.bait);
+        }
         if let Some(order) = play.order {
             config.order = order.to_vec();
         }
@@ -322,6 +333,7 @@ impl Scenario {
         }
         self.tell_it(&mut world, play, &mut outcome);
         outcome.condemned = world.condemned.len();
+        outcome.panics = world.hosts.iter().map(|host| host.netd_panics).max().unwrap_or(0);
         outcome.deaths = world.coverage.deaths.values().sum();
         outcome.retransmissions = world.watch.iter().map(|watch| watch.retransmissions).sum();
         outcome
@@ -353,6 +365,10 @@ impl Scenario {
         let tasks = (self.tell)(world);
         for (host, tasks) in tasks.into_iter().enumerate() {
             world.give_tasks(host, 0, tasks);
+        }
+        if play.poison {
+            // Its flow is quarantined; the others go on.
+            world.shared.oracle.borrow_mut().may_fail(ConnId(1), "poisoned");
         }
         let patience = world.now + Duration::from_secs(130);
         let done = world.run_until(patience, World::all_done);

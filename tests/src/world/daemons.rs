@@ -6,17 +6,18 @@ use super::records;
 use super::{Client, Event, GEOMETRY, World, Wrong};
 use crate::crash::{CrashMemory, Death, Point, Process, SharedBytes, Use};
 use netd::link::interface::InterfaceConfig;
-use netd::stack::{Setup, Stack, Step};
+use netd::stack::{Setup, Stack, Step, Watch};
 use netd::wire::address::MacAddr;
 use proto::Instant;
 use proto::arena::Geometry;
 use proto::control::client::Granted;
-use proto::control::messages::Prefix;
+use proto::control::messages::{Ended, Prefix};
 use proto::control::operations::{Answer, Command};
-use proto::id::{OpId, SessionId};
+use proto::id::{OpId, Role, Seat, SessionId};
 use proto::nic::packet_buf::PacketBuf;
 use proto::nic::pool::FramePool;
 use proto::nic::slab::SlabGeometry;
+use proto::recorder::{Breadcrumb, Crumb, Poison};
 use sockd::core::{Core, Effect, Seed};
 use sockd::policy::Limits;
 use std::cell::{Cell, RefCell};
@@ -27,6 +28,32 @@ use std::rc::Rc;
 const SLAB: SlabGeometry = SlabGeometry { small: 384, large: 4 };
 /// Frames that nicd takes from netd at a time.
 const TX_RING: usize = 64;
+
+/// Who keeps the breadcrumb, as the engine does it (INV-T8).
+struct Crumbs {
+    breadcrumb: Breadcrumb<CrashMemory>,
+    poison: Poison,
+    wrong: Option<Wrong>,
+}
+
+impl Watch for Crumbs {
+    fn begin(&mut self, crumb: &Crumb) -> bool {
+        if self.poison.drops(crumb) {
+            return false;
+        }
+        if self.wrong != Some(Wrong::NoCrumb) {
+            self.breadcrumb.lay(*crumb);
+        }
+        if self.wrong == Some(Wrong::CrumbClearedEarly) {
+            self.breadcrumb.clear();
+        }
+        true
+    }
+
+    fn end(&mut self) {
+        self.breadcrumb.clear();
+    }
+}
 
 /// What has left a netd in one turn.
 #[derive(Default)]
@@ -132,7 +159,10 @@ impl World {
         self.name_connections(host, &input.commands);
         let (now, order) = (self.netd_time(host), self.config.order.clone());
         let (settling, mut out) = (Cell::new(false), Out::default());
-        let outcome = process.run(|| netd.batch(now, input, &order, &settling, &mut out));
+        let outcome = match self.config.bait.is_empty() {
+            true => process.run(|| netd.batch(now, input, &order, &settling, &mut out)).map(Some),
+            false => process.run_buggy(|| netd.batch(now, input, &order, &settling, &mut out)),
+        };
         if std::mem::take(&mut self.hosts[host].mute) {
             out.frames.clear();
         }
@@ -146,11 +176,32 @@ impl World {
         self.watch_commits(host);
         self.release(host, out);
         match outcome {
-            Ok(idle) => self.netd_rests(host, netd, idle),
+            Ok(Some(idle)) => self.netd_rests(host, netd, idle),
+            Ok(None) => {
+                drop(netd);
+                self.netd_panicked(host);
+            }
             Err(death) => {
                 drop(netd);
                 self.netd_fell(host, death);
             }
+        }
+    }
+
+    /// A bug has ended netd.
+    fn netd_panicked(&mut self, host: usize) {
+        const SIGABRT: i32 = 6;
+        /// Deaths on one frame until its flow is quarantined (`proto::recorder`).
+        const PANICS_MAX: u32 = 3;
+        self.netd_died(host);
+        let place = &mut self.hosts[host];
+        place.netd_panics += 1;
+        if self.config.wrong != Some(Wrong::DeathsUncounted) {
+            place.netd_ended = Some(Ended::Signal(SIGABRT));
+        }
+        if place.netd_panics > PANICS_MAX {
+            let what = format!("INV-T8: host {host}: netd has died {} times of one frame", place.netd_panics);
+            self.shared.oracle.borrow_mut().fail(what);
         }
     }
 
@@ -206,8 +257,10 @@ impl World {
     }
 
     pub(super) fn netd_died(&mut self, host: usize) {
+        const SIGKILL: i32 = 9;
         let place = &mut self.hosts[host];
         place.netd = None;
+        place.netd_ended = Some(Ended::Signal(SIGKILL));
         // Rings belong to a pair of generations; what lies in them is gone.
         place.commands.clear();
         place.answers.clear();
@@ -263,8 +316,9 @@ impl World {
         self.tamper_with(&process, Who::Netd);
         self.hosts[host].netd_generation += 1;
         self.hosts[host].netd_began = self.now;
-        let (now, wrong) = (self.netd_time(host), self.config.wrong);
+        let (now, wrong, bait) = (self.netd_time(host), self.config.wrong, self.config.bait.clone());
         let place = &mut self.hosts[host];
+        let (stats, ended) = (place.stats.map(&process), place.netd_ended.take());
         place.new_sessions.clear();
         let frames = Rc::new(FramePool::new(CrashMemory::soft(&process, SLAB.bytes()), SLAB));
         let config = InterfaceConfig {
@@ -289,7 +343,7 @@ impl World {
             conns_capacity: super::host::CONNS,
             secrets: place.secrets.map(&process),
             watch: None,
-            bait: Vec::new(),
+            bait: bait.clone(),
             entropy,
         };
         let sessions: Vec<_> = place
@@ -304,7 +358,13 @@ impl World {
             if wrong == Some(Wrong::CorruptCellKills) && !unreadable.is_empty() {
                 return None;
             }
-            let mut stack = Stack::attach(now, setup(&conns), sessions).expect("the regions are sound");
+            let mut setup = setup(&conns);
+            if !bait.is_empty() {
+                let attached = Breadcrumb::attach(stats, Seat::new(Role::Netd, 0), ended);
+                let (breadcrumb, poison) = (attached.breadcrumb, attached.poison);
+                setup.watch = Some(Box::new(Crumbs { breadcrumb, poison, wrong }));
+            }
+            let mut stack = Stack::attach(now, setup, sessions).expect("the regions are sound");
             settling.set(true);
             stack.settle(now, &order);
             settling.set(false);

@@ -6,6 +6,7 @@ use netd::stack::Stack;
 use proto::Instant;
 use proto::arena::Geometry;
 use proto::cell::table_size;
+use proto::control::messages::Ended;
 use proto::control::operations::{Answer, Command};
 use proto::hard::registry;
 use proto::id::SessionId;
@@ -76,6 +77,12 @@ pub struct Host {
     pub secrets: Rc<SharedBytes>,
     /// sockd's registry.
     pub registry: Rc<SharedBytes>,
+    /// netd's statistics, with its breadcrumb.
+    pub stats: Rc<SharedBytes>,
+    /// How the last netd ended, as the supervisor learnt it.
+    pub netd_ended: Option<Ended>,
+    /// How often netd died of a bug.
+    pub netd_panics: u32,
     /// Sessions by name.
     pub vault: BTreeMap<SessionId, Vaulted>,
     /// netd, when it runs.
@@ -133,6 +140,9 @@ impl Host {
             conns: SharedBytes::new(Use::Cells, table_size(CONNS)),
             secrets: SharedBytes::new(Use::Other, netd::secrets::REGION_SIZE),
             registry: SharedBytes::new(Use::Cells, registry::REGION_SIZE),
+            stats: SharedBytes::new(Use::Other, proto::stats::REGION_SIZE),
+            netd_ended: None,
+            netd_panics: 0,
             vault: BTreeMap::new(),
             netd: None,
             sockd: None,

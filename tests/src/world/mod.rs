@@ -48,6 +48,8 @@ pub struct Config {
     pub restart: (Duration, Duration),
     /// Frames that netd takes up in one batch at most.
     pub batch_max: usize,
+    /// Bytes in a frame that netds have a bug with; they then keep breadcrumbs (INV-T8).
+    pub bait: Vec<u8>,
     /// What is wrong with the world's engine, when a mutant of it is tried.
     pub wrong: Option<Wrong>,
 }
@@ -65,6 +67,12 @@ pub enum Wrong {
     FirstWordsLost,
     /// A corrupted cell takes the daemon with it.
     CorruptCellKills,
+    /// No breadcrumb is laid.
+    NoCrumb,
+    /// The breadcrumb is cleared before the work is done.
+    CrumbClearedEarly,
+    /// Every death counts as one from outside.
+    DeathsUncounted,
 }
 
 /// A part of a record.
@@ -89,6 +97,7 @@ impl Config {
             order: netd::stack::ORDER.to_vec(),
             restart: (Duration::from_millis(2), Duration::from_millis(6)),
             batch_max: 8,
+            bait: Vec::new(),
             wrong: None,
         }
     }
