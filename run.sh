@@ -18,6 +18,7 @@ usage: ./run.sh VERB [ARGUMENT…]
   down | status              [--name N]
   restart nicd|netd|sockd    [--name N]
   test [--all] [FILTER]      the test suite
+  bench [--json] [ID…]       measures beside the kernel
   doctor                     every missing requirement with its remedy
 TEXT
 }
@@ -106,6 +107,7 @@ demo) shift; build; exec "$BIN/demo" "$@" ;;
 up | down) built supervisor; from_caller "$BIN/supervisor" "$@" ;;
 status | restart) built netctl; from_caller "$BIN/netctl" "$@" ;;
 test) shift; require_tools; BIN=$BIN TARGET=$TARGET exec tests/suite.sh "$@" ;;
+bench) shift; build >&2; exec "$BIN/bench" "$@" ;;
 doctor) doctor ;;
 help | -h | --help) usage; [[ ${1:-} ]] || exit 2 ;;
 *) say "run.sh: unknown verb '$1'"; usage; exit 2 ;;

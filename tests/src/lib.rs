@@ -1,6 +1,7 @@
 //! The harness of the suites in `tests/tests`: memory that survives deaths, worlds of virtual time,
 //! oracles that know every byte, real processes.
 
+pub mod bench;
 pub mod crash;
 pub mod oracle;
 pub mod process;
