@@ -151,8 +151,8 @@ run tests 'unit tests' 900 cargo test --locked --workspace --exclude tests --no-
 run tests 'unit tests of the harness' 300 cargo test --release --locked -p tests --lib --bins --no-fail-fast
 run tests 'rings under loom' 420 env RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR="$TARGET/loom" \
     cargo test --release --locked -p proto --test 'loom_*'
-# A fifth of the simulated lives; all thousand with --all. docs/STATUS.md names the seeds that still fail.
-[[ $ALL == yes ]] || export AXOLOTL_SEEDS=200
+# A thousand simulated lives, ten thousand with --all.
+if [[ $ALL == yes ]]; then export AXOLOTL_EVERY=1 AXOLOTL_SEEDS=10000; fi
 for suite in "${PURE_SUITES[@]}"; do
     run tests "$suite" 600 cargo test --release --locked -p tests --test "$suite" --no-fail-fast -- --nocapture
 done

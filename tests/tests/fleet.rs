@@ -70,7 +70,7 @@ fn run(manner: Manner) -> (Report, u64) {
     fleet.watch(Some("all of it"));
     std::thread::sleep(Duration::from_millis(700));
     let report = fleet.finish(Duration::from_secs(5)).expect("a report");
-    let longest = report.silences.get("all of it").map_or(0, |histogram| histogram.max());
+    let longest = report.silences.get("all of it").map_or(0, |silence| silence.all().max());
     (report, longest)
 }
 

@@ -1,16 +1,15 @@
 //! The kill storm: real processes, plain kernel sockets, SIGKILL after SIGKILL, and not a byte amiss.
 //!
 //! `AXOLOTL_STORM_KILLS` (1000), `AXOLOTL_STORM_CONNECTIONS` (1000), `AXOLOTL_STORM_SEED` (random),
-//! `AXOLOTL_STORM_CALM` (seconds before the first kill: 1), `AXOLOTL_STORM_ROLE` (whom alone),
-//! `AXOLOTL_STORM_PAUSE` (longest pause between strikes in milliseconds: 120) and `AXOLOTL_STORM_RATE`
+//! `AXOLOTL_STORM_ROLE` (whom alone), `AXOLOTL_STORM_PAUSE` (longest pause between strikes in milliseconds: 120) and `AXOLOTL_STORM_RATE`
 //! (bytes a second of a loaded connection) make a shorter run, or the same one again.
 
 use rand::RngExt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tests::process::group::{Group, Role, Spec, kernel_sockets};
+use tests::process::group::{Group, Program, Role, Spec, kernel_sockets};
 use tests::process::strike::{Plan, Strikes, table};
-use tests::process::{fresh_seed, private_net, wait_until};
+use tests::process::{fresh_seed, private_net, silence, wait_until};
 use tests::remote::fleet::{Fleet, Load};
 
 const STACK: &str = "10.78.0.2";
@@ -24,7 +23,8 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-fn started() -> (Group, SocketAddr) {
+/// A group with an echo server on it.
+fn started() -> (Group, Program, SocketAddr) {
     let spec = Spec {
         nic: "tap:axl1".into(),
         addr: format!("{STACK}/24"),
@@ -32,7 +32,11 @@ fn started() -> (Group, SocketAddr) {
         more: Vec::new(),
     };
     let group = Group::up(&spec).expect("a group");
-    (group, format!("{STACK}:{ECHO}").parse().expect("an address"))
+    let echo: SocketAddr = format!("{STACK}:{ECHO}").parse().expect("an address");
+    let server = group.example("echo", &[&ECHO.to_string()]).expect("the echo server");
+    let listening = || std::net::TcpStream::connect_timeout(&echo, Duration::from_secs(2)).is_ok();
+    assert!(wait_until(Duration::from_secs(20), listening), "echo does not listen");
+    (group, server, echo)
 }
 
 /// One random plan: mostly one process, now and then several.
@@ -64,11 +68,7 @@ fn a_thousand_kills_lose_nothing() {
         let connections = setting("AXOLOTL_STORM_CONNECTIONS", 1000) as usize;
         let seed = setting("AXOLOTL_STORM_SEED", fresh_seed());
         println!("AXOLOTL_STORM_SEED={seed}");
-        let (group, echo) = started();
-        let _server = group.example("echo", &[&ECHO.to_string()]).expect("the echo server");
-        let listening = || std::net::TcpStream::connect_timeout(&echo, Duration::from_secs(2)).is_ok();
-        assert!(wait_until(Duration::from_secs(20), listening), "echo does not listen");
-
+        let (group, _server, echo) = started();
         let streams = kernel_sockets(connections, echo).expect("every connection opens");
         let load = Load {
             loaded: LOADED.min(connections),
@@ -78,12 +78,10 @@ fn a_thousand_kills_lose_nothing() {
             seed,
         };
         let fleet = Fleet::launch(streams, load).expect("a fleet");
-        fleet.watch(Some("(no kill)"));
-        std::thread::sleep(Duration::from_secs(setting("AXOLOTL_STORM_CALM", 1)));
-
         let longest = setting("AXOLOTL_STORM_PAUSE", 120);
         let pause = Duration::from_millis(longest / 6)..Duration::from_millis(longest);
         let mut strikes = Strikes::new(&group, &fleet, || fleet.bytes(), seed, pause);
+        strikes.calm(10);
         let begun = Instant::now();
         let killed = |strikes: &Strikes<'_>| strikes.tallies().values().map(|t| t.killed).sum::<u64>();
         let mut said = Instant::now();
@@ -112,5 +110,24 @@ fn a_thousand_kills_lose_nothing() {
         assert_eq!((report.clean, report.bytes_wrong), (connections, 0));
         assert_eq!(counted, strikes, "bytes moved before and after every strike");
         assert!(loaded * 100 >= strikes * UNDER_LOAD_PERCENT, "{loaded} of {strikes} strikes under load");
+    });
+}
+
+/// One kill at a time at a steady load: nothing is lost, and the table says how long it was felt.
+/// `AXOLOTL_SILENCE_KILLS` (10) of each role.
+#[test]
+fn how_long_a_kill_is_felt() {
+    private_net::test("how_long_a_kill_is_felt", || {
+        let seed = setting("AXOLOTL_STORM_SEED", fresh_seed());
+        println!("AXOLOTL_STORM_SEED={seed}");
+        let (group, _server, echo) = started();
+        let kills = setting("AXOLOTL_SILENCE_KILLS", 10) as u32;
+        let roles = [Role::Nicd, Role::Netd, Role::Sockd, Role::Supervisor, Role::Standby];
+        let (tallies, report) =
+            silence::measure(&group, echo, &roles, kills, seed).expect("the group heals each time");
+        println!("{}", table(&tallies, silence::OPEN as u64, &report.silences));
+        assert_eq!(report.lost, Vec::<String>::new());
+        assert_eq!((report.clean, report.bytes_wrong), (silence::OPEN, 0));
+        assert!(tallies.values().all(|tally| tally.counted == u64::from(kills)), "{tallies:?}");
     });
 }

@@ -222,11 +222,9 @@ fn demo(seed: u64, over: Over) -> Result<bool, String> {
     let fleet = remote.fleet(echo, load).map_err(text)?;
     let mut fetch = remote.fetch(http, &copy).map_err(text)?;
     println!("{} MiB at {} MiB/s, {CONNECTIONS} connections echoing beside it", FILE >> 20, RATE >> 20);
-    fleet.watch(Some("(no kill)"));
-    std::thread::sleep(Duration::from_secs(2));
-
     let pause = Duration::from_millis(250)..Duration::from_millis(650);
     let mut strikes = Strikes::new(&group, &fleet, || fleet.bytes(), seed, pause);
+    strikes.calm(4);
     let plans = plans(&mut strikes);
     let (begun, count) = (Instant::now(), plans.len());
     for (n, plan) in plans.into_iter().enumerate() {

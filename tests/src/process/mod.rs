@@ -3,10 +3,12 @@
 //! * [`private_net`]: a network namespace of one's own, for root and for ordinary users;
 //! * [`group`]: a group in a run directory of its own, ended with its owner;
 //! * [`strike`]: kills at random times, each judged by what the connections saw;
+//! * [`silence`]: how long a kill is felt;
 //! * [`skip`]: what to do on a machine that can't.
 
 pub mod group;
 pub mod private_net;
+pub mod silence;
 pub mod strike;
 
 use std::io::Write;

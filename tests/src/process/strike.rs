@@ -6,6 +6,7 @@
 use super::group::{Group, ProcessRow, Role};
 use super::wait_until;
 use crate::remote::fleet::{Fleet, Silences};
+use hdrhistogram::Histogram;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
@@ -20,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What is required of bytes under way at a kill, for it to be one under load.
 pub const UNDER_LOAD: u64 = 64 * 1024;
+
+/// The row of the windows in which nobody is struck.
+pub const CALM: &str = "(no kill)";
 
 /// Who dies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,10 +131,11 @@ impl<'a> Strikes<'a> {
         let victims = self.victims(plan)?;
         let under_way = self.fleet.in_flight();
         self.settle_accounts();
-        self.fleet.watch(Some(plan.label));
-        self.last_label = Some(plan.label);
         let begun = Instant::now();
         victims.iter().for_each(|row| Group::signal(row, Signal::KILL));
+        // From here on: what is under way now has nobody to answer it.
+        self.fleet.watch(Some(plan.label));
+        self.last_label = Some(plan.label);
         let second = self.second(plan)?;
         let dead: Vec<u32> = victims.iter().chain(&second).map(|row| row.pid).collect();
         let whole = || {
@@ -158,6 +163,19 @@ impl<'a> Strikes<'a> {
         }
         self.last.0 = (self.moved)();
         Ok(())
+    }
+
+    /// Windows in which nobody is struck, as long as those after a strike, under the label
+    /// [`CALM`].
+    pub fn calm(&mut self, windows: u32) {
+        self.settle_accounts();
+        self.last_label = None;
+        for _ in 0..windows {
+            self.fleet.watch(Some(CALM));
+            let pause = self.rng.random_range(self.pause.clone());
+            std::thread::sleep(pause);
+        }
+        self.end();
     }
 
     /// Ends the last window.
@@ -197,14 +215,39 @@ impl<'a> Strikes<'a> {
     }
 }
 
-/// The table: what died, how often, what it cost.
+/// The table: what died, how often, what it cost. The silences are those of connections with several
+/// segments under way; those with fewer stand behind.
 pub fn table(tallies: &BTreeMap<&'static str, Tally>, connections: u64, silences: &Silences) -> String {
     let mut text = format!(
-        "{:<16} {:>6} {:>8} {:>6} {:>6} {:>12} {:>10} {:>10} {:>10}\n",
-        "process", "kills", "counted", "kept", "lost", "bytes wrong", "median ms", "p99 ms", "max ms"
+        "{:<16} {:>6} {:>8} {:>6} {:>6} {:>12} | {:>7} {:>10} {:>9} {:>9} | {:>7} {:>10} {:>9} {:>9}\n",
+        "process",
+        "kills",
+        "counted",
+        "kept",
+        "lost",
+        "bytes wrong",
+        ">=4 out",
+        "median ms",
+        "p99 ms",
+        "max ms",
+        "fewer",
+        "median ms",
+        "p99 ms",
+        "max ms"
     );
-    for (label, histogram) in silences {
+    let figures = |histogram: &Histogram<u64>| {
         let ms = |micros: u64| micros as f64 / 1000.0;
+        match histogram.len() {
+            0 => format!("{:>7} {:>10} {:>9} {:>9}", 0, "-", "-", "-"),
+            n => format!(
+                "{n:>7} {:>10.1} {:>9.1} {:>9.1}",
+                ms(histogram.value_at_quantile(0.5)),
+                ms(histogram.value_at_quantile(0.99)),
+                ms(histogram.max()),
+            ),
+        }
+    };
+    for (label, silence) in silences {
         let (kills, counted, lost, wrong) = match tallies.get(label) {
             Some(t) => (t.killed.to_string(), t.counted.to_string(), t.lost, t.wrong),
             None => ("-".into(), "-".into(), 0, 0),
@@ -212,11 +255,10 @@ pub fn table(tallies: &BTreeMap<&'static str, Tally>, connections: u64, silences
         // A string takes whatever is written to it.
         let _ = writeln!(
             text,
-            "{label:<16} {kills:>6} {counted:>8} {:>6} {lost:>6} {wrong:>12} {:>10.1} {:>10.1} {:>10.1}",
+            "{label:<16} {kills:>6} {counted:>8} {:>6} {lost:>6} {wrong:>12} | {} | {}",
             connections - lost,
-            ms(histogram.value_at_quantile(0.5)),
-            ms(histogram.value_at_quantile(0.99)),
-            ms(histogram.max()),
+            figures(&silence.several),
+            figures(&silence.fewer),
         );
     }
     text

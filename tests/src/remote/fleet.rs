@@ -7,7 +7,9 @@
 //! connection and no reconnect: a connection that fails is lost.
 //!
 //! Silence: between [`Fleet::watch`] and the next one, the longest time that each loaded connection
-//! went without a byte coming back, given that the gap reached into that window.
+//! went without a byte coming back, given that the gap reached into that window. A connection with at
+//! least [`SEVERAL`] segments under way when the window begins is told from one with fewer: the last
+//! segment of a flight waits for the remote's retransmission timer, whatever the stack does.
 
 use super::counter;
 use hdrhistogram::Histogram;
@@ -25,6 +27,11 @@ const TICK: Duration = Duration::from_millis(2);
 const CHUNK: usize = 64 * 1024;
 /// What an idle connection says when it speaks, in bytes.
 const MURMUR: u64 = 97;
+/// Segments under way from which on a loss is repaired without the remote's retransmission timer: three
+/// duplicates show it (RFC 5681 §3.2).
+pub const SEVERAL: u64 = 4;
+/// Payload of a full segment: 1500 bytes less the headers of IPv4 and TCP with timestamps.
+const SEGMENT: u64 = 1448;
 
 /// A stream that the fleet can drive.
 pub trait Remote: Read + Write + mio::event::Source + Send + 'static {
@@ -33,8 +40,8 @@ pub trait Remote: Read + Write + mio::event::Source + Send + 'static {
     /// # Errors
     /// Those of shutdown(2).
     fn finish_writing(&self) -> io::Result<()>;
-    /// Bytes under way that the stack has not acknowledged.
-    fn in_flight(&self) -> u64;
+    /// Bytes under way that the stack has not acknowledged; `None` where nobody keeps this account.
+    fn in_flight(&self) -> Option<u64>;
 }
 
 impl Remote for mio::net::TcpStream {
@@ -42,8 +49,8 @@ impl Remote for mio::net::TcpStream {
         self.shutdown(std::net::Shutdown::Write)
     }
 
-    fn in_flight(&self) -> u64 {
-        super::unacked::in_flight(self)
+    fn in_flight(&self) -> Option<u64> {
+        Some(super::unacked::in_flight(self))
     }
 }
 
@@ -52,9 +59,9 @@ impl Remote for libnetclient::TcpStream {
         self.shutdown(std::net::Shutdown::Write)
     }
 
-    /// The kernel is not the remote here, and nobody else keeps this account.
-    fn in_flight(&self) -> u64 {
-        0
+    /// The kernel is not the remote here.
+    fn in_flight(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -88,8 +95,32 @@ pub struct Report {
     pub silences: Silences,
 }
 
-/// Longest silences in microseconds, by the label of their window.
-pub type Silences = BTreeMap<&'static str, Histogram<u64>>;
+/// Longest silences by the label of their window.
+pub type Silences = BTreeMap<&'static str, Silence>;
+
+/// Longest silences of the loaded connections in the windows of one label, in microseconds.
+#[derive(Debug, Clone)]
+pub struct Silence {
+    /// Of those with at least [`SEVERAL`] segments under way when the window began, or whose account
+    /// nobody keeps.
+    pub several: Histogram<u64>,
+    /// Of the others.
+    pub fewer: Histogram<u64>,
+}
+
+impl Silence {
+    fn new() -> Silence {
+        let empty = || Histogram::new_with_max(120_000_000, 3).expect("bounds that make sense");
+        Silence { several: empty(), fewer: empty() }
+    }
+
+    /// Of all of them.
+    pub fn all(&self) -> Histogram<u64> {
+        let mut all = self.several.clone();
+        all.add(&self.fewer).expect("the same bounds");
+        all
+    }
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -215,6 +246,8 @@ struct Link<S> {
     last: Instant,
     /// Longest gap that reached into the window.
     gap: Duration,
+    /// At least [`SEVERAL`] segments were under way when the window began.
+    several: bool,
 }
 
 struct Driver<S> {
@@ -254,6 +287,7 @@ impl<S: Remote> Driver<S> {
                 writable: true,
                 last: now,
                 gap: Duration::ZERO,
+                several: false,
             });
         }
         Ok(Driver {
@@ -311,17 +345,19 @@ impl<S: Remote> Driver<S> {
             self.close_window(at);
             self.window = label;
             self.begun = at;
+            for link in &mut self.links[..self.load.loaded] {
+                link.several = link.stream.in_flight().is_none_or(|bytes| bytes > (SEVERAL - 1) * SEGMENT);
+            }
         }
     }
 
     fn close_window(&mut self, at: Instant) {
         let Some(label) = self.window else { return };
         let mut silences = self.shared.silences();
-        let histogram = silences
-            .entry(label)
-            .or_insert_with(|| Histogram::new_with_max(120_000_000, 3).expect("bounds that make sense"));
+        let silence = silences.entry(label).or_insert_with(Silence::new);
         for link in self.links.iter_mut().filter(|link| link.loaded && link.phase == Phase::Open) {
             let gap = link.gap.max(at.saturating_duration_since(link.last));
+            let histogram = if link.several { &mut silence.several } else { &mut silence.fewer };
             histogram.saturating_record(gap.as_micros() as u64);
             link.gap = Duration::ZERO;
         }
@@ -330,7 +366,7 @@ impl<S: Remote> Driver<S> {
     fn account(&mut self) {
         let ask = self.shared.in_flight_asked.load(Ordering::Acquire);
         if self.shared.in_flight_told.load(Ordering::Relaxed) != ask {
-            let sum = self.links[..self.load.loaded].iter().map(|link| link.stream.in_flight()).sum();
+            let sum = self.links[..self.load.loaded].iter().filter_map(|link| link.stream.in_flight()).sum();
             self.shared.in_flight.store(sum, Ordering::Release);
             self.shared.in_flight_told.store(ask, Ordering::Release);
         }
