@@ -93,6 +93,10 @@ impl<M: Memory + Clone> Ip<M> {
         if self.is_ours(IpAddr::V4(header.src)) {
             return Err(DropReason::IpLocalSource);
         }
+        // RFC 1122 §3.2.1.3 (a), (g): "this host" is no destination, and 127/8 never leaves a host.
+        if header.dst.is_unspecified() || header.dst.is_loopback() {
+            return Err(DropReason::IpInvalidDest);
+        }
         let kind = self.routes.kind(IpAddr::V4(header.dst));
         let to_group = matches!(kind, AddrKind::Broadcast | AddrKind::Multicast);
         if !to_group {

@@ -1,6 +1,7 @@
 //! Groups of real processes: started, watched, killed and always cleaned away.
 //!
 //! * [`private_net`]: a network namespace of one's own, for root and for ordinary users;
+//! * [`raw_link`]: frames as they are, onto an interface and off it;
 //! * [`group`]: a group in a run directory of its own, ended with its owner;
 //! * [`strike`]: kills at random times, each judged by what the connections saw;
 //! * [`silence`]: how long a kill is felt;
@@ -8,6 +9,7 @@
 
 pub mod group;
 pub mod private_net;
+pub mod raw_link;
 pub mod silence;
 pub mod strike;
 

@@ -4,9 +4,11 @@
 //! * [`counter`]: streams in which each byte follows from its position;
 //! * [`fleet`]: many connections to an echo server, loaded or idle, with the silence each one sees;
 //! * [`unacked`]: how much a kernel socket has sent that was not acknowledged;
-//! * [`fetch`]: the kernel's curl.
+//! * [`fetch`]: the kernel's curl;
+//! * [`frames`]: frames put together by hand, right or wrong.
 
 pub mod counter;
 pub mod fetch;
 pub mod fleet;
+pub mod frames;
 pub mod unacked;
