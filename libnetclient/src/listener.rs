@@ -78,22 +78,27 @@ impl TcpListener {
     }
 
     fn next(&self) -> io::Result<Look<Header>> {
-        self.socket.receiving(|receiving, available, _| {
-            if available < HEADER_SIZE {
-                return match self.socket.take_error() {
-                    Some(error) => Err(error),
-                    None => Ok(Look::Wait),
+        self.socket.receiving(|receiving, mut available, _| {
+            loop {
+                if available < HEADER_SIZE {
+                    return match self.socket.take_error() {
+                        Some(error) => Err(error),
+                        None => Ok(Look::Wait),
+                    };
+                }
+                let mut bytes = [0; HEADER_SIZE];
+                receiving.copy(0, &mut bytes)?;
+                let header = Header::from_bytes(&bytes).filter(|header| header.len == 0);
+                let Some(header) = header else {
+                    let rule = PeerCorrupt::new("an accept record that makes no sense");
+                    return Err(self.socket.session.inner.corrupt(rule));
                 };
+                receiving.consume(record_size(0))?;
+                if !header.is_lost() {
+                    return Ok(Look::Ready(header));
+                }
+                available = available.saturating_sub(record_size(0));
             }
-            let mut bytes = [0; HEADER_SIZE];
-            receiving.copy(0, &mut bytes)?;
-            let header = Header::from_bytes(&bytes).filter(|header| header.len == 0);
-            let Some(header) = header else {
-                let rule = PeerCorrupt::new("an accept record that makes no sense");
-                return Err(self.socket.session.inner.corrupt(rule));
-            };
-            receiving.consume(record_size(0))?;
-            Ok(Look::Ready(header))
         })
     }
 

@@ -103,6 +103,8 @@ struct Engine {
     recorder: Recorder<Mapped>,
     tap: Tap,
     poll: Poll,
+    /// Frames that each interface takes in the present round.
+    room: Vec<usize>,
     stopping: bool,
 }
 
@@ -203,6 +205,7 @@ impl Engine {
             recorder,
             tap,
             poll,
+            room: Vec::new(),
             stopping: false,
         })
     }
@@ -250,13 +253,10 @@ impl Engine {
             self.stack.on_timers(time);
             worked = true;
         }
-        let room = self.nics.iter_mut().map(|nic| nic.room()).min().unwrap_or(0);
-        if self.stack.wants_transmit() {
-            if room > 0 {
-                worked |= self.stack.poll_transmit(time, room.min(BUDGET));
-            } else {
-                self.stack.counters.count(Counter::TxStopped);
-            }
+        self.room.clear();
+        self.room.extend(self.nics.iter_mut().map(|nic| nic.room().min(BUDGET)));
+        if self.stack.wants_transmit(&self.room) {
+            worked |= self.stack.poll_transmit(time, &mut self.room);
         }
         self.stack.settle(time, ORDER);
         self.hand_down();

@@ -183,7 +183,7 @@ impl<M: Memory + Clone> Stack<M> {
         let (slot, epoch) = taken.expect("looked at before the segment was taken");
         self.settle_at(index, SocketRef { session, slot, epoch });
         self.agree(index, Agreed::Passive { slot, epoch, accept_index });
-        self.queue_for_accept(listener, index, slot, epoch);
+        self.queue_for_accept(listener, index, slot, epoch).expect("a place and a page were seen to be free");
         self.counters.count(Counter::TcpPassiveOpens);
     }
 
@@ -195,10 +195,19 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// Writes the accept record; the listener's cursor follows when the batch is settled, after the
     /// connection's own cell (INV-T9).
-    pub(super) fn queue_for_accept(&mut self, listener: u32, index: u32, slot: SlotIndex, epoch: Epoch) {
+    ///
+    /// # Errors
+    /// When the listener's stream has no room or no page for it.
+    pub(super) fn queue_for_accept(
+        &mut self,
+        listener: u32,
+        index: u32,
+        slot: SlotIndex,
+        epoch: Epoch,
+    ) -> Result<(), DropReason> {
         let opening = &self.sockets.get(index).expect("the caller has found it").opening;
         let record = Header { len: 0, remote: opening.remote, local: opening.local, slot, epoch };
-        self.deliver_record(listener, &record, None).expect("a place and a page were seen to be free");
+        self.deliver_record(listener, &record, None)
     }
 
     /// A half-open connection has become something else: its listener has room for another.

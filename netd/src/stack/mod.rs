@@ -24,6 +24,9 @@ mod socket;
 mod transmit;
 mod watch;
 
+#[cfg(test)]
+mod tests;
+
 pub use recover::AttachError;
 pub use settle::{ORDER, Step};
 pub use watch::Watch;
@@ -95,6 +98,8 @@ pub struct Stack<M: Memory> {
     settings: Settings,
     /// Sockets that have something to send, in the order in which they said so.
     tx_pending: VecDeque<u32>,
+    /// Sockets that have something to send, and wait for room, by the interface that has none.
+    stopped: Vec<VecDeque<u32>>,
     /// Sockets that have something to send, and wait for a neighbour's answer.
     awaiting: Vec<u32>,
     /// Connections in TIME-WAIT whose ends a new connection has taken over.
@@ -175,11 +180,6 @@ impl<M: Memory + Clone> Stack<M> {
     /// The next client whose pipe must be written.
     pub fn next_wake(&mut self) -> Option<SessionId> {
         self.released.wakes.pop_front()
-    }
-
-    /// Whether some socket has something to send.
-    pub fn wants_transmit(&self) -> bool {
-        !self.tx_pending.is_empty()
     }
 
     /// When [`Stack::on_timers`] must be called next.

@@ -29,6 +29,7 @@ use crate::transport::demux::Demux;
 use crate::wire::ipv4;
 use core::net::{IpAddr, Ipv4Addr};
 use proto::arena::line::{ClientLine, Notes, StackLine, level};
+use proto::arena::record::Header;
 use proto::arena::{Geometry, WINDOW_MAX};
 use proto::cell::{CellCorrupt, CellWriter, Held, Image, TableError};
 use proto::control::operations::SocketRef;
@@ -96,6 +97,7 @@ impl<M: Memory + Clone> Stack<M> {
                 ..Settings::default()
             },
             tx_pending: VecDeque::new(),
+            stopped: Vec::new(),
             awaiting: Vec::new(),
             displaced: HashSet::new(),
             // A predecessor may have sent cookies just before it died.
@@ -155,7 +157,7 @@ impl<M: Memory + Clone> Stack<M> {
             self.end();
             self.counters.count(Counter::Recovered);
         }
-        self.restore_accept_queues();
+        self.restore_accept_queues(now);
         corrupt.extend(self.tell_of_lost_records(&told));
         for (session, rule) in corrupt {
             self.session_corrupt(now, session, rule);
@@ -393,8 +395,9 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     /// Accept queues: a connection whose cell stands and whose record in the queue does not is put
-    /// there; one that stands in it already is left alone (INV-T9).
-    fn restore_accept_queues(&mut self) {
+    /// there; one that stands in it already is left alone (INV-T9). Where a connection before it has
+    /// lost its record (INV-T7), its number stays taken, so that no other is handed over twice.
+    fn restore_accept_queues(&mut self, now: Instant) {
         let mut waiting = Vec::new();
         for socket in self.sockets.iter() {
             if let (Some(Agreed::Passive { accept_index, slot, epoch }), Some(_)) = (socket.agreed, socket.at)
@@ -406,8 +409,17 @@ impl<M: Memory + Clone> Stack<M> {
         for (accept_index, index, slot, epoch) in waiting {
             let Some((listener, socket)) = self.listener_of(index) else { continue };
             let Kind::Listener(state) = &socket.kind else { continue };
-            if accept_index == state.queued {
-                self.queue_for_accept(listener, index, slot, epoch);
+            let lost = state.queued..accept_index;
+            if accept_index < state.queued {
+                continue;
+            }
+            let queued = lost
+                .into_iter()
+                .try_for_each(|_| self.deliver_record(listener, &Header::LOST, None))
+                .and_then(|()| self.queue_for_accept(listener, index, slot, epoch));
+            if queued.is_err() {
+                // The client has taken the pages that the queue had: nobody will accept it.
+                self.abort(now, index);
             }
         }
     }

@@ -38,7 +38,7 @@ pub(crate) struct Socket {
     pub rx: RxPages,
     /// It stands in the batch's list.
     pub dirty: bool,
-    /// It stands in the list of those that have something to send.
+    /// It stands in a list of those that have something to send, or of those that wait to.
     pub tx_pending: bool,
     /// Segments sent again by this incarnation.
     pub retransmits: u32,

@@ -25,9 +25,14 @@ use core::time::Duration;
 use proto::arena::record::{HEADER_SIZE, Header, record_size};
 use proto::control::operations::SocketRef;
 use proto::nic::packet_buf::PacketBuf;
+use proto::nic::slab::SMALL_SIZE;
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
 use rustix::io::Errno;
+use std::collections::VecDeque;
+
+/// Turns that one round gives at most, whatever comes of them.
+const TURNS_MAX: usize = 256;
 
 /// Segments that one socket may send before the next one has its turn.
 const QUANTUM: usize = 16;
@@ -38,8 +43,8 @@ enum Turn {
     Done,
     /// It has, and others come first.
     Yield,
-    /// There are no pages to send in.
-    NoPages,
+    /// It has, and the interface it leaves by has no room, or no pages to send in.
+    Stopped(u16),
     /// It has, and there is no way to its remote.
     Stalled,
     /// It has, and its next hop was asked for its link address and has not answered yet.
@@ -50,42 +55,84 @@ enum Turn {
 const STALL: Duration = Duration::from_millis(200);
 
 impl<M: Memory + Clone> Stack<M> {
-    /// Builds at most `room` frames of what sockets have to send. Returns whether anything moved;
-    /// without frame pages nothing does until some come back.
-    pub fn poll_transmit(&mut self, now: Instant, room: usize) -> bool {
-        let mut left = room;
-        while left > 0 {
+    /// Builds frames of what sockets have to send, at most `room[n]` for interface `n`. Returns
+    /// whether anything moved. A socket whose interface has no room, or no frame pages, waits for
+    /// that interface alone.
+    pub fn poll_transmit(&mut self, now: Instant, room: &mut [usize]) -> bool {
+        self.unstop(room);
+        let mut moved = false;
+        // A turn may build nothing: the round ends whatever the sockets say.
+        for _ in 0..TURNS_MAX {
             let Some(index) = self.tx_pending.pop_front() else { break };
             let Some(socket) = self.sockets.get_mut(index) else { continue };
             socket.tx_pending = false;
-            let before = left;
+            moved = true;
             let turn = match &socket.kind {
-                Kind::Tcp(_) => self.transmit_tcp(now, index, &mut left),
-                Kind::Udp(_) => self.transmit_udp(now, index, &mut left),
+                Kind::Tcp(_) => self.transmit_tcp(now, index, room),
+                Kind::Udp(_) => self.transmit_udp(now, index, room),
                 Kind::Listener(_) => Turn::Done,
             };
             self.touch(index);
             match turn {
                 Turn::Done => self.reschedule(now, index),
-                Turn::Yield => self.pend(index, false),
+                Turn::Yield => self.pend(index),
                 Turn::Stalled => self.stall(now, index),
-                Turn::Awaited => self.awaiting.push(index),
-                Turn::NoPages => {
-                    self.pend(index, true);
-                    return left < room;
+                Turn::Awaited => {
+                    self.awaiting.push(index);
+                    self.wait_listed(now, index);
+                }
+                Turn::Stopped(nic) => {
+                    self.stop(index, nic);
+                    self.wait_listed(now, index);
                 }
             }
-            // Every turn costs something: the round ends whatever the sockets say.
-            left = left.min(before - 1);
         }
-        left < room
+        moved
+    }
+
+    /// The socket stands in a list of those that wait: it is not queued besides, and what was sent
+    /// before has its timer.
+    fn wait_listed(&mut self, now: Instant, index: u32) {
+        if let Some(socket) = self.sockets.get_mut(index) {
+            socket.tx_pending = true;
+        }
+        self.reschedule(now, index);
+    }
+
+    /// The socket waits for room at interface `nic`.
+    fn stop(&mut self, index: u32, nic: u16) {
+        self.counters.count(Counter::TxStopped);
+        let nic = usize::from(nic);
+        if self.stopped.len() <= nic {
+            self.stopped.resize_with(nic + 1, VecDeque::new);
+        }
+        self.stopped[nic].push_back(index);
+    }
+
+    /// Who waited for an interface that has room now is next, in the order in which they came.
+    fn unstop(&mut self, room: &[usize]) {
+        for nic in 0..self.stopped.len() {
+            let free = room.get(nic).is_some_and(|room| *room > 0) && self.has_pages(nic as u16);
+            if free && !self.stopped[nic].is_empty() {
+                self.counters.count(Counter::TxWoken);
+                let mut waiting = core::mem::take(&mut self.stopped[nic]);
+                self.tx_pending.extend(waiting.drain(..));
+                self.stopped[nic] = waiting;
+            }
+        }
+    }
+
+    /// Whether some socket has something to send, and the interface it leaves by, as far as that is
+    /// known, has room.
+    pub fn wants_transmit(&self, room: &[usize]) -> bool {
+        let free = |nic: usize| room.get(nic).is_some_and(|room| *room > 0) && self.has_pages(nic as u16);
+        let stopped = self.stopped.iter().enumerate();
+        !self.tx_pending.is_empty() || stopped.into_iter().any(|(nic, who)| !who.is_empty() && free(nic))
     }
 
     /// A neighbour has answered, or was given up: whoever waited for one looks again.
     pub(super) fn neighbours_moved(&mut self) {
-        for index in core::mem::take(&mut self.awaiting) {
-            self.pend(index, false);
-        }
+        self.tx_pending.extend(self.awaiting.drain(..));
     }
 
     /// Whether the next hop is still being asked for its link address.
@@ -100,28 +147,24 @@ impl<M: Memory + Clone> Stack<M> {
         self.timers.arm(index, own.map_or(now + STALL, |at| at.min(now + STALL)));
     }
 
-    fn pend(&mut self, index: u32, first: bool) {
+    fn pend(&mut self, index: u32) {
         let Some(socket) = self.sockets.get_mut(index) else { return };
-        if core::mem::replace(&mut socket.tx_pending, true) {
-            return;
-        }
-        match first {
-            true => self.tx_pending.push_front(index),
-            false => self.tx_pending.push_back(index),
+        if !core::mem::replace(&mut socket.tx_pending, true) {
+            self.tx_pending.push_back(index);
         }
     }
 
-    fn transmit_tcp(&mut self, now: Instant, index: u32, left: &mut usize) -> Turn {
+    fn transmit_tcp(&mut self, now: Instant, index: u32, room: &mut [usize]) -> Turn {
         let Some(flow) = self.flow_of(index) else { return Turn::Done };
         let Some(way) = self.ip.way(flow.remote_addr(), Some(flow.local_addr())) else {
             return Turn::Stalled;
         };
-        for _ in 0..QUANTUM.min(*left) {
+        for _ in 0..QUANTUM {
             if self.is_awaited(&way) {
                 return Turn::Awaited;
             }
-            if !self.has_pages(&way) {
-                return Turn::NoPages;
+            if !self.may_send(way.nic, room) {
+                return Turn::Stopped(way.nic);
             }
             let Some(socket) = self.sockets.get_mut(index) else { return Turn::Done };
             let Kind::Tcp(block) = &mut socket.kind else { return Turn::Done };
@@ -132,7 +175,7 @@ impl<M: Memory + Clone> Stack<M> {
             let counter = if fresh { Counter::TcpOutSegs } else { Counter::TcpRetransSegs };
             self.counters.count(counter);
             let at = socket.at;
-            *left -= 1;
+            room[usize::from(way.nic)] -= 1;
             match self.build_segment(&flow, &way, &segment, at) {
                 Ok(packet) => self.send_on(now, &way, &flow.addresses, IpProtocol::TCP, packet),
                 Err(Failure::NoPages) => self.counters.drop(DropReason::NoMem),
@@ -147,9 +190,16 @@ impl<M: Memory + Clone> Stack<M> {
         Turn::Yield
     }
 
-    fn has_pages(&self, way: &Way) -> bool {
-        let interface = self.ip.link.interface(way.nic).expect("a way leaves by an interface");
-        interface.frames.free_small() > TX_RESERVE
+    fn may_send(&self, nic: u16, room: &[usize]) -> bool {
+        room.get(usize::from(nic)).is_some_and(|room| *room > 0) && self.has_pages(nic)
+    }
+
+    fn has_pages(&self, nic: u16) -> bool {
+        self.ip.link.interface(nic).is_some_and(|interface| {
+            let fits_small = usize::from(interface.mtu) + HEADROOM <= SMALL_SIZE;
+            interface.frames.free_small() > TX_RESERVE
+                && (fits_small || interface.frames.free_large() > TX_RESERVE_LARGE)
+        })
     }
 
     /// A segment as a packet, its payload copied out of the arena (once).
@@ -220,8 +270,8 @@ impl<M: Memory + Clone> Stack<M> {
 
     // UDP
 
-    fn transmit_udp(&mut self, now: Instant, index: u32, left: &mut usize) -> Turn {
-        for _ in 0..QUANTUM.min(*left) {
+    fn transmit_udp(&mut self, now: Instant, index: u32, room: &mut [usize]) -> Turn {
+        for _ in 0..QUANTUM {
             let socket = self.sockets.get(index).expect("it stands in the list");
             let (Kind::Udp(udp), Some(at)) = (&socket.kind, socket.at) else { return Turn::Done };
             let (start, written) = (udp.sent, socket.client.written);
@@ -232,12 +282,11 @@ impl<M: Memory + Clone> Stack<M> {
                 Ok(header) => header,
                 Err(rule) => return self.corrupt_stream(index, at, rule),
             };
-            match self.send_datagram(now, index, at, start, &header) {
-                Err(Failure::NoPages) => return Turn::NoPages,
-                Err(Failure::Corrupt(rule)) => return self.corrupt_stream(index, at, rule),
+            match self.send_datagram(now, index, at, start, &header, room) {
+                Err(Unsent::Stopped(nic)) => return Turn::Stopped(nic),
+                Err(Unsent::Corrupt(rule)) => return self.corrupt_stream(index, at, rule),
                 Ok(()) => {}
             }
-            *left -= 1;
             let socket = self.sockets.get_mut(index).expect("looked at above");
             if let Kind::Udp(udp) = &mut socket.kind {
                 udp.sent += record_size(header.len as usize) as u64;
@@ -286,7 +335,8 @@ impl<M: Memory + Clone> Stack<M> {
         at: SocketRef,
         start: u64,
         header: &Header,
-    ) -> Result<(), Failure> {
+        room: &mut [usize],
+    ) -> Result<(), Unsent> {
         let opening = &self.sockets.get(index).expect("the caller has found it").opening;
         let (bound, port) = (opening.local.ip(), opening.local.port());
         let remote = match header.remote.ip() {
@@ -308,21 +358,43 @@ impl<M: Memory + Clone> Stack<M> {
             self.counters.drop(DropReason::PktTooBig);
             return Ok(());
         }
-        let pool = self.ip.link.interface(way.nic).expect("a way leaves by an interface").frames.clone();
-        let mut packet = PacketBuf::alloc(&pool, len, HEADROOM)?;
-        let mut sum = Sum::of(&[]);
-        if len > 0 {
-            self.copy_from_arena(at, start + HEADER_SIZE as u64, len, &mut packet)?;
-            packet.for_each_chunk(0, len, |chunk| sum = sum.then(chunk));
+        if !self.may_send(way.nic, room) {
+            return Err(Unsent::Stopped(way.nic));
         }
         let udp = UdpHeader { src_port: port, dst_port: remote.port(), payload_len: len as u16 };
-        let mut bytes = [0; UDP_LEN];
-        udp.emit(&mut bytes, &pair, Checksum::Full(sum));
-        packet.push(UDP_LEN)?;
-        packet.write(0, &bytes)?;
+        let packet = match self.build_datagram(&way, &udp, &pair, at, start + HEADER_SIZE as u64) {
+            Ok(packet) => packet,
+            // Other interfaces' sockets may have what this one waits for.
+            Err(Failure::NoPages) => return Err(Unsent::Stopped(way.nic)),
+            Err(Failure::Corrupt(rule)) => return Err(Unsent::Corrupt(rule)),
+        };
+        room[usize::from(way.nic)] -= 1;
         self.counters.count(Counter::UdpOutDatagrams);
         self.send_on(now, &way, &pair, IpProtocol::UDP, packet);
         Ok(())
+    }
+
+    fn build_datagram(
+        &mut self,
+        way: &Way,
+        udp: &UdpHeader,
+        pair: &AddressPair,
+        at: SocketRef,
+        payload_at: u64,
+    ) -> Result<PacketBuf<M>, Failure> {
+        let pool = self.ip.link.interface(way.nic).expect("a way leaves by an interface").frames.clone();
+        let len = usize::from(udp.payload_len);
+        let mut packet = PacketBuf::alloc(&pool, len, HEADROOM)?;
+        let mut sum = Sum::of(&[]);
+        if len > 0 {
+            self.copy_from_arena(at, payload_at, len, &mut packet)?;
+            packet.for_each_chunk(0, len, |chunk| sum = sum.then(chunk));
+        }
+        let mut bytes = [0; UDP_LEN];
+        udp.emit(&mut bytes, pair, Checksum::Full(sum));
+        packet.push(UDP_LEN)?;
+        packet.write(0, &bytes)?;
+        Ok(packet)
     }
 
     // What paths say about connections
@@ -354,6 +426,18 @@ impl<M: Memory + Clone> Stack<M> {
 
 /// Small pages that transmission leaves for answers and for what is received.
 const TX_RESERVE: usize = 64;
+
+/// As [`TX_RESERVE`], of large ones, where frames are larger than a small one.
+const TX_RESERVE_LARGE: usize = 4;
+
+/// Why a datagram was not sent and is still there.
+#[derive(Debug)]
+enum Unsent {
+    /// That interface has no room or no pages.
+    Stopped(u16),
+    /// The client broke a rule.
+    Corrupt(PeerCorrupt),
+}
 
 /// Why a packet could not be built.
 #[derive(Debug)]

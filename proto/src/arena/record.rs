@@ -6,7 +6,7 @@
 //! has no payload and says where the new connection is.
 
 use crate::id::{Epoch, SlotIndex};
-use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 /// Size of a record's header in bytes.
 pub const HEADER_SIZE: usize = 56;
@@ -25,7 +25,7 @@ pub struct Header {
     pub local: SocketAddr,
     /// Accept queue: the place of the new connection; else 0.
     pub slot: SlotIndex,
-    /// Accept queue: which use of that place; else 0.
+    /// Accept queue: which use of that place, 0 for none ([`Header::LOST`]); else 0.
     pub epoch: Epoch,
 }
 
@@ -50,6 +50,21 @@ impl Header {
             out[at + 16..at + 18].copy_from_slice(&addr.port().to_le_bytes());
         }
         out
+    }
+
+    /// In an accept queue: stands for a connection whose record was lost before it could be accepted
+    /// (INV-T7). It keeps the numbers of those behind it (INV-T9); who accepts passes over it.
+    pub const LOST: Header = Header {
+        len: 0,
+        remote: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)),
+        local: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)),
+        slot: SlotIndex(0),
+        epoch: Epoch(0),
+    };
+
+    /// Whether it is [`Header::LOST`]: no use of a place has the epoch 0.
+    pub const fn is_lost(&self) -> bool {
+        self.epoch.0 == 0
     }
 
     /// From the bytes of the stream; `None` when the length is impossible. The rest is data of the

@@ -753,6 +753,7 @@ impl Client {
         });
         self.line(slot).consumed += record_size(0) as u64;
         match (header, conn) {
+            (Some(header), _) if header.is_lost() => {}
             (Some(header), Some(conn)) if self.is_over(conn) => {
                 self.place(now, header.slot, header.epoch, Kind::Ghost, 0);
             }

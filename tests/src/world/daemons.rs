@@ -124,7 +124,7 @@ impl Netd {
         }
         stack.poll_kicks(now, 64);
         stack.on_timers(now);
-        stack.poll_transmit(now, input.room);
+        stack.poll_transmit(now, &mut [input.room]);
         settling.set(true);
         stack.settle(now, order);
         settling.set(false);
@@ -207,8 +207,8 @@ impl World {
 
     fn netd_rests(&mut self, host: usize, netd: Netd, idle: bool) {
         let place = &mut self.hosts[host];
-        let room = place.nicd && place.nic_tx.len() < TX_RING;
-        let more = !idle || !place.nic_rx.is_empty() || (netd.stack.wants_transmit() && room);
+        let room = if place.nicd { TX_RING.saturating_sub(place.nic_tx.len()) } else { 0 };
+        let more = !idle || !place.nic_rx.is_empty() || netd.stack.wants_transmit(&[room]);
         let deadline = netd.stack.next_deadline();
         place.netd = Some(netd);
         if more {

@@ -1,0 +1,5 @@
+//! The stack alone, over memory that outlives it, with clients that write their lines by hand.
+
+mod accept_queue;
+mod interfaces;
+mod rig;
