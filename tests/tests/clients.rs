@@ -24,7 +24,7 @@ struct Victim {
 impl Victim {
     fn start(group: &Group, state: &str, local: &str, remote: &str) -> Victim {
         let mut command = group.command("victim");
-        command.args([state, local, remote]).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args([state, local, remote]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("a victim");
         let said = BufReader::new(child.stdout.take().expect("piped"));
         Victim { child, said }
@@ -35,6 +35,11 @@ impl Victim {
         let mut line = String::new();
         self.said.read_line(&mut line).expect("a pipe");
         line.strip_prefix("ready").unwrap_or_else(|| panic!("the victim said {line:?}")).trim().to_owned()
+    }
+
+    /// Tells it to go on.
+    fn go_on(&mut self) {
+        self.child.stdin.as_mut().expect("piped").write_all(b".").expect("a pipe");
     }
 
     fn kill(&mut self) {
@@ -178,6 +183,56 @@ fn unread_data_makes_the_end_a_reset() {
         victim.ready();
         victim.kill();
         assert!(is_reset(rest(stream)), "RFC 2525 §2.17: closing with unread data resets");
+        forgotten(&group);
+    });
+}
+
+/// FIN-WAIT-1, our end not sent: it stands behind bytes that the remote has no room for.
+#[test]
+fn an_end_behind_unsent_bytes_outlives_its_client() {
+    private_net::test("an_end_behind_unsent_bytes_outlives_its_client", || {
+        let group = started("axl12");
+        let (listener, addr) = listener();
+        let mut victim = Victim::start(&group, "fin-behind-data", STACK, &addr);
+        let (stream, _) = listener.accept().expect("the victim");
+        let written: u64 = victim.ready().parse().expect("a number");
+        in_state(&group, "FIN-WAIT-1");
+        victim.kill();
+        // Longer than it takes to notice the death; the remote still takes nothing.
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(states(&group), ["FIN-WAIT-1"], "what was written is owed to the remote");
+        let bytes = rest(stream).expect("every byte, then an orderly end");
+        assert_eq!((bytes.len() as u64, counter::wrong(11, 0, &bytes)), (written, 0));
+        forgotten(&group);
+    });
+}
+
+/// FIN-WAIT-1, our end sent and lost: the remote's cable is out.
+#[test]
+fn an_end_that_was_lost_is_sent_again_for_a_dead_client() {
+    private_net::test("an_end_that_was_lost_is_sent_again_for_a_dead_client", || {
+        const NIC: &str = "axl13";
+        let group = started(NIC);
+        let cable = |state: &str| {
+            let mut ip = std::process::Command::new("ip");
+            assert!(ip.args(["link", "set", NIC, state]).status().expect("ip runs").success());
+        };
+        let (listener, addr) = listener();
+        let mut victim = Victim::start(&group, "fin-on-demand", STACK, &addr);
+        let (stream, _) = listener.accept().expect("the victim");
+        victim.ready();
+        in_state(&group, "ESTAB");
+        cable("down");
+        victim.go_on();
+        victim.ready();
+        let ended = || group.access().sockets().iter().any(|row| row.state.fin_sent);
+        assert!(wait_until(PATIENCE, ended), "our end is sent");
+        assert_eq!(states(&group), ["FIN-WAIT-1"]);
+        victim.kill();
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(states(&group), ["FIN-WAIT-1"], "nobody has acknowledged it");
+        cable("up");
+        assert_eq!(rest(stream).expect("an orderly end"), Vec::<u8>::new());
         forgotten(&group);
     });
 }

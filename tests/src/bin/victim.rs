@@ -67,9 +67,25 @@ fn run(state: &str, local: &str, remote: &str) -> io::Result<()> {
             while stream.peek(&mut byte)? == 0 {}
             wait("")
         }
-        // The remote does not acknowledge (FIN-WAIT-1), or acknowledges and does not close.
+        // The remote acknowledges our end and does not close.
         "fin-wait" => {
             let stream = TcpStream::connect(remote)?;
+            stream.shutdown(Shutdown::Write)?;
+            wait("")
+        }
+        // Our end stands behind bytes for which the remote has no room.
+        "fin-behind-data" => {
+            let mut stream = TcpStream::connect(remote)?;
+            let sent = fill(&mut stream)?;
+            stream.shutdown(Shutdown::Write)?;
+            wait(&sent.to_string())
+        }
+        // Says that it is connected, and ends its direction when it is told to.
+        "fin-on-demand" => {
+            let stream = TcpStream::connect(remote)?;
+            println!("ready");
+            io::stdout().flush()?;
+            io::stdin().read_exact(&mut [0])?;
             stream.shutdown(Shutdown::Write)?;
             wait("")
         }
