@@ -107,7 +107,7 @@ demo) shift; build; exec "$BIN/demo" "$@" ;;
 up | down) built supervisor; from_caller "$BIN/supervisor" "$@" ;;
 status | restart) built netctl; from_caller "$BIN/netctl" "$@" ;;
 test) shift; require_tools; BIN=$BIN TARGET=$TARGET exec tests/suite.sh "$@" ;;
-bench) shift; build >&2; exec "$BIN/bench" "$@" ;;
+bench) shift; build >&2; from_caller "$BIN/bench" "$@" ;;
 doctor) doctor ;;
 help | -h | --help) usage; [[ ${1:-} ]] || exit 2 ;;
 *) say "run.sh: unknown verb '$1'"; usage; exit 2 ;;

@@ -1,8 +1,10 @@
 //! The load programs: a server of one kind of service in a process of its own, and the client that
 //! measures it. Both are written once, over [`Sockets`].
 
+use super::memory::HOLD_PORTS;
 use super::sockets::{Datagrams, Kernel, Sockets, Stack, Stream};
 use hdrhistogram::Histogram;
+use libnetclient::Size;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -32,12 +34,14 @@ pub enum Service {
     Close,
     /// Sends every datagram back.
     Datagrams,
+    /// Accepts on several ports and keeps every connection.
+    Hold,
 }
 
 impl Service {
     /// Every service.
-    pub const ALL: [Service; 5] =
-        [Service::Sink, Service::Source, Service::Echo, Service::Close, Service::Datagrams];
+    pub const ALL: [Service; 6] =
+        [Service::Sink, Service::Source, Service::Echo, Service::Close, Service::Datagrams, Service::Hold];
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
@@ -47,6 +51,7 @@ impl Service {
             Service::Echo => "echo",
             Service::Close => "close",
             Service::Datagrams => "datagrams",
+            Service::Hold => "hold",
         }
     }
 
@@ -65,12 +70,21 @@ pub fn serve(service: &str, side: &str) -> io::Result<()> {
     let service = service.ok_or(io::ErrorKind::InvalidInput)?;
     match side {
         "kernel" => answer(&Kernel, service),
-        "stack" => answer(&Stack::open()?, service),
+        "stack" if service == Service::Hold => answer(&Stack::open(holding())?, service),
+        "stack" => answer(&Stack::open(Size::default())?, service),
         _ => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 
-fn answer<S: Sockets>(sockets: &S, service: Service) -> io::Result<()> {
+/// A session that has room for every connection of a group.
+fn holding() -> Size {
+    Size { active: 64, passive: 1 << 17, tx_pages: 64, rx_pages: 1024 }
+}
+
+fn answer<S: Sockets + Sync>(sockets: &S, service: Service) -> io::Result<()> {
+    if service == Service::Hold {
+        return hold(sockets, service.port());
+    }
     if service == Service::Datagrams {
         let socket = sockets.datagrams(service.port())?;
         println!("ready");
@@ -85,12 +99,31 @@ fn answer<S: Sockets>(sockets: &S, service: Service) -> io::Result<()> {
             Service::Sink => sink(stream, &mut chunk),
             Service::Source => source(stream, &chunk),
             Service::Echo => echo(stream),
-            Service::Close | Service::Datagrams => close(stream),
+            Service::Close | Service::Datagrams | Service::Hold => close(stream),
         };
         if let Err(error) = outcome {
             eprintln!("{}: {error}", service.name());
         }
     }
+}
+
+fn hold<S: Sockets + Sync>(sockets: &S, port: u16) -> io::Result<()> {
+    let ports = port..port + HOLD_PORTS as u16;
+    let listeners: Vec<S::Listener> = ports.map(|port| sockets.listen(port)).collect::<io::Result<_>>()?;
+    println!("ready");
+    let keep = |listener: &S::Listener| -> io::Result<()> {
+        let mut held = Vec::new();
+        loop {
+            held.push(sockets.accept(listener)?);
+        }
+    };
+    std::thread::scope(|scope| {
+        let keepers: Vec<_> = listeners.iter().map(|listener| scope.spawn(move || keep(listener))).collect();
+        keepers.into_iter().try_for_each(|keeper| match keeper.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
 }
 
 fn sink(mut stream: impl Stream, chunk: &mut [u8]) -> io::Result<()> {

@@ -3,33 +3,52 @@
 //! * [`load`]: the load programs, written once for both kinds of [`sockets`];
 //! * [`paths`]: the TAP with the stack, and the kernel's two paths beside it;
 //! * [`tcp`]: throughput, round trips, connection rate;
+//! * [`datagrams`]: UDP between two groups;
+//! * [`silence`]: kills, and what connections notice; drawn by [`plot`];
+//! * [`idle`], [`memory`]: what nothing costs, and what an idle connection costs;
 //! * [`machine`]: what /proc says of processes;
 //! * [`row`]: what is reported, as JSON and as a table.
 //!
 //! A goal that is missed is reported, and is no failure.
 
+pub mod datagrams;
+pub mod idle;
 pub mod load;
 pub mod machine;
+pub mod memory;
 pub mod paths;
+pub mod plot;
 pub mod row;
+pub mod silence;
 pub mod sockets;
 pub mod tcp;
 
 use row::Row;
 use std::io;
+use std::path::PathBuf;
 
 /// Measurements of each side of a row.
 pub const ROUNDS: usize = 5;
 
 /// The rows that are asked for.
 #[derive(Debug)]
-pub struct Wanted(Vec<&'static str>);
+pub struct Wanted {
+    ids: Vec<&'static str>,
+    /// Where the picture of the kills goes to.
+    pub plot: Option<PathBuf>,
+}
 
 /// A group of rows that are measured together.
 type Section = (&'static [&'static str], fn(&Wanted) -> io::Result<Vec<Row>>);
 
 /// Everything that can be measured, in the order of the report.
-const SECTIONS: &[Section] = &[(&tcp::IDS, tcp::rows)];
+const SECTIONS: &[Section] = &[
+    (&tcp::IDS, tcp::rows),
+    (&datagrams::IDS, datagrams::rows),
+    (&silence::IDS, silence::rows),
+    (&idle::IDS, idle::rows),
+    (&memory::IDS, memory::rows),
+];
 
 /// Every id.
 pub fn ids() -> impl Iterator<Item = &'static str> {
@@ -41,16 +60,17 @@ impl Wanted {
     ///
     /// # Errors
     /// The unknown id.
-    pub fn new(asked: &[String]) -> Result<Wanted, String> {
+    pub fn new(asked: &[String], plot: Option<PathBuf>) -> Result<Wanted, String> {
         if let Some(unknown) = asked.iter().find(|word| !ids().any(|id| id == word.as_str())) {
             return Err(unknown.clone());
         }
-        Ok(Wanted(ids().filter(|id| asked.is_empty() || asked.iter().any(|word| word == id)).collect()))
+        let ids = ids().filter(|id| asked.is_empty() || asked.iter().any(|word| word == id)).collect();
+        Ok(Wanted { ids, plot })
     }
 
     /// Whether this one is asked for.
     pub fn has(&self, id: &str) -> bool {
-        self.0.contains(&id)
+        self.ids.contains(&id)
     }
 }
 

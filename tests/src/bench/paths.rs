@@ -20,6 +20,7 @@ use rustix::fd::OwnedFd;
 use rustix::process::Signal;
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -292,4 +293,44 @@ impl Paths {
 /// A group on one NIC.
 pub fn stack_spec(nic: String, addr: &str, tap_addr: Option<&str>) -> Spec {
     Spec { nic, addr: addr.into(), tap_addr: tap_addr.map(str::to_owned), more: Vec::new() }
+}
+
+/// Two groups on a wire, in a directory of their own.
+#[derive(Debug)]
+pub struct Wired {
+    /// The measured one, 10.79.4.2.
+    pub server: Group,
+    /// The one that asks, 10.79.4.1.
+    pub client: Group,
+    _place: Place,
+}
+
+#[derive(Debug)]
+struct Place(PathBuf);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What is left in a temporary directory harms nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Wired {
+    /// Starts both.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub fn lay() -> io::Result<Wired> {
+        let place = Place(std::env::temp_dir().join(format!("axlwire{}", std::process::id())));
+        std::fs::create_dir_all(&place.0)?;
+        let wire = format!("wire:{}", place.0.join("cable").display());
+        // `up` waits for the link, and a cable has one when both ends are plugged in.
+        let server = std::thread::spawn({
+            let spec = stack_spec(wire.clone(), "10.79.4.2/24", None);
+            move || Group::up(&spec)
+        });
+        let client = Group::up(&stack_spec(wire, "10.79.4.1/24", None));
+        let server = server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok(Wired { server, client: client?, _place: place })
+    }
 }

@@ -45,9 +45,9 @@ pub trait Datagrams {
 /// Where sockets come from.
 pub trait Sockets {
     /// Accepts connections.
-    type Listener;
+    type Listener: Sync;
     /// A connection, blocking, without Nagle's delay.
-    type Stream: Stream;
+    type Stream: Stream + Send;
     /// Datagrams.
     type Datagrams: Datagrams;
     /// Listens at every address.
@@ -85,9 +85,9 @@ impl Stack {
     ///
     /// # Errors
     /// Those of `Session::open`.
-    pub fn open() -> io::Result<Stack> {
+    pub fn open(size: Size) -> io::Result<Stack> {
         let name = std::env::var("AXOLOTL").unwrap_or_else(|_| "axolotl".into());
-        Ok(Stack(Session::open_sized(&name, Size::default())?))
+        Ok(Stack(Session::open_sized(&name, size)?))
     }
 }
 

@@ -1,8 +1,9 @@
-//! `bench [--json] [ID…]`: measures the stack beside the kernel. Exit code 0 also when a goal is
+//! `bench [--json] [--plot FILE.svg] [ID…]`: measures the stack beside the kernel. Exit code 0 also when a goal is
 //! missed; 1 when something could not be measured, 2 for an id that does not exist, 5 without a
 //! private network.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tests::bench::{self, Wanted, paths, row};
 use tests::process::private_net::{self, PrivateNet};
@@ -21,12 +22,19 @@ fn main() -> ExitCode {
             }
         };
     }
-    let json = words.iter().any(|word| word == "--json");
-    let asked: Vec<String> = words.iter().filter(|word| *word != "--json").cloned().collect();
-    let wanted = match Wanted::new(&asked) {
+    let (mut json, mut plot, mut asked) = (false, None, Vec::new());
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        match word.as_str() {
+            "--json" => json = true,
+            "--plot" => plot = rest.next().map(PathBuf::from),
+            _ => asked.push(word.clone()),
+        }
+    }
+    let wanted = match Wanted::new(&asked, plot) {
         Ok(wanted) => wanted,
         Err(unknown) => {
-            eprintln!("usage: bench [--json] [ID…]; there is no '{unknown}'. Ids:");
+            eprintln!("usage: bench [--json] [--plot FILE.svg] [ID…]; there is no '{unknown}'. Ids:");
             bench::ids().for_each(|id| eprintln!("  {id}"));
             return ExitCode::from(2);
         }
