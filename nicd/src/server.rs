@@ -87,9 +87,12 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), ServerError> 
     match &config.backend {
         Backend::Tap { name, netns, kernel_addrs } => {
             // With no offloads the kernel gives us whole frames with checksums.
-            let features = 0;
+            let features = if config.offload { tap::FEATURES } else { 0 };
             let (device, kept) = match vaulted {
-                Some(device) => (device, None),
+                Some(device) => {
+                    tap::configure(device.as_fd(), features)?;
+                    (device, None)
+                }
                 None => {
                     let device = tap::open(name, netns.as_deref(), config.mtu, kernel_addrs, features)?;
                     let request = supervised.keep_device(device.as_fd())?;

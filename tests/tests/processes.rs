@@ -174,6 +174,7 @@ fn some_group() -> GroupConfig {
             mtu: 1500,
             addrs: Vec::new(),
             gateway: None,
+            offload: true,
         }],
         slab: SlabGeometry { small: 16, large: 16 },
         conns: 16,

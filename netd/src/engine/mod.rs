@@ -484,6 +484,7 @@ impl Engine {
         let Some(nic) = self.nics.get_mut(index) else { return };
         while let Some(notice) = nic.next_notice() {
             self.recorder.record(now(), Kind::LINK, [u64::from(notice.up), index as u64, 0], "");
+            self.stack.set_features(index as u16, notice.features);
             self.stack.set_link_up(now(), index as u16, notice.up);
         }
     }

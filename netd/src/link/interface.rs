@@ -33,6 +33,8 @@ pub struct Interface<M: Memory> {
     pub addrs: Vec<IpAddr>,
     /// Who else is on its link.
     pub neighbours: NeighbourTable<PacketBuf<M>>,
+    /// What its device does for the stack: bits of [`proto::control::notices::feature`].
+    pub features: u32,
     /// The pages its frames lie in.
     pub frames: Rc<FramePool<M>>,
 }

@@ -65,7 +65,14 @@ impl<M: Memory + Clone> Link<M> {
                     neighbours.announce(now, *v4);
                 }
             }
-            Interface { mac: config.mac, mtu: config.mtu, addrs, neighbours, frames: frames.clone() }
+            Interface {
+                mac: config.mac,
+                mtu: config.mtu,
+                addrs,
+                neighbours,
+                features: 0,
+                frames: frames.clone(),
+            }
         };
         let interfaces = configs.iter().zip(pools).map(interface).collect();
         Link { interfaces, out: VecDeque::new(), unreachable: Vec::new() }

@@ -73,6 +73,14 @@ impl<M: Memory + Clone> Stack<M> {
         self.ip.link.interface(nic).map(|_| ()).ok_or(Errno::NODEV)
     }
 
+    /// What the device of an interface does for the stack: bits of
+    /// [`feature`](proto::control::notices::feature). Nothing, until its nicd has said so.
+    pub fn set_features(&mut self, nic: u16, features: u32) {
+        if let Some(interface) = self.ip.link.interfaces_mut().get_mut(usize::from(nic)) {
+            interface.features = features;
+        }
+    }
+
     /// The carrier of an interface came or went, or an administrator wants it up or down.
     pub fn set_link_up(&mut self, _now: Instant, nic: u16, up: bool) {
         self.ip.routes.set_interface_up(nic, up);

@@ -10,6 +10,7 @@
 //! receive.rs   frame → link → ip → transport          clients.rs  kicks, commands, sessions
 //! transmit.rs  segments and datagrams → ip → link      settle.rs   the commit order
 //! recover.rs   hard state → stack                      socket.rs   one socket
+//! offload.rs   what devices take over
 //! ```
 
 mod batch;
@@ -17,6 +18,7 @@ mod change;
 mod clients;
 mod drops;
 mod listen;
+mod offload;
 mod receive;
 mod recover;
 mod settle;

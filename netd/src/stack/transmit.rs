@@ -5,6 +5,7 @@
 //! on the way out because a ring is full.
 
 use super::Stack;
+use super::offload::Offload;
 use super::socket::{Kind, Socket};
 use crate::counters::Counter;
 use crate::ip::{TTL_DEFAULT, Way};
@@ -24,7 +25,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 use proto::arena::record::{HEADER_SIZE, Header, record_size};
 use proto::control::operations::SocketRef;
-use proto::nic::packet_buf::PacketBuf;
+use proto::nic::packet_buf::{Gso, PacketBuf};
 use proto::nic::slab::SMALL_SIZE;
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
@@ -159,25 +160,32 @@ impl<M: Memory + Clone> Stack<M> {
         let Some(way) = self.ip.way(flow.remote_addr(), Some(flow.local_addr())) else {
             return Turn::Stalled;
         };
-        for _ in 0..QUANTUM {
+        let mut quantum = QUANTUM;
+        while quantum > 0 {
             if self.is_awaited(&way) {
                 return Turn::Awaited;
             }
             if !self.may_send(way.nic, room) {
                 return Turn::Stopped(way.nic);
             }
+            let offload = self.offload(&way);
             let Some(socket) = self.sockets.get_mut(index) else { return Turn::Done };
             let Kind::Tcp(block) = &mut socket.kind else { return Turn::Done };
             let before = block.send_next();
-            let Some(segment) = block.poll_output(now, 0) else { return Turn::Done };
+            let gso_max = offload.gso_max(block.mss(), quantum.min(room[usize::from(way.nic)]));
+            let Some(segment) = block.poll_output(now, gso_max) else { return Turn::Done };
             let fresh = block.send_next() > before || segment.payload_len == 0;
-            socket.retransmits = socket.retransmits.wrapping_add(u32::from(!fresh));
+            let pieces = segment.pieces();
+            socket.retransmits = socket.retransmits.wrapping_add(if fresh { 0 } else { pieces });
             let counter = if fresh { Counter::TcpOutSegs } else { Counter::TcpRetransSegs };
-            self.counters.count(counter);
+            self.counters.add(counter, pieces.into());
             let at = socket.at;
-            room[usize::from(way.nic)] -= 1;
-            match self.build_segment(&flow, &way, &segment, at) {
-                Ok(packet) => self.send_on(now, &way, &flow.addresses, IpProtocol::TCP, packet),
+            let frames = if offload.leaves_whole(&segment) { 1 } else { pieces as usize };
+            quantum = quantum.saturating_sub(frames);
+            let left = &mut room[usize::from(way.nic)];
+            *left = left.saturating_sub(frames);
+            match self.send_segment(now, &flow, &way, &segment, at) {
+                Ok(()) => {}
                 Err(Failure::NoPages) => self.counters.drop(DropReason::NoMem),
                 Err(Failure::Corrupt(rule)) => {
                     if let Some(at) = at {
@@ -202,6 +210,34 @@ impl<M: Memory + Clone> Stack<M> {
         })
     }
 
+    /// What the device at the beginning of `way` takes over, as long as there are pages for it.
+    fn offload(&self, way: &Way) -> Offload {
+        let interface = self.ip.link.interface(way.nic).expect("a way leaves by an interface");
+        Offload::of(interface.features, interface.frames.free_large())
+    }
+
+    /// Sends a segment: as a whole where the device cuts it, else in pieces.
+    fn send_segment(
+        &mut self,
+        now: Instant,
+        flow: &FlowKey,
+        way: &Way,
+        segment: &SegmentOut,
+        at: Option<SocketRef>,
+    ) -> Result<(), Failure> {
+        let offload = self.offload(way);
+        if offload.leaves_whole(segment) {
+            let packet = self.build_segment(flow, way, segment, at, offload)?;
+            self.send_on(now, way, &flow.addresses, IpProtocol::TCP, packet);
+            return Ok(());
+        }
+        for n in 0..segment.pieces() {
+            let packet = self.build_segment(flow, way, &segment.piece(n), at, offload)?;
+            self.send_on(now, way, &flow.addresses, IpProtocol::TCP, packet);
+        }
+        Ok(())
+    }
+
     /// A segment as a packet, its payload copied out of the arena (once).
     fn build_segment(
         &mut self,
@@ -209,21 +245,25 @@ impl<M: Memory + Clone> Stack<M> {
         way: &Way,
         segment: &SegmentOut,
         at: Option<SocketRef>,
+        offload: Offload,
     ) -> Result<PacketBuf<M>, Failure> {
         let pool = self.ip.link.interface(way.nic).expect("a way leaves by an interface").frames.clone();
         let len = segment.payload_len as usize;
         let mut packet = PacketBuf::alloc(&pool, len, HEADROOM)?;
-        let mut sum = Sum::of(&[]);
         if len > 0 {
             let at = at.expect("payload leaves only while the place is held");
             self.copy_from_arena(at, segment.offset, len, &mut packet)?;
-            packet.for_each_chunk(0, len, |chunk| sum = sum.then(chunk));
         }
+        let checksum = payload_checksum(&packet, offload);
         let mut bytes = [0; HEADER_LEN_MAX];
         let (local, remote) = (flow.local_port, flow.remote_port);
-        let written = tcp::emit(segment, local, remote, &mut bytes, &flow.addresses, Checksum::Full(sum));
+        let written = tcp::emit(segment, local, remote, &mut bytes, &flow.addresses, checksum);
         packet.push(written)?;
         packet.write(0, &bytes[..written])?;
+        packet.marks = offload.marks(checksum, false);
+        if segment.pieces() > 1 {
+            packet.marks.gso = Some(Gso { size: segment.piece_len, v6: false });
+        }
         Ok(packet)
     }
 
@@ -251,9 +291,8 @@ impl<M: Memory + Clone> Stack<M> {
         let Some(way) = self.ip.way(flow.remote_addr(), Some(flow.local_addr())) else {
             return self.counters.drop(DropReason::IpOutNoRoutes);
         };
-        match self.build_segment(flow, &way, segment, None) {
-            Ok(packet) => self.send_on(now, &way, &flow.addresses, IpProtocol::TCP, packet),
-            Err(_) => self.counters.drop(DropReason::NoMem),
+        if self.send_segment(now, flow, &way, segment, None).is_err() {
+            self.counters.drop(DropReason::NoMem);
         }
     }
 
@@ -361,6 +400,7 @@ impl<M: Memory + Clone> Stack<M> {
         if !self.may_send(way.nic, room) {
             return Err(Unsent::Stopped(way.nic));
         }
+        }
         let udp = UdpHeader { src_port: port, dst_port: remote.port(), payload_len: len as u16 };
         let packet = match self.build_datagram(&way, &udp, &pair, at, start + HEADER_SIZE as u64) {
             Ok(packet) => packet,
@@ -385,15 +425,16 @@ impl<M: Memory + Clone> Stack<M> {
         let pool = self.ip.link.interface(way.nic).expect("a way leaves by an interface").frames.clone();
         let len = usize::from(udp.payload_len);
         let mut packet = PacketBuf::alloc(&pool, len, HEADROOM)?;
-        let mut sum = Sum::of(&[]);
         if len > 0 {
             self.copy_from_arena(at, payload_at, len, &mut packet)?;
-            packet.for_each_chunk(0, len, |chunk| sum = sum.then(chunk));
         }
+        let offload = self.offload(way);
+        let checksum = payload_checksum(&packet, offload);
         let mut bytes = [0; UDP_LEN];
-        udp.emit(&mut bytes, pair, Checksum::Full(sum));
+        udp.emit(&mut bytes, pair, checksum);
         packet.push(UDP_LEN)?;
         packet.write(0, &bytes)?;
+        packet.marks = offload.marks(checksum, true);
         Ok(packet)
     }
 
@@ -422,6 +463,16 @@ impl<M: Memory + Clone> Stack<M> {
             Err(Errno::ADDRNOTAVAIL)
         }
     }
+}
+
+/// What goes into the checksum field above this payload.
+fn payload_checksum<M: Memory>(packet: &PacketBuf<M>, offload: Offload) -> Checksum {
+    if offload.checksum {
+        return Checksum::Device;
+    }
+    let mut sum = Sum::of(&[]);
+    packet.for_each_chunk(0, packet.len(), |chunk| sum = sum.then(chunk));
+    Checksum::Full(sum)
 }
 
 /// Small pages that transmission leaves for answers and for what is received.

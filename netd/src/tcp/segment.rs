@@ -239,3 +239,74 @@ pub struct SegmentOut {
     /// as several of this size (the last may be shorter). Never 0.
     pub piece_len: u16,
 }
+
+impl SegmentOut {
+    /// Pieces in which it leaves: one, unless it is longer than `piece_len`.
+    pub fn pieces(&self) -> u32 {
+        self.payload_len.div_ceil(u32::from(self.piece_len)).max(1)
+    }
+
+    /// Piece number `n` from 0, as a device would cut it: its own place, the header's flags where they
+    /// belong (FIN and PSH to the last, CWR to the first: RFC 3168 §6.1.2), the urgent pointer, which
+    /// counts from each piece's own sequence number (RFC 9293 §3.8.5).
+    ///
+    /// # Panics
+    /// When there is no such piece.
+    #[must_use]
+    pub fn piece(&self, n: u32) -> SegmentOut {
+        assert!(n < self.pieces(), "no such piece");
+        let skip = n * u32::from(self.piece_len);
+        let last = n + 1 == self.pieces();
+        let mut bits = self.flags.bits();
+        if !last {
+            bits &= !(Flags::FIN.bits() | Flags::PSH.bits());
+        }
+        if n > 0 {
+            bits &= !Flags::CWR.bits();
+        }
+        let mut piece = SegmentOut {
+            seq: self.seq.plus(skip),
+            offset: self.offset + u64::from(skip),
+            payload_len: (self.payload_len - skip).min(u32::from(self.piece_len)),
+            ..*self
+        };
+        let urgent = u32::from(self.urgent).saturating_sub(skip);
+        piece.urgent = urgent as u16;
+        if urgent == 0 {
+            bits &= !Flags::URG.bits();
+        }
+        piece.flags = Flags::from_bits(bits);
+        piece
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_stand_in_their_places_and_the_flags_with_the_right_ones() {
+        let whole = SegmentOut {
+            seq: SeqNum::new(u32::MAX - 500),
+            flags: Flags::ACK.with(Flags::PSH).with(Flags::FIN).with(Flags::URG).with(Flags::CWR),
+            urgent: 1500,
+            offset: 7_000,
+            payload_len: 2_500,
+            piece_len: 1_000,
+            ..SegmentOut::default()
+        };
+        assert_eq!(whole.pieces(), 3);
+        let pieces: Vec<_> = (0..3).map(|n| whole.piece(n)).collect();
+        assert_eq!(pieces.iter().map(|p| p.payload_len).collect::<Vec<_>>(), [1_000, 1_000, 500]);
+        assert_eq!(pieces.iter().map(|p| p.offset).collect::<Vec<_>>(), [7_000, 8_000, 9_000]);
+        assert_eq!(pieces[1].seq, SeqNum::new(499));
+        assert_eq!(pieces.iter().map(|p| p.urgent).collect::<Vec<_>>(), [1_500, 500, 0]);
+        let urgent = Flags::ACK.with(Flags::URG);
+        assert_eq!(
+            pieces.iter().map(|p| p.flags).collect::<Vec<_>>(),
+            [urgent.with(Flags::CWR), urgent, Flags::ACK.with(Flags::PSH).with(Flags::FIN)]
+        );
+        let small = SegmentOut { payload_len: 0, flags: Flags::FIN, piece_len: 1_000, ..SegmentOut::default() };
+        assert_eq!((small.pieces(), small.piece(0)), (1, small));
+    }
+}

@@ -134,6 +134,8 @@ pub struct NicConfig {
     pub addrs: Vec<Prefix>,
     /// Default gateway through it.
     pub gateway: Option<Ipv4Addr>,
+    /// What the device can do for the stack (checksums, super-frames) is used.
+    pub offload: bool,
 }
 
 /// What every daemon is told about its group. Checked as a whole before anything is started.

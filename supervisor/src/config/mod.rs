@@ -162,7 +162,8 @@ pub fn check(wanted: &Wanted, name: &str, dir: &str) -> Result<GroupConfig, Conf
 fn check_nic(nic: &WantedNic, identity: (&str, &str, usize)) -> Result<NicConfig, ConfigError> {
     let addrs = nic.addrs.iter().map(spec::host_prefix).collect::<Result<Vec<_>, _>>()?;
     let kernel = nic.tap_addrs.iter().map(spec::host_prefix).collect::<Result<Vec<_>, _>>()?;
-    let backend = spec::backend(&nic.spec, &kernel)?;
+    let (spec, offload) = spec::offload(&nic.spec)?;
+    let backend = spec::backend(&spec, &kernel)?;
     if let (Backend::Wire { .. }, Some(given)) = (&backend, nic.tap_addrs.first()) {
         return Err(given.error("a wire has no kernel side", "leave the address out, or use tap:NAME"));
     }
@@ -177,7 +178,7 @@ fn check_nic(nic: &WantedNic, identity: (&str, &str, usize)) -> Result<NicConfig
         Some(given) => given.within("MTU", MTU_MIN, MTU_MAX)? as u16,
         None => MTU_DEFAULT,
     };
-    Ok(NicConfig { backend, mac, mtu, addrs, gateway })
+    Ok(NicConfig { backend, mac, mtu, addrs, gateway, offload })
 }
 
 fn check_gateway(given: &Given<String>, addrs: &[Prefix]) -> Result<core::net::Ipv4Addr, ConfigError> {

@@ -10,6 +10,24 @@ const INTERFACE_NAME_MAX: usize = 15;
 /// The longest delay of a wire: a minute keeps a test a test.
 const DELAY_MAX_US: f64 = 60e6;
 
+/// A specification without its `,offload=on` or `,offload=off`, and what that says; on when nothing is
+/// said.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn offload(given: &Given<String>) -> Result<(Given<String>, bool), ConfigError> {
+    let (mut offload, mut rest) = (true, Vec::new());
+    for part in given.value.split(',') {
+        match part.strip_prefix("offload=") {
+            Some("on") => offload = true,
+            Some("off") => offload = false,
+            Some(_) => return Err(given.error(format!("'{part}' is not understood"), "write offload=off")),
+            None => rest.push(part),
+        }
+    }
+    Ok((Given { value: rest.join(","), at: given.at.clone() }, offload))
+}
+
 /// `tap:IF[@NETNS]` or `wire:PATH[,KEY=VALUE…]`.
 ///
 /// # Errors
@@ -188,6 +206,15 @@ mod tests {
             seed: 42,
         };
         assert_eq!(backend(&spec, &[]), Ok(Backend::Wire { path: "/tmp/w".to_owned(), faults }));
+    }
+
+    #[test]
+    fn offloads_are_on_unless_somebody_says_off() {
+        let plain = |value: &str| offload(&given(value)).map(|(spec, on)| (spec.value, on));
+        assert_eq!(plain("tap:axl0@ns"), Ok(("tap:axl0@ns".to_owned(), true)));
+        assert_eq!(plain("tap:axl0@ns,offload=off"), Ok(("tap:axl0@ns".to_owned(), false)));
+        assert_eq!(plain("wire:/w,offload=off,loss=1%"), Ok(("wire:/w,loss=1%".to_owned(), false)));
+        assert!(plain("wire:/w,offload=maybe").is_err());
     }
 
     #[test]

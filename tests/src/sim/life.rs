@@ -95,6 +95,8 @@ fn config(seed: u64, rng: &Rng) -> Config {
     config.rate = *rng.pick(&[1_250_000, 12_500_000, 125_000_000]);
     config.batch_max = *rng.pick(&[1, 4, 16, 64]);
     let least = Duration::from_micros(rng.between(500, 10_000));
+    // Drawn from a generator of its own: a seed is the same life as ever but for it.
+    config.offload = Rng::new(seed ^ 0x0ff1_0ad5).chance(500_000);
     config.restart = (least, least + Duration::from_micros(rng.below(20_000)));
     config
 }

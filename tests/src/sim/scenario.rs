@@ -310,6 +310,8 @@ impl Scenario {
     pub fn play(&self, play: &Play) -> Outcome {
         let mut config = Config::new(play.seed);
         config.wrong = play.wrong;
+        // Every other weather has devices with offloads.
+        config.offload = play.seed % 2 == 1;
         if play.poison {
             config.bait = vec![0; BAIT_LEN];
             Stream { conn: ConnId(1), writer: Side::Active }.fill(BAIT_AT, &mut config.bait);

@@ -3,6 +3,7 @@
 
 use super::host::{Host, Netd, Sockd, Vaulted, Who};
 use super::records;
+use super::device::{self, Marked};
 use super::{Client, Event, GEOMETRY, World, Wrong};
 use crate::crash::{CrashMemory, Death, Point, Process, SharedBytes, Use};
 use netd::link::interface::InterfaceConfig;
@@ -14,7 +15,7 @@ use proto::control::client::Granted;
 use proto::control::messages::{Ended, Prefix};
 use proto::control::operations::{Answer, Command};
 use proto::id::{OpId, Role, Seat, SessionId};
-use proto::nic::packet_buf::PacketBuf;
+use proto::nic::packet_buf::{Marks, PacketBuf};
 use proto::nic::pool::FramePool;
 use proto::nic::slab::SlabGeometry;
 use proto::recorder::{Breadcrumb, Crumb, Poison};
@@ -24,8 +25,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
 
-/// Pages of the frame slab: small ones for every frame of the cable, a few large ones.
-const SLAB: SlabGeometry = SlabGeometry { small: 384, large: 4 };
+/// Pages of the frame slab: small ones for every frame of the cable, large ones for few super-frames more
+/// than netd leaves to what is received.
+const SLAB: SlabGeometry = SlabGeometry { small: 384, large: 96 };
 /// Frames that nicd takes from netd at a time.
 const TX_RING: usize = 64;
 
@@ -58,24 +60,23 @@ impl Watch for Crumbs {
 /// What has left a netd in one turn.
 #[derive(Default)]
 struct Out {
-    frames: Vec<Vec<u8>>,
+    frames: Vec<Marked>,
     answers: Vec<Answer>,
     wakes: Vec<SessionId>,
 }
 
 /// What a netd takes up in one turn.
 struct In {
-    frames: Vec<Vec<u8>>,
+    frames: Vec<Marked>,
     commands: Vec<Command>,
     sessions: Vec<(SessionId, Geometry, CrashMemory)>,
     room: usize,
 }
 
-fn bytes_of(frame: &PacketBuf<CrashMemory>) -> Vec<u8> {
-    assert!(frame.marks.gso.is_none(), "no offload was offered");
+fn bytes_of(frame: &PacketBuf<CrashMemory>) -> Marked {
     let mut bytes = vec![0; frame.len()];
     frame.read(0, &mut bytes);
-    bytes
+    Marked { bytes, marks: frame.marks }
 }
 
 /// Takes what a settled batch released, one effect each.
@@ -112,10 +113,11 @@ impl Netd {
             // A refusal is answered to sockd by the stack itself.
             let _ = stack.add_session(id, geometry, memory);
         }
-        for bytes in input.frames {
+        for Marked { bytes, marks } in input.frames {
             if let Ok(mut frame) = PacketBuf::alloc(&self.frames, bytes.len(), 0)
                 && frame.write(0, &bytes).is_ok()
             {
+                frame.marks = marks;
                 stack.on_frame(now, 0, frame);
             }
         }
@@ -150,8 +152,13 @@ impl World {
         let place = &mut self.hosts[host];
         place.kick_pipe.set(false);
         let count = place.nic_rx.len().min(1 + self.rng.below(self.config.batch_max as u64) as usize);
+        let frames = place.nic_rx.drain(..count);
+        let frames = match self.config.offload {
+            true => device::receive(frames, host == 0),
+            false => frames.map(|bytes| Marked { bytes, marks: Marks::default() }).collect(),
+        };
         let input = In {
-            frames: place.nic_rx.drain(..count).collect(),
+            frames,
             commands: place.commands.drain(..).collect(),
             sessions: place.new_sessions(&process),
             room: if place.nicd { TX_RING.saturating_sub(place.nic_tx.len()) } else { 0 },
@@ -225,7 +232,7 @@ impl World {
 
     /// What a netd let go reaches nicd, sockd and the clients.
     fn release(&mut self, host: usize, out: Out) {
-        for frame in out.frames {
+        for frame in out.frames.into_iter().flat_map(device::send) {
             let place = &self.hosts[host];
             self.watch[host].frame(self.now, &frame, place, &self.shared);
             if place.nicd {
@@ -351,7 +358,7 @@ impl World {
             .iter()
             .map(|(id, vaulted)| (*id, vaulted.geometry, vaulted.arena.map(&process)))
             .collect();
-        let order = self.config.order.clone();
+        let (order, offload) = (self.config.order.clone(), self.config.offload);
         let (settling, mut out) = (Cell::new(false), Out::default());
         let (_, unreadable) = records::scan(&place.conns);
         let outcome = process.run(|| {
@@ -365,6 +372,9 @@ impl World {
                 setup.watch = Some(Box::new(Crumbs { breadcrumb, poison, wrong }));
             }
             let mut stack = Stack::attach(now, setup, sessions).expect("the regions are sound");
+            if offload {
+                stack.set_features(0, device::FEATURES);
+            }
             settling.set(true);
             stack.settle(now, &order);
             settling.set(false);

@@ -8,6 +8,7 @@
 
 pub mod client;
 mod daemons;
+pub mod device;
 pub mod host;
 pub mod network;
 pub mod records;
@@ -48,6 +49,8 @@ pub struct Config {
     pub restart: (Duration, Duration),
     /// Frames that netd takes up in one batch at most.
     pub batch_max: usize,
+    /// The devices cut and join segments and do the checksums.
+    pub offload: bool,
     /// Bytes in a frame that netds have a bug with; they then keep breadcrumbs (INV-T8).
     pub bait: Vec<u8>,
     /// What is wrong with the world's engine, when a mutant of it is tried.
@@ -97,6 +100,7 @@ impl Config {
             order: netd::stack::ORDER.to_vec(),
             restart: (Duration::from_millis(2), Duration::from_millis(6)),
             batch_max: 8,
+            offload: false,
             bait: Vec::new(),
             wrong: None,
         }

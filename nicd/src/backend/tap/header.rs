@@ -26,8 +26,9 @@ const TCP_CHECKSUM_AT: u16 = 16;
 /// Where the checksum lies in a UDP header: RFC 768.
 const UDP_CHECKSUM_AT: u16 = 6;
 
-/// The header for a frame whose first descriptor this is.
-pub(super) fn encode(first: &Descriptor) -> [u8; VIRTIO_HEADER_SIZE] {
+/// The header for a frame whose first descriptor this is; a super-frame's headers end at `headers_end`,
+/// which is a hint.
+pub(super) fn encode(first: &Descriptor, headers_end: u16) -> [u8; VIRTIO_HEADER_SIZE] {
     let has = |bit: u16| first.flags & bit != 0;
     let mut head = [0; VIRTIO_HEADER_SIZE];
     let mut half = |at: usize, value: u16| head[at..at + 2].copy_from_slice(&value.to_ne_bytes());
@@ -36,6 +37,7 @@ pub(super) fn encode(first: &Descriptor) -> [u8; VIRTIO_HEADER_SIZE] {
         half(8, if has(flag::UDP) { UDP_CHECKSUM_AT } else { TCP_CHECKSUM_AT });
     }
     if has(flag::GSO_TCP4 | flag::GSO_TCP6) {
+        half(2, headers_end);
         half(4, first.gso_size);
     }
     head[0] = if has(flag::CSUM_PARTIAL) { NEEDS_CSUM } else { 0 };
@@ -91,7 +93,7 @@ mod tests {
         };
         for sent in [plain, partial, gso] {
             let mut received = plain;
-            assert!(decode(&encode(&sent), 2000, &mut received));
+            assert!(decode(&encode(&sent, 86), 2000, &mut received));
             assert_eq!(received, sent);
         }
     }

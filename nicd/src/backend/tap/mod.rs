@@ -5,14 +5,14 @@
 //! The kernel takes a frame at once, so its pages are done with immediately.
 //!
 //! The descriptor lives in the vault: the device, its addresses and what it has queued outlive this
-//! process. Opening one is [`open`]; adopting one is [`Tap::new`].
+//! process. Opening one is [`open`]; adopting one is [`configure`] and [`Tap::new`].
 
 mod header;
 mod netlink;
 mod open;
 
 pub use header::VIRTIO_HEADER_SIZE;
-pub use open::{OpenError, open};
+pub use open::{FEATURES, OpenError, configure, open};
 
 use crate::counts::{Count, Counts};
 use crate::nic::{
@@ -21,7 +21,9 @@ use crate::nic::{
 use crate::stock::Stock;
 use proto::Instant;
 use proto::control::notices::feature;
+use proto::nic::descriptor::Descriptor;
 use proto::nic::slab::{CHAIN_MAX, PageIndex};
+use proto::shm::Memory;
 use proto::shm::region::Region;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -61,6 +63,19 @@ fn places(slab: &Slab<Arc<Region>>, frame: &Frame) -> [(usize, usize); CHAIN_MAX
         *place = slab.piece(piece);
     }
     places
+}
+
+/// Where the headers of a TCP super-frame end; 0 when it is none. RFC 9293 §3.1: the data offset stands in
+/// the upper half of byte 12.
+fn headers_end(slab: &Slab<Arc<Region>>, first: &Descriptor) -> u16 {
+    const DATA_OFFSET_AT: u32 = 12;
+    let at = u32::from(first.csum_start) + DATA_OFFSET_AT;
+    if first.gso_size == 0 || at >= first.len {
+        return 0;
+    }
+    let mut byte = [0];
+    slab.memory.read(slab.piece(first).0 + at as usize, &mut byte);
+    first.csum_start.saturating_add(u16::from(byte[0] >> 4) * 4)
 }
 
 impl Nic<Arc<Region>> for Tap {
@@ -126,7 +141,7 @@ impl Nic<Arc<Region>> for Tap {
         counts: &mut Counts,
     ) -> io::Result<Transmitted> {
         let first = frame.first().expect("the datapath sends frames of some length");
-        let head = header::encode(first);
+        let head = header::encode(first, headers_end(slab, first));
         let places = &places(slab, frame)[..frame.pieces().len()];
         let written = loop {
             match slab.memory.write_vectored(self.device.as_fd(), &head, places) {

@@ -18,6 +18,13 @@ use std::io;
 use std::path::Path;
 use thiserror::Error;
 
+/// What a TAP does for the stack: all that the kernel's own side of it does for a program.
+pub const FEATURES: u32 = feature::TX_CHECKSUM
+    | feature::RX_CHECKSUM
+    | feature::TSO4
+    | feature::TSO6
+    | feature::RX_COALESCE;
+
 /// Where the device is made.
 const CONTROL: &str = "/dev/net/tun";
 /// Where ip-netns(8) keeps namespaces by name.
@@ -91,13 +98,23 @@ fn make(name: &str, mtu: u16, addrs: &[Prefix], features: u32) -> Result<OwnedFd
     let device =
         rustix::fs::open(CONTROL, flags, Mode::empty()).map_err(failed(format!("open {CONTROL}")))?;
     set_interface(device.as_fd(), name).map_err(failed(format!("make TAP device {name}")))?;
-    set_header_size(device.as_fd()).map_err(failed("set the TAP's header size"))?;
-    set_offloads(device.as_fd(), features).map_err(failed("set the TAP's offloads"))?;
+    configure(device.as_fd(), features)?;
     let socket =
         rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).map_err(failed("make a socket"))?;
     let index = netdevice::name_to_index(&socket, name).map_err(failed(format!("find {name}")))?;
     netlink::set_up(index, mtu, addrs).map_err(failed(format!("set up the kernel's side of {name}")))?;
     Ok(device)
+}
+
+/// Says of an open TAP device what stands before each frame, and which frames the kernel may give us:
+/// when it is made, and again by each nicd that adopts it, since its predecessor may have been of another
+/// mind.
+///
+/// # Errors
+/// [`OpenError`]: the kernel knows no such offload, or the descriptor is no TAP.
+pub fn configure(device: BorrowedFd<'_>, features: u32) -> Result<(), OpenError> {
+    set_header_size(device).map_err(failed("set the TAP's header size"))?;
+    set_offloads(device, features).map_err(failed("set the TAP's offloads"))
 }
 
 fn set_interface(device: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
