@@ -306,7 +306,8 @@ mod tests {
             pieces.iter().map(|p| p.flags).collect::<Vec<_>>(),
             [urgent.with(Flags::CWR), urgent, Flags::ACK.with(Flags::PSH).with(Flags::FIN)]
         );
-        let small = SegmentOut { payload_len: 0, flags: Flags::FIN, piece_len: 1_000, ..SegmentOut::default() };
+        let small =
+            SegmentOut { payload_len: 0, flags: Flags::FIN, piece_len: 1_000, ..SegmentOut::default() };
         assert_eq!((small.pieces(), small.piece(0)), (1, small));
     }
 }

@@ -1,9 +1,9 @@
 //! The daemons' loops, as the engines and servers run them: one turn of netd is one or more
 //! batches and then sleep, one turn of sockd takes up everything that waits.
 
+use super::device::{self, Marked};
 use super::host::{Host, Netd, Sockd, Vaulted, Who};
 use super::records;
-use super::device::{self, Marked};
 use super::{Client, Event, GEOMETRY, World, Wrong};
 use crate::crash::{CrashMemory, Death, Point, Process, SharedBytes, Use};
 use netd::link::interface::InterfaceConfig;

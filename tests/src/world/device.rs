@@ -11,8 +11,7 @@ use proto::nic::packet_buf::{Csum, Gso, Marks};
 use std::net::Ipv4Addr;
 
 /// What the device does.
-pub const FEATURES: u32 =
-    feature::TX_CHECKSUM | feature::RX_CHECKSUM | feature::TSO4 | feature::RX_COALESCE;
+pub const FEATURES: u32 = feature::TX_CHECKSUM | feature::RX_CHECKSUM | feature::TSO4 | feature::RX_COALESCE;
 
 const ETHERNET: usize = 14;
 const IP: usize = 20;

@@ -19,11 +19,8 @@ use std::path::Path;
 use thiserror::Error;
 
 /// What a TAP does for the stack: all that the kernel's own side of it does for a program.
-pub const FEATURES: u32 = feature::TX_CHECKSUM
-    | feature::RX_CHECKSUM
-    | feature::TSO4
-    | feature::TSO6
-    | feature::RX_COALESCE;
+pub const FEATURES: u32 =
+    feature::TX_CHECKSUM | feature::RX_CHECKSUM | feature::TSO4 | feature::TSO6 | feature::RX_COALESCE;
 
 /// Where the device is made.
 const CONTROL: &str = "/dev/net/tun";
