@@ -400,7 +400,6 @@ impl<M: Memory + Clone> Stack<M> {
         if !self.may_send(way.nic, room) {
             return Err(Unsent::Stopped(way.nic));
         }
-        }
         let udp = UdpHeader { src_port: port, dst_port: remote.port(), payload_len: len as u16 };
         let packet = match self.build_datagram(&way, &udp, &pair, at, start + HEADER_SIZE as u64) {
             Ok(packet) => packet,
