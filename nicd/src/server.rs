@@ -103,7 +103,7 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), ServerError> 
             Server::new(start, supervised, &config, nic, kept)?.serve(early)
         }
         Backend::Wire { path, faults } => {
-            let nic = Wire::new(Path::new(path), config.mtu, *faults, clock::now())
+            let nic = Wire::new(Path::new(path), config.mtu, *faults, config.offload, clock::now())
                 .map_err(|source| ServerError::Wire { path: path.clone(), source })?;
             Server::new(start, supervised, &config, nic, None)?.serve(early)
         }

@@ -151,7 +151,7 @@ struct Remote {
 impl Remote {
     fn new(path: &Path) -> Remote {
         let slab = Slab { memory: map(&memory(GEOMETRY.bytes()), GEOMETRY.bytes()), geometry: GEOMETRY };
-        let wire = Wire::new(path, 1500, WireFaults::default(), clock::now()).expect("a path");
+        let wire = Wire::new(path, 1500, WireFaults::default(), true, clock::now()).expect("a path");
         Remote { wire, slab, counts: Counts::default() }
     }
 

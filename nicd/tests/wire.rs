@@ -59,7 +59,7 @@ struct End {
 impl End {
     fn new(path: &Path, faults: WireFaults, now: Instant) -> End {
         let (slab, rings) = (region(GEOMETRY.bytes()), region(REGION_SIZE));
-        let wire = Wire::new(path, MTU, faults, now).expect("a path for a wire");
+        let wire = Wire::new(path, MTU, faults, true, now).expect("a path for a wire");
         let slab_of_nicd = Slab { memory: slab.clone(), geometry: GEOMETRY };
         let mut nicd = Datapath::new(wire, slab_of_nicd, [2, 0, 0, 0, 0, 1], MTU);
         nicd.attach(rings.clone());

@@ -5,8 +5,15 @@
 //! │ ring of 256 │ wants│ 256 pieces of 2 KiB │
 //! │ slots       │ room │                     │
 //! └─────────────┴──────┴─────────────────────┴─────
-//! slot: bytes in the piece, bytes of the frame (in its first slot)
+//!
+//! slot, byte 0       4       8       10           12         14   16
+//!            ┌───────┬───────┬───────┬────────────┬──────────┬────┐
+//!            │ piece │ frame │ flags │ csum_start │ gso_size │ 0  │
+//!            └───────┴───────┴───────┴────────────┴──────────┴────┘
 //! ```
+//!
+//! The lengths are those of the piece and of its frame; the marks are the descriptor's
+//! ([`proto::nic::descriptor`]) and stand in a frame's first slot, zero in the others.
 //!
 //! A frame lies in consecutive pieces; piece `n` of the ring belongs to slot `n`. `wants room` is
 //! set by a producer that found the ring full, before it looks again; a consumer that released looks
@@ -15,6 +22,7 @@
 use crate::nic::{Frame, Slab};
 use core::sync::atomic::Ordering;
 use proto::PeerCorrupt;
+use proto::nic::descriptor::{Descriptor, flag};
 use proto::ring::spsc::{Consumer, Place, Producer};
 use proto::shm::Memory;
 
@@ -22,7 +30,7 @@ use proto::shm::Memory;
 pub const SLOTS: u32 = 256;
 /// Bytes of a piece.
 pub const PIECE: usize = 2048;
-const SLOT_SIZE: usize = 8;
+const SLOT_SIZE: usize = 16;
 
 const ROOM_AT: usize = Place::bytes(SLOTS, SLOT_SIZE);
 const PIECES_AT: usize = (ROOM_AT + 64).next_multiple_of(PIECE);
@@ -33,6 +41,84 @@ pub const CABLE_SIZE: usize = 2 * DIRECTION_SIZE;
 
 const LENGTH: PeerCorrupt = PeerCorrupt::new("wire frame of an impossible length");
 const CUT_OFF: PeerCorrupt = PeerCorrupt::new("wire frame without its end");
+
+const MARKS: PeerCorrupt = PeerCorrupt::new("wire frame with marks that contradict each other");
+
+/// What a frame's first descriptor says of the frame: its offload marks and nothing of a page.
+fn marks_of(first: Option<&Descriptor>) -> Marks {
+    first.map_or(Marks::default(), |first| Marks {
+        flags: first.flags & !flag::MORE,
+        csum_start: first.csum_start,
+        gso_size: first.gso_size,
+    })
+}
+
+/// The marks of a frame on the cable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// Bits of [`flag`] but for [`flag::MORE`].
+    pub flags: u16,
+    /// As in a descriptor.
+    pub csum_start: u16,
+    /// As in a descriptor.
+    pub gso_size: u16,
+}
+
+impl Marks {
+    const NONE: Marks = Marks { flags: 0, csum_start: 0, gso_size: 0 };
+
+    /// Whether they say that this is a super-frame.
+    pub fn is_super_frame(self) -> bool {
+        self.flags & (flag::GSO_TCP4 | flag::GSO_TCP6) != 0
+    }
+
+    /// Whether a frame of `len` bytes can bear them: what a sender's own nicd has let pass.
+    fn fit(self, len: usize) -> bool {
+        let has = |bit: u16| self.flags & bit != 0;
+        let (partial, valid) = (has(flag::CSUM_PARTIAL), has(flag::CSUM_VALID));
+        let checksum_end = usize::from(self.csum_start) + if has(flag::UDP) { 8 } else { 18 };
+        let known = flag::CSUM_VALID | flag::CSUM_PARTIAL | flag::UDP | flag::GSO_TCP4 | flag::GSO_TCP6;
+        self.flags & !known == 0
+            && !(partial && valid)
+            && (!partial || checksum_end <= len)
+            && (partial || !has(flag::UDP))
+            && !(has(flag::GSO_TCP4) && has(flag::GSO_TCP6))
+            && (!self.is_super_frame() || (partial && !has(flag::UDP) && self.gso_size > 0))
+    }
+}
+
+/// What a slot says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Slot {
+    /// Bytes in its piece.
+    part: usize,
+    /// Bytes of its frame.
+    len: usize,
+    marks: Marks,
+}
+
+impl Slot {
+    fn to_bytes(self) -> [u8; SLOT_SIZE] {
+        let mut slot = [0; SLOT_SIZE];
+        slot[..4].copy_from_slice(&(self.part as u32).to_ne_bytes());
+        slot[4..8].copy_from_slice(&(self.len as u32).to_ne_bytes());
+        let Marks { flags, csum_start, gso_size } = self.marks;
+        for (at, half) in [(8, flags), (10, csum_start), (12, gso_size)] {
+            slot[at..at + 2].copy_from_slice(&half.to_ne_bytes());
+        }
+        slot
+    }
+
+    fn from_bytes(slot: &[u8; SLOT_SIZE]) -> Slot {
+        let word = |at: usize| u32::from_ne_bytes([slot[at], slot[at + 1], slot[at + 2], slot[at + 3]]);
+        let half = |at: usize| u16::from_ne_bytes([slot[at], slot[at + 1]]);
+        Slot {
+            part: word(0) as usize,
+            len: word(4) as usize,
+            marks: Marks { flags: half(8), csum_start: half(10), gso_size: half(12) },
+        }
+    }
+}
 
 /// Which end of the cable: each sends in the direction of its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +142,7 @@ pub struct Cable<M> {
     /// Slots popped so far.
     popped: u32,
     /// A frame's first slot, looked at and not yet taken.
-    first: Option<(usize, usize)>,
+    first: Option<Slot>,
 }
 
 impl<M: Memory + Clone> Cable<M> {
@@ -95,7 +181,7 @@ impl<M: Memory + Clone> Cable<M> {
                 skip = skip.saturating_sub(size);
             }
         };
-        self.send_with(frame.len(), copy)
+        self.send_with(frame.len(), marks_of(frame.first()), copy)
     }
 
     /// Sends a frame of private memory; as [`Cable::send`].
@@ -103,11 +189,18 @@ impl<M: Memory + Clone> Cable<M> {
     /// # Errors
     /// As [`Cable::send`].
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<bool, PeerCorrupt> {
-        self.send_with(bytes.len(), |memory, to, from, len| memory.write(to, &bytes[from..from + len]))
+        self.send_with(bytes.len(), Marks::NONE, |memory, to, from, len| {
+            memory.write(to, &bytes[from..from + len]);
+        })
     }
 
     /// `copy(memory, to, from, len)` copies a part of the frame into the cable.
-    fn send_with(&mut self, len: usize, copy: impl Fn(&M, usize, usize, usize)) -> Result<bool, PeerCorrupt> {
+    fn send_with(
+        &mut self,
+        len: usize,
+        marks: Marks,
+        copy: impl Fn(&M, usize, usize, usize),
+    ) -> Result<bool, PeerCorrupt> {
         let pieces = len.div_ceil(PIECE) as u32;
         assert!((1..=SLOTS).contains(&pieces), "a frame that no cable carries");
         if self.out.room()? < pieces {
@@ -122,10 +215,8 @@ impl<M: Memory + Clone> Cable<M> {
             let part = PIECE.min(len - from);
             let piece_at = self.out_at + PIECES_AT + (self.pushed % SLOTS) as usize * PIECE;
             copy(&self.memory, piece_at, from, part);
-            let mut slot = [0; SLOT_SIZE];
-            slot[..4].copy_from_slice(&(part as u32).to_ne_bytes());
-            slot[4..].copy_from_slice(&(len as u32).to_ne_bytes());
-            assert!(self.out.push(&slot)?, "there was room");
+            let marks = if from == 0 { marks } else { Marks::NONE };
+            assert!(self.out.push(&Slot { part, len, marks }.to_bytes())?, "there was room");
             self.pushed = self.pushed.wrapping_add(1);
         }
         Ok(true)
@@ -147,33 +238,37 @@ impl<M: Memory + Clone> Cable<M> {
         due || wanted
     }
 
-    /// Bytes of the frame that comes next; `None` when there is none now.
+    /// Bytes and marks of the frame that comes next; `None` when there is none now.
     ///
     /// # Errors
     /// As [`Cable::send`].
-    pub fn next_len(&mut self) -> Result<Option<usize>, PeerCorrupt> {
+    pub fn next(&mut self) -> Result<Option<(usize, Marks)>, PeerCorrupt> {
         if self.first.is_none() {
             self.first = self.pop()?;
         }
         match self.first {
-            Some((_, len)) if len == 0 || len > SLOTS as usize * PIECE => Err(LENGTH),
-            first => Ok(first.map(|(_, len)| len)),
+            Some(first) if first.len == 0 || first.len > SLOTS as usize * PIECE => Err(LENGTH),
+            Some(first) if !first.marks.fit(first.len) => Err(MARKS),
+            first => Ok(first.map(|first| (first.len, first.marks))),
         }
     }
 
-    /// Its piece's length and its frame's.
-    fn pop(&mut self) -> Result<Option<(usize, usize)>, PeerCorrupt> {
-        let word = |slot: &[u8]| u32::from_ne_bytes([slot[0], slot[1], slot[2], slot[3]]) as usize;
+    fn pop(&mut self) -> Result<Option<Slot>, PeerCorrupt> {
         let Some(slot) = self.incoming.pop()? else { return Ok(None) };
         self.popped = self.popped.wrapping_add(1);
-        Ok(Some((word(&slot[..4]), word(&slot[4..]))))
+        Ok(Some(Slot::from_bytes(&slot)))
     }
 
-    /// Copies the frame that comes next into the pages of `frame`, which has its length.
+    /// Copies the frame that comes next into the pages of `frame`, which has its length, and sets its marks.
     ///
     /// # Errors
     /// As [`Cable::send`].
-    pub fn receive(&mut self, slab: &Slab<M>, frame: &Frame) -> Result<(), PeerCorrupt> {
+    pub fn receive(&mut self, slab: &Slab<M>, frame: &mut Frame) -> Result<(), PeerCorrupt> {
+        let marks = self.next()?.map_or(Marks::NONE, |(_, marks)| marks);
+        if let Some(first) = frame.first_mut() {
+            first.flags |= marks.flags;
+            (first.csum_start, first.gso_size) = (marks.csum_start, marks.gso_size);
+        }
         let mut pages = frame.pieces().iter().map(|piece| slab.piece(piece));
         let (mut to, mut room) = pages.next().unwrap_or((0, 0));
         self.take(frame.len(), |memory, mut from, mut len| {
@@ -193,8 +288,8 @@ impl<M: Memory + Clone> Cable<M> {
     /// # Errors
     /// As [`Cable::send`].
     pub fn skip(&mut self) -> Result<(), PeerCorrupt> {
-        match self.next_len()? {
-            Some(len) => self.take(len, |_, _, _| {}),
+        match self.next()? {
+            Some((len, _)) => self.take(len, |_, _, _| {}),
             None => Ok(()),
         }
     }
@@ -204,12 +299,12 @@ impl<M: Memory + Clone> Cable<M> {
         let mut left = len;
         while left > 0 {
             let slot = match self.first.take() {
-                Some(first) => first,
+                Some(first) => Slot { marks: Marks::NONE, ..first },
                 None => self.pop()?.ok_or(CUT_OFF)?,
             };
             // What the sender does: whole pieces, then the rest.
             let part = left.min(PIECE);
-            if slot != (part, len) {
+            if slot != (Slot { part, len, marks: Marks::NONE }) {
                 return Err(LENGTH);
             }
             let at = self.popped.wrapping_sub(1) % SLOTS;
@@ -232,7 +327,6 @@ impl<M: Memory + Clone> Cable<M> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use proto::nic::descriptor::Descriptor;
     use proto::nic::slab::{PageIndex, SlabGeometry};
     use proto::shm::heap::HeapMemory;
     use std::rc::Rc;
@@ -260,9 +354,9 @@ mod tests {
     }
 
     fn receive(end: &mut End, slab: &Slab<Rc<HeapMemory>>) -> Option<Vec<u8>> {
-        let len = end.next_len().expect("sound")?;
-        let frame = frame(len);
-        end.receive(slab, &frame).expect("sound");
+        let (len, _) = end.next().expect("sound")?;
+        let mut frame = frame(len);
+        end.receive(slab, &mut frame).expect("sound");
         let mut bytes = Vec::new();
         for piece in frame.pieces() {
             let (at, len) = slab.piece(piece);
@@ -316,12 +410,45 @@ mod tests {
                     0 => drop(a.send_bytes(&[1; 3000])),
                     1 => drop(a.publish_and_release()),
                     2 => drop(a.arm()),
-                    _ => if let Ok(Some(len)) = a.next_len() {
-                        let _ = if len > 8 * 16 * 1024 { a.skip() } else { a.receive(&slab, &frame(len)) };
+                    _ => if let Ok(Some((len, _))) = a.next() {
+                        let _ = if len > 8 * 16 * 1024 { a.skip() } else { a.receive(&slab, &mut frame(len)) };
                     },
                 }
             }
         }
+    }
+
+    #[test]
+    fn marks_travel_with_their_frame() {
+        let (mut a, mut b, _) = cable();
+        let slab = slab();
+        let mut sent = frame(40_000);
+        let first = sent.first_mut().expect("it has bytes");
+        first.flags |= flag::CSUM_PARTIAL | flag::GSO_TCP4;
+        (first.csum_start, first.gso_size) = (34, 1448);
+        assert!(a.send(&slab, &sent).expect("sound") && a.send_bytes(&[1; 60]).expect("sound"));
+        let _ = a.publish_and_release();
+        let (len, marks) = b.next().expect("sound").expect("a frame");
+        assert!(len == 40_000 && marks.is_super_frame());
+        let mut received = frame(len);
+        b.receive(&slab, &mut received).expect("sound");
+        assert_eq!(received.pieces(), sent.pieces());
+        assert_eq!(b.next(), Ok(Some((60, Marks::NONE))));
+    }
+
+    #[test]
+    fn marks_that_make_no_sense_end_the_cable() {
+        let with = |flags: u16, csum_start: u16, gso_size: u16, len: usize| {
+            Marks { flags, csum_start, gso_size }.fit(len)
+        };
+        let gso = flag::CSUM_PARTIAL | flag::GSO_TCP4;
+        assert!(with(0, 0, 0, 60) && with(flag::CSUM_VALID, 0, 0, 60) && with(gso, 34, 1448, 3_000));
+        assert!(with(flag::CSUM_PARTIAL | flag::UDP, 34, 0, 42));
+        assert!(!with(flag::CSUM_PARTIAL, 34, 0, 51), "beyond the frame");
+        assert!(!with(flag::CSUM_PARTIAL | flag::CSUM_VALID, 34, 0, 60), "both");
+        assert!(!with(flag::GSO_TCP4, 34, 1448, 3_000), "segments without checksums to fill in");
+        assert!(!with(gso, 34, 0, 3_000) && !with(gso | flag::GSO_TCP6, 34, 1448, 3_000));
+        assert!(!with(flag::MORE, 0, 0, 60) && !with(1 << 9, 0, 0, 60));
     }
 
     #[test]
@@ -347,7 +474,7 @@ mod tests {
         assert!(a.send_bytes(&[1; 60]).expect("sound"));
         assert_eq!(b.arm(), Ok(true), "not published");
         assert!(a.publish_and_release());
-        assert_eq!(b.next_len(), Ok(Some(60)));
+        assert_eq!(b.next(), Ok(Some((60, Marks::NONE))));
         assert_eq!(b.arm(), Ok(false), "looked at, not taken");
     }
 }

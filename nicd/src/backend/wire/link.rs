@@ -37,7 +37,7 @@ const RETRY_MIN: Duration = Duration::from_millis(5);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// What the one who made the memory says first, with the memory beside it.
-const HELLO: [u8; 8] = *b"axwire\x01\0";
+const HELLO: [u8; 8] = *b"axwire\x02\0";
 const WAKE: [u8; 1] = [1];
 
 /// What has changed.

@@ -9,13 +9,16 @@ pub mod faults;
 pub mod link;
 
 use crate::counts::{Count, Counts};
-use crate::nic::{Capabilities, Frame, HEADER_MAX, HEADER_MIN, Nic, Received, Slab, Transmitted};
+use crate::nic::{
+    Capabilities, Frame, HEADER_MAX, HEADER_MIN, Nic, Received, SUPER_FRAME_MAX, Slab, Transmitted,
+};
 use crate::stock::Stock;
 use cable::Cable;
 use core::time::Duration;
 use faults::Faults;
 use link::{Link, News};
 use proto::control::messages::WireFaults;
+use proto::control::notices::feature;
 use proto::nic::slab::PageIndex;
 use proto::shm::region::Region;
 use proto::{Instant, PeerCorrupt};
@@ -27,6 +30,10 @@ use std::sync::Arc;
 /// How long frames wait for a carrier that went, before they are dropped: the other nicd is being
 /// restarted. Below the 200 ms after which a Linux remote retransmits.
 const GRACE: Duration = Duration::from_millis(150);
+
+/// What a wire without faults does: between two groups on one machine nothing needs to be summed or cut.
+const FEATURES: u32 =
+    feature::TX_CHECKSUM | feature::RX_CHECKSUM | feature::TSO4 | feature::TSO6 | feature::RX_COALESCE;
 
 /// One end of a wire.
 #[derive(Debug)]
@@ -40,24 +47,31 @@ pub struct Wire {
     /// Held frames wait for room on the cable.
     full: bool,
     faults: Faults,
+    /// What netd may leave to be done, or not done, on the cable.
+    features: u32,
     frame_max: usize,
     stock: Stock,
     done: Vec<PageIndex>,
 }
 
 impl Wire {
-    /// The end at `path`; the other one may come later.
+    /// The end at `path`; the other one may come later. With `offload` frames cross the cable as netd
+    /// made them: checksums that nobody needs are left out, and super-frames stay whole. Whatever this end
+    /// does, it takes both from the other one. Faults fall upon frames as on a real cable, so that there is
+    /// no offload with them.
     ///
     /// # Errors
     /// When there can be no socket at that path.
-    pub fn new(path: &Path, mtu: u16, faults: WireFaults, now: Instant) -> io::Result<Wire> {
+    pub fn new(path: &Path, mtu: u16, faults: WireFaults, offload: bool, now: Instant) -> io::Result<Wire> {
+        let faults = Faults::new(faults);
         Ok(Wire {
+            features: if offload && !faults.any() { FEATURES } else { 0 },
             link: Link::new(path, now)?,
             cable: None,
             grace: now + GRACE,
             waits: false,
             full: false,
-            faults: Faults::new(faults),
+            faults,
             frame_max: usize::from(mtu) + HEADER_MAX,
             stock: Stock::default(),
             done: Vec::new(),
@@ -123,8 +137,9 @@ impl Wire {
         counts: &mut Counts,
     ) -> Result<Received, PeerCorrupt> {
         let Some(cable) = &mut self.cable else { return Ok(Received::Nothing) };
-        let Some(len) = cable.next_len()? else { return Ok(Received::Nothing) };
-        if !(HEADER_MIN..=self.frame_max).contains(&len) {
+        let Some((len, marks)) = cable.next()? else { return Ok(Received::Nothing) };
+        let longest = if marks.is_super_frame() { SUPER_FRAME_MAX } else { self.frame_max };
+        if !(HEADER_MIN..=longest).contains(&len) {
             cable.skip()?;
             counts.count(Count::RxError);
             return Ok(Received::Dropped);
@@ -145,7 +160,7 @@ impl Wire {
 
 impl Nic<Arc<Region>> for Wire {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { driver: "wire", features: 0, carrier: self.cable.is_some() }
+        Capabilities { driver: "wire", features: self.features, carrier: self.cable.is_some() }
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {
