@@ -13,8 +13,8 @@
 //!
 //! [`TcpListener`], [`TcpStream`] and [`UdpSocket`] have the methods, types and errors of their
 //! namesakes and live in the process's default [`Session`] with the group that `AXOLOTL` names;
-//! `…_in` takes another session. They are [`mio::event::Source`]s, and they have two things that a
-//! kernel's socket does not: [`TcpStream::send_reserve`] and [`TcpStream::recv_peek`] put bytes
+//! `…_in` takes another session. They are [`mio::event::Source`]s; [`poll::Poll`] watches many of them
+//! with one descriptor in all. They have two things that a kernel's socket does not: [`TcpStream::send_reserve`] and [`TcpStream::recv_peek`] put bytes
 //! into the shared pages and read them there.
 //!
 //! Only opening a socket is a message (to sockd). Bytes, accepts and closes go through memory that
@@ -22,25 +22,35 @@
 //! nothing is lost and nothing fails.
 //!
 //! Inside: [`session`] holds the shared memory and its rings; [`wait`] is how threads sleep until
-//! a socket changes; [`pages`] and [`cursor`] are the two halves of a stream; [`socket`] joins
+//! a socket changes, [`waiter`] whom a change wakes; [`pages`] and [`cursor`] are the two halves of a stream; [`socket`] joins
 //! them for one socket. What the stack's side of the memory says is checked before it is used; a
 //! stack that breaks the rules makes errors, never a panic.
 
 #![expect(rustdoc::private_intra_doc_links, reason = "the last paragraph is for readers of the source")]
 
+mod calls;
 mod control;
 mod cursor;
+mod in_place;
 mod listener;
+mod options;
 mod pages;
-mod poll;
+pub mod poll;
+mod ready;
+pub mod select;
 mod session;
 mod socket;
+mod sources;
 mod tcp;
 mod udp;
 mod wait;
+mod waiter;
 mod zero_copy;
 
+pub use calls::{Datagram, Flags};
 pub use listener::{Incoming, TcpListener};
+pub use options::{Keepalive, TcpInfo};
+pub use ready::{Ready, Source};
 pub use session::{Session, Size};
 pub use tcp::TcpStream;
 pub use udp::UdpSocket;

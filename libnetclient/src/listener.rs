@@ -1,7 +1,7 @@
 //! Listening sockets: their receive stream is the queue of connections to accept.
 
 use crate::session::Session;
-use crate::socket::{Half, Look, Placed, Socket};
+use crate::socket::{Half, Kind, Look, Placed, Socket};
 use crate::tcp::{TcpStream, each_addr, open};
 use proto::PeerCorrupt;
 use proto::arena::record::{HEADER_SIZE, Header, record_size};
@@ -55,7 +55,7 @@ impl TcpListener {
         backlog: u32,
     ) -> io::Result<TcpListener> {
         each_addr(addr, |local| {
-            let socket = open(session, Ask::Listen { local, backlog })?;
+            let socket = open(session, Kind::Listener, Ask::Listen { local, backlog })?;
             Ok(TcpListener { socket })
         })
     }
@@ -73,7 +73,7 @@ impl TcpListener {
             let rule = PeerCorrupt::new("an accepted connection at a place of ours");
             return Err(self.socket.session.inner.corrupt(rule));
         }
-        let socket = Socket::place(&self.socket.session, placed)?;
+        let socket = Socket::place(&self.socket.session, Kind::Stream, placed)?;
         Ok((TcpStream::accepted(socket, header.remote), header.remote))
     }
 

@@ -26,6 +26,11 @@ impl FreePages {
         FreePages { free: Vec::new(), fresh: 0, count: geometry.tx_pages }
     }
 
+    /// Whether there is one.
+    pub(crate) fn any(&self) -> bool {
+        !self.free.is_empty() || self.fresh < self.count
+    }
+
     fn take(&mut self) -> Option<u32> {
         self.free.pop().or_else(|| {
             (self.fresh < self.count).then(|| {
@@ -46,6 +51,8 @@ pub(crate) struct TxPages {
     /// Number (offset / PAGE_SIZE) of the stream page that `pages[0]` holds.
     first: u64,
     pages: VecDeque<u32>,
+    /// Bytes behind `written` that are reserved in place: their pages stay.
+    pub(crate) reserved: usize,
 }
 
 impl TxPages {
@@ -102,7 +109,7 @@ impl TxPages {
     pub(crate) fn acknowledge(&mut self, free: &mut FreePages, acked: u64) -> bool {
         self.acked = acked;
         let before = free.free.len();
-        if acked == self.written {
+        if acked == self.written && self.reserved == 0 {
             free.free.extend(self.pages.drain(..));
         } else {
             while self.first < acked / PAGE

@@ -5,7 +5,8 @@
 use crate::control::{self, Control, Opened};
 use crate::pages::{FreePages, TxPages};
 use crate::socket::Socket;
-use crate::wait::{Roles, Sleepers, lock};
+use crate::wait::{Roles, lock};
+use crate::waiter::Waiters;
 use proto::PeerCorrupt;
 use proto::arena::line::{ClientLine, Notes, StackLine, level};
 use proto::arena::{Geometry, NOTE_SIZE};
@@ -63,8 +64,8 @@ pub(crate) struct Inner {
     kicks: Vec<Mutex<Kicks>>,
     slots: Box<[Mutex<Slot>]>,
     pub(crate) pages: Mutex<FreePages>,
-    /// Threads that wait for a free send page.
-    pub(crate) page_sleepers: Sleepers,
+    /// Those who wait for a free send page.
+    pub(crate) page_waiters: Waiters,
     pub(crate) roles: Roles,
     failed: AtomicBool,
     failure: OnceLock<&'static str>,
@@ -94,6 +95,9 @@ enum Resident {
     /// Closed here; netd still sends from these pages.
     Closing(TxPages),
 }
+
+/// The process's default session.
+static DEFAULT: Mutex<Option<Session>> = Mutex::new(None);
 
 impl Session {
     /// Opens a session with the group `name`.
@@ -139,7 +143,6 @@ impl Session {
     /// # Errors
     /// As [`Session::open`]; the next call tries again.
     pub fn default_session() -> io::Result<Session> {
-        static DEFAULT: Mutex<Option<Session>> = Mutex::new(None);
         let mut session = lock(&DEFAULT);
         match session.as_ref().filter(|session| session.inner.sound().is_ok()) {
             Some(session) => Ok(session.clone()),
@@ -148,6 +151,11 @@ impl Session {
                 Ok(session.insert(opened).clone())
             }
         }
+    }
+
+    /// Makes this one the process's default session, as long as it lasts.
+    pub fn make_default(&self) {
+        *lock(&DEFAULT) = Some(self.clone());
     }
 
     /// The session's name in the group, as `netctl` shows it.
@@ -194,7 +202,7 @@ impl Session {
             kicks: kicks.collect(),
             slots: (0..geometry.sockets()).map(|_| Mutex::default()).collect(),
             pages: Mutex::new(FreePages::new(&geometry)),
-            page_sleepers: Sleepers::default(),
+            page_waiters: Waiters::default(),
             roles: Roles::new()?,
             failed: AtomicBool::new(false),
             failure: OnceLock::new(),
@@ -238,7 +246,7 @@ impl Inner {
                 socket.notify(None);
             }
         }
-        self.page_sleepers.wake();
+        self.page_waiters.wake();
         self.roles.wake_all();
     }
 
@@ -431,9 +439,14 @@ impl Inner {
 
     /// Whoever waits for a send page looks again. The poller may be among them.
     pub(crate) fn pages_freed(&self) {
-        if self.page_sleepers.wake() {
+        if self.page_waiters.wake() {
             self.roles.interrupt();
         }
+    }
+
+    /// Whether a send page is free.
+    pub(crate) fn has_page(&self) -> bool {
+        lock(&self.pages).any()
     }
 
     /// Looks at the acknowledgements of every socket: for when pages have run out.

@@ -5,12 +5,14 @@
 
 use crate::cursor::{RxCursor, TELL_AFTER};
 use crate::pages::TxPages;
-use crate::poll::Readiness;
+use crate::poll::Watch;
 use crate::session::Session;
-use crate::wait::{Sleepers, lock};
+use crate::sources::Readiness;
+use crate::wait::lock;
+use crate::waiter::Waiters;
 use proto::PeerCorrupt;
 use proto::arena::WINDOW_MAX;
-use proto::arena::line::{StackLine, level, want};
+use proto::arena::line::{ClientLine, StackLine, level, want};
 use proto::id::{Epoch, SlotIndex};
 use proto::shm::Memory;
 use rustix::io::Errno;
@@ -29,10 +31,19 @@ pub(crate) struct Placed {
     pub(crate) local: SocketAddr,
 }
 
+/// What a socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Stream,
+    Listener,
+    Datagram,
+}
+
 #[derive(Debug)]
 pub(crate) struct Socket {
     pub(crate) session: Session,
     pub(crate) placed: Placed,
+    pub(crate) kind: Kind,
     tx: Mutex<TxPages>,
     /// The stack's line is to be looked at by whoever holds `tx`, after letting go of it.
     reap_owed: AtomicBool,
@@ -43,7 +54,13 @@ pub(crate) struct Socket {
     told_error: AtomicU32,
     nonblocking: AtomicBool,
     timeouts: Mutex<Timeouts>,
-    sleepers: Sleepers,
+    /// SO_SNDBUF: most bytes that are written and not acknowledged; 0 leaves it to the window.
+    send_limit: AtomicU32,
+    /// SO_LINGER.
+    linger: Mutex<Option<Duration>>,
+    pub(crate) waiters: Waiters,
+    /// Registrations with a `Poll`.
+    watches: Mutex<Vec<Arc<Watch>>>,
     readiness: Mutex<Option<Readiness>>,
 }
 
@@ -72,13 +89,14 @@ pub(crate) enum Look<T> {
 
 impl Socket {
     /// A socket at the place that sockd or an accept record named.
-    pub(crate) fn place(session: &Session, placed: Placed) -> io::Result<Arc<Socket>> {
+    pub(crate) fn place(session: &Session, kind: Kind, placed: Placed) -> io::Result<Arc<Socket>> {
         if placed.shard >= session.inner.geometry.shards {
             return Err(session.inner.corrupt(PeerCorrupt::new("a socket of no shard")));
         }
         let socket = Arc::new(Socket {
             session: session.clone(),
             placed,
+            kind,
             tx: Mutex::default(),
             reap_owed: AtomicBool::new(false),
             rx: Mutex::default(),
@@ -86,7 +104,10 @@ impl Socket {
             told_error: AtomicU32::new(0),
             nonblocking: AtomicBool::new(false),
             timeouts: Mutex::default(),
-            sleepers: Sleepers::default(),
+            send_limit: AtomicU32::new(0),
+            linger: Mutex::default(),
+            waiters: Waiters::default(),
+            watches: Mutex::default(),
             readiness: Mutex::default(),
         });
         session.inner.move_in(placed.slot, placed.epoch, &socket)?;
@@ -104,9 +125,14 @@ impl Socket {
         self.look().map_or(0, |line| line.flags)
     }
 
+    /// This side's line, as it counts.
+    pub(crate) fn mine(&self) -> ClientLine {
+        lock(self.session.inner.slot(self.placed.slot)).line
+    }
+
     /// What this side wants, see [`want`].
     pub(crate) fn wants(&self) -> u32 {
-        lock(self.session.inner.slot(self.placed.slot)).line.flags
+        self.mine().flags
     }
 
     pub(crate) fn set_want(&self, bit: u32, on: bool) -> io::Result<()> {
@@ -114,6 +140,11 @@ impl Socket {
             true => line.flags |= bit,
             false => line.flags &= !bit,
         })
+    }
+
+    /// Whether an error waits for [`Socket::take_error`].
+    pub(crate) fn has_error(&self, line: &StackLine) -> bool {
+        line.flags & level::ERROR != 0 && self.told_error.load(Ordering::Acquire) != line.error.max(1)
     }
 
     /// SO_ERROR: the error that the connection ended with, once.
@@ -160,6 +191,19 @@ impl Socket {
     pub(crate) fn block_on<T>(
         &self,
         half: Half,
+        attempt: impl FnMut() -> io::Result<Look<T>>,
+    ) -> io::Result<T> {
+        self.block_unless(self.is_nonblocking(), half, attempt)
+    }
+
+    /// [`Socket::block_on`]; `dont_wait` alone says whether it may wait (MSG_DONTWAIT).
+    ///
+    /// # Errors
+    /// As [`Socket::block_on`].
+    pub(crate) fn block_unless<T>(
+        &self,
+        dont_wait: bool,
+        half: Half,
         mut attempt: impl FnMut() -> io::Result<Look<T>>,
     ) -> io::Result<T> {
         let mut for_page = match attempt()? {
@@ -168,14 +212,14 @@ impl Socket {
         };
         self.tell_consumed()?;
         self.session.inner.sound()?;
-        if self.is_nonblocking() {
+        if dont_wait {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let deadline = self.timeout(half).and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             let inner = &self.session.inner;
-            let sleepers = if for_page { &inner.page_sleepers } else { &self.sleepers };
-            let found = inner.wait_for(sleepers, deadline, || {
+            let waiters = if for_page { &inner.page_waiters } else { &self.waiters };
+            let found = inner.wait_for(waiters, deadline, || {
                 Ok(match attempt()? {
                     Look::Ready(value) => Some(Ok(value)),
                     // Somebody else to wait for.
@@ -196,13 +240,24 @@ impl Socket {
     /// # Errors
     /// What it failed with; `TimedOut` after the deadline.
     pub(crate) fn wait_open(&self, deadline: Option<Instant>) -> io::Result<()> {
-        let opened = self.session.inner.wait_for(&self.sleepers, deadline, || {
+        let opened = self.session.inner.wait_for(&self.waiters, deadline, || {
             if let Some(error) = self.take_error() {
                 return Err(error);
             }
             Ok((self.flags() & level::OPEN != 0).then_some(()))
         })?;
         opened.ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "connection timed out"))
+    }
+
+    /// Waits until everything that was written, and the end, is acknowledged, or all is over.
+    ///
+    /// # Errors
+    /// `WouldBlock` after the deadline.
+    pub(crate) fn wait_sent(&self, deadline: Option<Instant>) -> io::Result<()> {
+        let sent = self.session.inner.wait_for(&self.waiters, deadline, || {
+            Ok((self.flags() & (level::SENT | level::ERROR | level::GONE) != 0).then_some(()))
+        })?;
+        sent.ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
     // The receive stream.
@@ -229,7 +284,7 @@ impl Socket {
     }
 
     /// Lets the stack know what was consumed, if that waits: before this side sleeps.
-    fn tell_consumed(&self) -> io::Result<()> {
+    pub(crate) fn tell_consumed(&self) -> io::Result<()> {
         let consumed = lock(self.session.inner.slot(self.placed.slot)).line.consumed;
         match self.told_consumed.swap(consumed, Ordering::AcqRel) == consumed {
             true => Ok(()),
@@ -244,6 +299,9 @@ impl Socket {
     pub(crate) fn sending(&self, least: usize, most: usize) -> io::Result<Look<(Sending<'_>, usize)>> {
         for last in [false, true] {
             let (mut sending, room) = self.send_locked()?;
+            if sending.tx.reserved > 0 {
+                return Err(Errno::BUSY.into());
+            }
             if room < least {
                 return Ok(Look::Wait);
             }
@@ -273,6 +331,22 @@ impl Socket {
         Ok((Sending { tx, socket: LetGo(self) }, room))
     }
 
+    /// Sends the first `len` bytes that were reserved in place, and ends the reservation.
+    ///
+    /// # Errors
+    /// EINVAL when that is more than was reserved.
+    pub(crate) fn commit_reserved(&self, len: usize) -> io::Result<()> {
+        let (mut sending, _) = self.send_locked()?;
+        if len > sending.tx.reserved {
+            return Err(Errno::INVAL.into());
+        }
+        sending.tx.reserved = 0;
+        match len {
+            0 => Ok(()),
+            _ => sending.commit(len),
+        }
+    }
+
     fn acknowledge(&self, tx: &mut TxPages, line: &StackLine) -> Result<usize, PeerCorrupt> {
         if line.acked < tx.acked || line.acked > tx.written || line.window > WINDOW_MAX {
             return Err(PeerCorrupt::new("acknowledged cursor moved backwards or past the written bytes"));
@@ -280,7 +354,33 @@ impl Socket {
         if line.acked > tx.acked && tx.acknowledge(&mut lock(&self.session.inner.pages), line.acked) {
             self.session.inner.pages_freed();
         }
-        Ok((line.acked + u64::from(line.window)).saturating_sub(tx.written) as usize)
+        Ok((line.acked + u64::from(self.window(line))).saturating_sub(tx.written) as usize)
+    }
+
+    /// Bytes that may be written beyond those acknowledged.
+    fn window(&self, line: &StackLine) -> u32 {
+        match self.send_limit.load(Ordering::Relaxed) {
+            0 => line.window,
+            limit => line.window.min(limit),
+        }
+    }
+
+    /// Bytes that may be written now, as far as the lines say.
+    pub(crate) fn room(&self, line: &StackLine, mine: &ClientLine) -> u64 {
+        (line.acked + u64::from(self.window(line))).saturating_sub(mine.written)
+    }
+
+    /// SO_SNDBUF in bytes; 0 leaves it to the stack's window.
+    pub(crate) fn set_send_limit(&self, bytes: u32) {
+        self.send_limit.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_linger(&self, linger: Option<Duration>) {
+        *lock(&self.linger) = linger;
+    }
+
+    pub(crate) fn linger(&self) -> Option<Duration> {
+        *lock(&self.linger)
     }
 
     /// Gives acknowledged pages back; if a writer is at it, that one does when it has finished.
@@ -316,11 +416,19 @@ impl Socket {
     /// Something changed: waiters and registries learn it.
     pub(crate) fn notify(&self, line: Option<&StackLine>) {
         self.reap();
-        self.sleepers.wake();
+        self.waiters.wake();
+        for watch in lock(&self.watches).iter() {
+            watch.changed();
+        }
         let flags = line.filter(|line| line.epoch == self.placed.epoch).map_or(0, |line| line.flags);
         if let Some(readiness) = &mut *lock(&self.readiness) {
             readiness.changed(flags & (level::OPEN | level::ERROR) != 0);
         }
+    }
+
+    /// Registrations with a `Poll`.
+    pub(crate) fn watches(&self) -> MutexGuard<'_, Vec<Arc<Watch>>> {
+        lock(&self.watches)
     }
 
     /// What a registry watches, made when first asked for.
@@ -355,8 +463,11 @@ impl Socket {
 /// The last handle is gone: close(2).
 impl Drop for Socket {
     fn drop(&mut self) {
+        // SO_LINGER with no time: a reset instead of an end.
+        let abort = *self.linger.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let how = if abort == Some(Duration::ZERO) { want::CLOSE | want::ABORT } else { want::CLOSE };
         let inner = &self.session.inner;
-        let _ = inner.publish(self.placed.slot, self.placed.shard, |line| line.flags |= want::CLOSE);
+        let _ = inner.publish(self.placed.slot, self.placed.shard, |line| line.flags |= how);
         let tx = std::mem::take(self.tx.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
         inner.move_out(self.placed.slot, tx);
     }
@@ -381,6 +492,14 @@ impl Receiving<'_> {
             rest = tail;
         });
         copied.map_err(|rule| inner.corrupt(rule))
+    }
+
+    /// Calls `each` with address and length of every piece of the first `len` bytes.
+    pub(crate) fn addresses(&self, len: usize, each: &mut impl FnMut(*mut u8, usize)) -> io::Result<()> {
+        let inner = &self.socket.session.inner;
+        let at = (&inner.memory, &inner.geometry, self.socket.placed.slot, self.socket.placed.shard);
+        let found = self.rx.for_each_piece(at, 0, len, |at, len| each(inner.memory.pointer(at, len), len));
+        found.map_err(|rule| inner.corrupt(rule))
     }
 
     /// Gives `len` bytes back to the stack; the caller has seen that they may be read.
@@ -434,6 +553,14 @@ impl Sending<'_> {
             inner.memory.write(at, piece);
             rest = tail;
         });
+    }
+
+    /// Reserves `len` bytes in place and calls `each` with address and length of every piece; the
+    /// caller has covered them.
+    pub(crate) fn reserve(&mut self, len: usize, each: &mut impl FnMut(*mut u8, usize)) {
+        let inner = &self.socket.0.session.inner;
+        self.tx.for_each_piece(&inner.geometry, 0, len, |at, len| each(inner.memory.pointer(at, len), len));
+        self.tx.reserved = len;
     }
 
     /// Publishes `len` bytes that were put.

@@ -1,7 +1,7 @@
 //! TCP connections.
 
 use crate::session::Session;
-use crate::socket::{Half, Look, Placed, Receiving, Socket};
+use crate::socket::{Half, Kind, Look, Placed, Receiving, Socket};
 use proto::arena::line::{StackLine, level, want};
 use proto::control::client::{Ask, Granted};
 use rustix::io::Errno;
@@ -26,10 +26,10 @@ pub(crate) fn any(like: SocketAddr) -> SocketAddr {
 }
 
 /// Asks sockd for a socket.
-pub(crate) fn open(session: &Session, ask: Ask) -> io::Result<Arc<Socket>> {
+pub(crate) fn open(session: &Session, kind: Kind, ask: Ask) -> io::Result<Arc<Socket>> {
     match session.inner.control.ask(ask)? {
         Granted::Socket { slot, epoch, shard, local } => {
-            Socket::place(session, Placed { slot, epoch, shard, local })
+            Socket::place(session, kind, Placed { slot, epoch, shard, local })
         }
         Granted::Session { .. } => {
             Err(io::Error::new(io::ErrorKind::InvalidData, "sockd granted something else"))
@@ -125,7 +125,7 @@ impl TcpStream {
     }
 
     fn start(session: &Session, local: SocketAddr, remote: SocketAddr) -> io::Result<TcpStream> {
-        let socket = open(session, Ask::Connect { local, remote })?;
+        let socket = open(session, Kind::Stream, Ask::Connect { local, remote })?;
         Ok(TcpStream { socket, peer: remote })
     }
 
@@ -273,22 +273,37 @@ impl TcpStream {
     /// Waits until bytes may be read and runs `take` on them; at the end of the stream with 0.
     pub(crate) fn receive<T>(
         &self,
+        take: impl FnMut(&mut Receiving<'_>, usize) -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.receive_unless(self.socket.is_nonblocking(), take)
+    }
+
+    /// [`TcpStream::receive`]; `dont_wait` alone says whether it may wait.
+    pub(crate) fn receive_unless<T>(
+        &self,
+        dont_wait: bool,
         mut take: impl FnMut(&mut Receiving<'_>, usize) -> io::Result<T>,
     ) -> io::Result<T> {
-        self.socket.block_on(Half::Read, || {
-            self.socket.receiving(|receiving, available, line| {
-                if available > 0 || self.at_end(line) {
-                    return take(receiving, available).map(Look::Ready);
-                }
-                if let Some(error) = self.socket.take_error() {
-                    return Err(error);
-                }
-                // After the error was told: the end, as a kernel has it.
-                match line.flags & level::ERROR {
-                    0 => Ok(Look::Wait),
-                    _ => take(receiving, 0).map(Look::Ready),
-                }
-            })
+        self.socket.block_unless(dont_wait, Half::Read, || self.look_at_received(&mut take))
+    }
+
+    /// One look at what was received.
+    pub(crate) fn look_at_received<T>(
+        &self,
+        mut take: impl FnMut(&mut Receiving<'_>, usize) -> io::Result<T>,
+    ) -> io::Result<Look<T>> {
+        self.socket.receiving(|receiving, available, line| {
+            if available > 0 || self.at_end(line) {
+                return take(receiving, available).map(Look::Ready);
+            }
+            if let Some(error) = self.socket.take_error() {
+                return Err(error);
+            }
+            // After the error was told: the end, as a kernel has it.
+            match line.flags & level::ERROR {
+                0 => Ok(Look::Wait),
+                _ => take(receiving, 0).map(Look::Ready),
+            }
         })
     }
 
@@ -310,28 +325,35 @@ impl TcpStream {
     }
 
     fn write_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.write_unless(self.socket.is_nonblocking(), parts)
+    }
+
+    pub(crate) fn write_unless(&self, dont_wait: bool, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.socket.block_unless(dont_wait, Half::Write, || self.try_write(parts))
+    }
+
+    /// One attempt to write.
+    pub(crate) fn try_write(&self, parts: &[IoSlice<'_>]) -> io::Result<Look<usize>> {
         let wanted = parts.iter().map(|part| part.len()).sum::<usize>();
-        self.socket.block_on(Half::Write, || {
-            if !self.writable()? {
-                return Ok(Look::Wait);
-            }
-            if wanted == 0 {
-                return Ok(Look::Ready(0));
-            }
-            let (mut sending, len) = match self.socket.sending(1, wanted)? {
-                Look::Ready(ready) => ready,
-                Look::Wait => return Ok(Look::Wait),
-                Look::WaitForPage => return Ok(Look::WaitForPage),
-            };
-            let mut put = 0;
-            for part in parts {
-                let piece = part.len().min(len - put);
-                sending.put(put, &part[..piece]);
-                put += piece;
-            }
-            sending.commit(len)?;
-            Ok(Look::Ready(len))
-        })
+        if !self.writable()? {
+            return Ok(Look::Wait);
+        }
+        if wanted == 0 {
+            return Ok(Look::Ready(0));
+        }
+        let (mut sending, len) = match self.socket.sending(1, wanted)? {
+            Look::Ready(ready) => ready,
+            Look::Wait => return Ok(Look::Wait),
+            Look::WaitForPage => return Ok(Look::WaitForPage),
+        };
+        let mut put = 0;
+        for part in parts {
+            let piece = part.len().min(len - put);
+            sending.put(put, &part[..piece]);
+            put += piece;
+        }
+        sending.commit(len)?;
+        Ok(Look::Ready(len))
     }
 
     fn read_parts(&self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize> {

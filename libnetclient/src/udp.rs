@@ -1,8 +1,9 @@
 //! UDP sockets: their streams carry records, each with the remote's address before the datagram.
 
+use crate::calls::Datagram;
 use crate::session::Session;
-use crate::socket::{Half, Look, Receiving, Socket};
-use crate::tcp::{each_addr, open};
+use crate::socket::{Half, Kind, Look, Receiving, Socket};
+use crate::tcp::{any, each_addr, open};
 use crate::wait::lock;
 use proto::PeerCorrupt;
 use proto::arena::line::level;
@@ -10,7 +11,7 @@ use proto::arena::record::{HEADER_SIZE, Header, PAYLOAD_MAX, record_size};
 use proto::control::client::{Ask, Granted};
 use proto::id::{Epoch, SlotIndex};
 use rustix::io::Errno;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -43,7 +44,7 @@ impl UdpSocket {
     /// EADDRINUSE, EADDRNOTAVAIL, EACCES below port 1024.
     pub fn bind_in<A: ToSocketAddrs>(session: &Session, addr: A) -> io::Result<UdpSocket> {
         each_addr(addr, |local| {
-            let socket = open(session, Ask::Datagram { local })?;
+            let socket = open(session, Kind::Datagram, Ask::Datagram { local })?;
             let ends = Ends { local: socket.placed.local, peer: None };
             Ok(UdpSocket { socket, ends: Arc::new(Mutex::new(ends)) })
         })
@@ -54,18 +55,32 @@ impl UdpSocket {
     /// # Errors
     /// ENETUNREACH, EACCES for a broadcast address.
     pub fn connect<A: ToSocketAddrs>(&self, addr: A) -> io::Result<()> {
-        each_addr(addr, |remote| {
-            let slot = self.socket.placed.slot;
-            match self.socket.session.inner.control.ask(Ask::DatagramConnect { slot, remote })? {
-                Granted::Socket { local, .. } => {
-                    *lock(&self.ends) = Ends { local, peer: Some(remote) };
-                    Ok(())
-                }
-                Granted::Session { .. } => {
-                    Err(io::Error::new(io::ErrorKind::InvalidData, "sockd granted something else"))
-                }
+        each_addr(addr, |remote| self.associate(remote, Some(remote)))
+    }
+
+    /// Undoes [`UdpSocket::connect`]: datagrams of every remote are taken again.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn disconnect(&self) -> io::Result<()> {
+        self.associate(any(self.local_addr()?), None)
+    }
+
+    fn associate(&self, remote: SocketAddr, peer: Option<SocketAddr>) -> io::Result<()> {
+        let slot = self.socket.placed.slot;
+        match self.socket.session.inner.control.ask(Ask::DatagramConnect { slot, remote })? {
+            Granted::Socket { local, .. } => {
+                *lock(&self.ends) = Ends { local, peer };
+                Ok(())
             }
-        })
+            Granted::Session { .. } => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "sockd granted something else"))
+            }
+        }
+    }
+
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        lock(&self.ends).peer
     }
 
     /// Sends a datagram to the first of the addresses.
@@ -89,33 +104,50 @@ impl UdpSocket {
     }
 
     fn send_record(&self, buf: &[u8], remote: SocketAddr) -> io::Result<usize> {
-        if buf.len() > PAYLOAD_MAX {
+        self.send_parts(self.socket.is_nonblocking(), &[IoSlice::new(buf)], remote)
+    }
+
+    pub(crate) fn send_parts(
+        &self,
+        dont_wait: bool,
+        parts: &[IoSlice<'_>],
+        remote: SocketAddr,
+    ) -> io::Result<usize> {
+        self.socket.block_unless(dont_wait, Half::Write, || self.try_send(parts, remote))
+    }
+
+    /// One attempt to send.
+    pub(crate) fn try_send(&self, parts: &[IoSlice<'_>], remote: SocketAddr) -> io::Result<Look<usize>> {
+        let len = parts.iter().map(|part| part.len()).sum::<usize>();
+        if len > PAYLOAD_MAX {
             return Err(Errno::MSGSIZE.into());
         }
         let local = lock(&self.ends).local;
         if local.is_ipv4() && remote.is_ipv6() {
             return Err(Errno::AFNOSUPPORT.into());
         }
-        let header = Header { len: buf.len() as u32, remote, local, slot: SlotIndex(0), epoch: Epoch(0) };
-        let size = record_size(buf.len());
-        self.socket.block_on(Half::Write, || {
-            let Some(line) = self.socket.look() else { return Ok(Look::Wait) };
-            if let Some(error) = self.socket.take_error() {
-                return Err(error);
-            }
-            if line.flags & level::OPEN == 0 {
-                return Ok(Look::Wait);
-            }
-            let mut sending = match self.socket.sending(size, size)? {
-                Look::Ready((sending, _)) => sending,
-                Look::Wait => return Ok(Look::Wait),
-                Look::WaitForPage => return Ok(Look::WaitForPage),
-            };
-            sending.put(0, &header.to_bytes());
-            sending.put(HEADER_SIZE, buf);
-            sending.commit(size)?;
-            Ok(Look::Ready(buf.len()))
-        })
+        let header = Header { len: len as u32, remote, local, slot: SlotIndex(0), epoch: Epoch(0) };
+        let size = record_size(len);
+        let Some(line) = self.socket.look() else { return Ok(Look::Wait) };
+        if let Some(error) = self.socket.take_error() {
+            return Err(error);
+        }
+        if line.flags & level::OPEN == 0 {
+            return Ok(Look::Wait);
+        }
+        let mut sending = match self.socket.sending(size, size)? {
+            Look::Ready((sending, _)) => sending,
+            Look::Wait => return Ok(Look::Wait),
+            Look::WaitForPage => return Ok(Look::WaitForPage),
+        };
+        sending.put(0, &header.to_bytes());
+        let mut put = HEADER_SIZE;
+        for part in parts {
+            sending.put(put, part);
+            put += part.len();
+        }
+        sending.commit(size)?;
+        Ok(Look::Ready(len))
     }
 
     /// Waits for a datagram; what does not fit into `buf` is lost.
@@ -151,26 +183,48 @@ impl UdpSocket {
     }
 
     fn receive(&self, buf: &mut [u8], take: bool) -> io::Result<(usize, SocketAddr)> {
-        self.socket.block_on(Half::Read, || {
-            self.socket.receiving(|receiving, available, _| {
-                if available == 0 {
-                    return match self.socket.take_error() {
-                        Some(error) => Err(error),
-                        None => Ok(Look::Wait),
-                    };
-                }
-                let header = self.header(receiving, available)?;
-                let len = buf.len().min(header.len as usize);
-                receiving.copy(HEADER_SIZE, &mut buf[..len])?;
-                if take {
-                    receiving.consume(record_size(header.len as usize))?;
-                }
-                Ok(Look::Ready((len, header.remote)))
-            })
+        let dont_wait = self.socket.is_nonblocking();
+        let datagram = self.receive_unless(dont_wait, &mut [IoSliceMut::new(buf)], take)?;
+        Ok((datagram.copied, datagram.remote))
+    }
+
+    pub(crate) fn receive_unless(
+        &self,
+        dont_wait: bool,
+        bufs: &mut [IoSliceMut<'_>],
+        take: bool,
+    ) -> io::Result<Datagram> {
+        self.socket.block_unless(dont_wait, Half::Read, || self.look_at_received(bufs, take))
+    }
+
+    /// One look at what was received.
+    pub(crate) fn look_at_received(
+        &self,
+        bufs: &mut [IoSliceMut<'_>],
+        take: bool,
+    ) -> io::Result<Look<Datagram>> {
+        self.socket.receiving(|receiving, available, _| {
+            if available == 0 {
+                return match self.socket.take_error() {
+                    Some(error) => Err(error),
+                    None => Ok(Look::Wait),
+                };
+            }
+            let header = self.header(receiving, available)?;
+            let (len, mut copied) = (header.len as usize, 0);
+            for buf in bufs.iter_mut() {
+                let piece = buf.len().min(len - copied);
+                receiving.copy(HEADER_SIZE + copied, &mut buf[..piece])?;
+                copied += piece;
+            }
+            if take {
+                receiving.consume(record_size(len))?;
+            }
+            Ok(Look::Ready(Datagram { copied, len, remote: header.remote, local: header.local }))
         })
     }
 
-    fn header(&self, receiving: &Receiving<'_>, available: usize) -> io::Result<Header> {
+    pub(crate) fn header(&self, receiving: &Receiving<'_>, available: usize) -> io::Result<Header> {
         let corrupt = || {
             let rule = PeerCorrupt::new("a datagram's record that makes no sense");
             self.socket.session.inner.corrupt(rule)

@@ -101,6 +101,12 @@ impl Region {
         assert!(self.writable, "store into a read-only region");
     }
 
+    /// The address of `len` bytes at `at`, for who has to hand it to C: valid as long as this
+    /// region, shared with processes that may write there at any time.
+    pub fn pointer(&self, at: usize, len: usize) -> *mut u8 {
+        self.address(at, len, 1).as_ptr()
+    }
+
     fn word32(&self, at: usize) -> &AtomicU32 {
         // SAFETY: aligned and inside the mapping, which outlives the borrow; an atomic may be
         // written by another process at any time.

@@ -1,0 +1,127 @@
+//! Calls with flags, as recv(2) and send(2) have them.
+
+use crate::socket::{Half, Look};
+use crate::{TcpListener, TcpStream, UdpSocket};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
+
+/// What a single call is to do otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags {
+    /// Return `WouldBlock` instead of waiting (MSG_DONTWAIT).
+    pub dont_wait: bool,
+    /// Leave what is read where it is (MSG_PEEK).
+    pub peek: bool,
+}
+
+/// A datagram that was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Datagram {
+    /// Bytes that were copied.
+    pub copied: usize,
+    /// Bytes that it had.
+    pub len: usize,
+    /// Who sent it.
+    pub remote: SocketAddr,
+    /// Our address, as the sender named it.
+    pub local: SocketAddr,
+}
+
+impl TcpStream {
+    /// Reads as readv(2), with flags.
+    ///
+    /// # Errors
+    /// As [`std::io::Read::read`].
+    pub fn recv_with(&self, bufs: &mut [IoSliceMut<'_>], flags: Flags) -> io::Result<usize> {
+        if bufs.iter().all(|buf| buf.is_empty()) {
+            return Ok(0);
+        }
+        self.receive_unless(flags.dont_wait || self.socket.is_nonblocking(), |receiving, available| {
+            let mut done = 0;
+            for buf in bufs.iter_mut() {
+                let piece = buf.len().min(available - done);
+                receiving.copy(done, &mut buf[..piece])?;
+                done += piece;
+            }
+            if !flags.peek {
+                receiving.consume(done)?;
+            }
+            Ok(done)
+        })
+    }
+
+    /// Takes up to `len` bytes off the stream without a copy (MSG_TRUNC of tcp(7)).
+    ///
+    /// # Errors
+    /// As [`std::io::Read::read`].
+    pub fn discard(&self, len: usize, dont_wait: bool) -> io::Result<usize> {
+        self.receive_unless(dont_wait || self.socket.is_nonblocking(), |receiving, available| {
+            let len = len.min(available);
+            receiving.consume(len)?;
+            Ok(len)
+        })
+    }
+
+    /// Writes as writev(2), with flags.
+    ///
+    /// # Errors
+    /// As [`std::io::Write::write`].
+    pub fn send_with(&self, bufs: &[IoSlice<'_>], dont_wait: bool) -> io::Result<usize> {
+        self.write_unless(dont_wait || self.socket.is_nonblocking(), bufs)
+    }
+
+    /// Whether calls return `WouldBlock` instead of waiting.
+    pub fn is_nonblocking(&self) -> bool {
+        self.socket.is_nonblocking()
+    }
+}
+
+impl TcpListener {
+    /// How long an accept waits; `None` for ever (SO_RCVTIMEO).
+    ///
+    /// # Errors
+    /// `InvalidInput` for zero.
+    pub fn set_accept_timeout(&self, timeout: Option<std::time::Duration>) -> io::Result<()> {
+        self.socket.set_timeout(Half::Read, timeout)
+    }
+}
+
+impl UdpSocket {
+    /// Receives a datagram into several buffers, with flags.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::recv_from`].
+    pub fn recv_with(&self, bufs: &mut [IoSliceMut<'_>], flags: Flags) -> io::Result<Datagram> {
+        self.receive_unless(flags.dont_wait || self.socket.is_nonblocking(), bufs, !flags.peek)
+    }
+
+    /// Sends a datagram out of several buffers, to the remote of [`UdpSocket::connect`] when `to` is
+    /// `None`.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::send_to`] and [`UdpSocket::send`].
+    pub fn send_with(
+        &self,
+        bufs: &[IoSlice<'_>],
+        to: Option<SocketAddr>,
+        dont_wait: bool,
+    ) -> io::Result<usize> {
+        let to = match to {
+            Some(to) => to,
+            None => self.remote().ok_or(rustix::io::Errno::DESTADDRREQ)?,
+        };
+        self.send_parts(dont_wait || self.socket.is_nonblocking(), bufs, to)
+    }
+
+    /// Bytes of the datagram that comes next (FIONREAD).
+    pub fn next_len(&self) -> Option<usize> {
+        let found = self.socket.receiving(|receiving, available, _| match available {
+            0 => Ok(Look::Wait),
+            _ => self.header(receiving, available).map(Look::Ready),
+        });
+        match found {
+            Ok(Look::Ready(header)) => Some(header.len as usize),
+            _ => None,
+        }
+    }
+}
