@@ -39,6 +39,8 @@ proto::counters! {
         TcpChallengeAcks = "tcp_challenge_acks",
         /// SYN cookies sent.
         TcpSynCookies = "tcp_syn_cookies_sent",
+        /// Out-of-order queues given up for want of receive pages (Linux TcpExtOfoPruned).
+        TcpOfoPruned = "tcp_ofo_pruned",
         /// Datagrams delivered (RFC 4113 udpInDatagrams).
         UdpInDatagrams = "udp_in_datagrams",
         /// Datagrams sent (RFC 4113 udpOutDatagrams).

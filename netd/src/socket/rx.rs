@@ -23,6 +23,8 @@ pub struct RxPages {
     pages: VecDeque<u32>,
     /// What the client has consumed, as far as we have checked.
     consumed: u64,
+    /// Bytes were given up that the committed record still names: pages go back after the commit.
+    pruned: bool,
 }
 
 /// No page could be had; the bytes must be dropped and come again.
@@ -138,18 +140,43 @@ impl RxPages {
         while self.first < keep {
             let Some(page) = self.pages.pop_front() else { break };
             self.first += 1;
-            if page != NO_PAGE {
-                session.return_page(page);
-            }
+            self.give_back(session, page);
         }
         Ok(())
     }
 
     /// Gives all pages back: the socket lets go of its place, or nothing is left in them.
     pub fn release_all<M: Memory + Clone>(&mut self, session: &mut Session<M>) {
-        for page in self.pages.drain(..).filter(|&page| page != NO_PAGE) {
-            session.return_page(page);
+        while let Some(page) = self.pages.pop_back() {
+            self.give_back(session, page);
         }
+    }
+
+    fn give_back<M: Memory + Clone>(&self, session: &mut Session<M>, page: u32) {
+        match (page == NO_PAGE, self.pruned) {
+            (true, _) => {}
+            (false, true) => session.return_page_later(page),
+            (false, false) => session.return_page(page),
+        }
+    }
+
+    /// Gives up what lies beyond the `received` bytes in order; its pages are free after the commit.
+    pub fn prune<M: Memory + Clone>(&mut self, session: &mut Session<M>, received: u64) {
+        self.pruned = true;
+        if self.consumed == received {
+            return self.release_all(session);
+        }
+        let keep = ((received - 1) / PAGE_SIZE as u64 + 1).saturating_sub(self.first) as usize;
+        while self.pages.len() > keep {
+            if let Some(page) = self.pages.pop_back() {
+                self.give_back(session, page);
+            }
+        }
+    }
+
+    /// The record is committed: it names what is here and nothing else.
+    pub fn committed(&mut self) {
+        self.pruned = false;
     }
 
     /// After a restart: finds the pages of `consumed..received` and of the kept out-of-order
@@ -168,7 +195,8 @@ impl RxPages {
         if consumed > received || received - consumed > window {
             return Err(PeerCorrupt::new("consumed cursor outside the received bytes"));
         }
-        let mut rx = RxPages { first: consumed / PAGE_SIZE as u64, pages: VecDeque::new(), consumed };
+        let mut rx =
+            RxPages { first: consumed / PAGE_SIZE as u64, pages: VecDeque::new(), consumed, pruned: false };
         let direction = Direction::Rx { shard: session.shard() };
         let all = core::iter::once((consumed, received - consumed)).chain(ranges.iter().copied());
         for (offset, len) in all.filter(|&(_, len)| len > 0) {
@@ -228,6 +256,21 @@ mod tests {
         });
         assert_eq!(found, [1, 2, 3, 4]);
         assert_eq!(core::iter::from_fn(|| next.take_page()).count(), 5);
+    }
+
+    #[test]
+    fn pruned_pages_go_back_after_the_commit() {
+        let mut session = session();
+        let mut rx = RxPages::default();
+        rx.cover(&mut session, SlotIndex(0), 0, 10).expect("a page");
+        rx.cover(&mut session, SlotIndex(0), PAGE - 5, 3 * PAGE_SIZE).expect("pages out of order");
+        rx.prune(&mut session, 10);
+        assert_eq!((session.free_pages(), session.pages_in_limbo()), (4, 3));
+        rx.consume(&mut session, 10, 10, 10).expect("in bounds");
+        assert_eq!(session.free_pages(), 4, "the last one may hold pruned bytes too");
+        rx.committed();
+        session.return_limbo();
+        assert_eq!((session.free_pages(), session.pages_in_limbo()), (8, 0));
     }
 
     #[test]

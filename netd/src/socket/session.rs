@@ -11,7 +11,7 @@ use proto::arena::{Geometry, NOTE_SIZE};
 use proto::id::{Epoch, RecordIndex, SessionId, SlotIndex};
 use proto::ring::spsc::{Consumer, Producer};
 use proto::shm::Memory;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// Nobody lives at that place.
 const NOBODY: u32 = u32::MAX;
@@ -34,6 +34,10 @@ pub struct Session<M> {
     passive_in_use: u32,
     owes_wake: bool,
     rx_pages: Pages,
+    /// Receive pages that a committed record may still name: free when the next one is committed.
+    limbo: Vec<u32>,
+    /// Places whose receive pages may hold bytes out of order.
+    out_of_order: BTreeSet<u32>,
     passive_free: Vec<u32>,
     passive_fresh: u32,
     /// The client is gone or broke a rule: nothing is delivered, no new socket is placed.
@@ -101,6 +105,8 @@ impl<M: Memory + Clone> Session<M> {
             passive_in_use: 0,
             owes_wake: true,
             rx_pages: Pages { free: Vec::new(), fresh: 0, count: geometry.rx_pages },
+            limbo: Vec::new(),
+            out_of_order: BTreeSet::new(),
             passive_free: Vec::new(),
             passive_fresh: geometry.active,
             ended: false,
@@ -151,6 +157,7 @@ impl<M: Memory + Clone> Session<M> {
         let place = &mut self.places[slot.0 as usize];
         assert!(*place != NOBODY, "a place is vacated by who lives there");
         *place = NOBODY;
+        self.out_of_order.remove(&slot.0);
         self.occupied -= 1;
         if slot.0 >= self.geometry.active {
             self.passive_in_use -= 1;
@@ -193,6 +200,40 @@ impl<M: Memory + Clone> Session<M> {
     /// A receive page is free again.
     pub fn return_page(&mut self, page: u32) {
         self.rx_pages.free.push(page);
+    }
+
+    /// A receive page is free again once the batch is committed: until then a record may say that
+    /// bytes lie in it, and after a death they would be looked for there.
+    pub fn return_page_later(&mut self, page: u32) {
+        self.limbo.push(page);
+    }
+
+    /// The batch is committed: no record names those pages any more.
+    pub fn return_limbo(&mut self) {
+        self.rx_pages.free.append(&mut self.limbo);
+    }
+
+    /// Pages that are free when the batch is committed.
+    pub fn pages_in_limbo(&self) -> usize {
+        self.limbo.len()
+    }
+
+    /// Receive pages that neither data out of order nor datagrams may take, so that data in order
+    /// finds one: enough for a segment of 64 KiB across page borders, of a small arena a quarter.
+    pub fn rx_reserve(&self) -> usize {
+        const RESERVE_MAX: u32 = 6;
+        let few = u32::from(self.geometry.rx_pages > 1);
+        (self.geometry.rx_pages / 4).clamp(few, RESERVE_MAX) as usize
+    }
+
+    /// The socket at `slot` holds bytes out of order.
+    pub fn note_out_of_order(&mut self, slot: SlotIndex) {
+        self.out_of_order.insert(slot.0);
+    }
+
+    /// A place that may hold bytes out of order; it is not named again until there are new ones.
+    pub fn next_out_of_order(&mut self) -> Option<SlotIndex> {
+        self.out_of_order.pop_last().map(SlotIndex)
     }
 
     /// During recovery: a page that a socket holds already.

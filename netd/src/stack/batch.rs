@@ -15,6 +15,8 @@ pub(super) struct Batch {
     pub answers: VecDeque<Answer>,
     /// Cells whose sockets have moved to others.
     pub retired: Vec<Held>,
+    /// Sessions with receive pages that are free when the batch is committed.
+    pub pruned: Vec<SessionId>,
     /// Sockets whose clients are to be told.
     pub notes: Vec<u32>,
     /// Sessions with new notes in their ring, or that are to be woken in any case.
@@ -29,6 +31,7 @@ impl Batch {
             dirty: Vec::new(),
             answers: VecDeque::new(),
             retired: Vec::new(),
+            pruned: Vec::new(),
             notes: Vec::new(),
             told: Vec::new(),
             corrupt: Vec::new(),

@@ -30,7 +30,7 @@ pub(super) const COOKIE_LIFETIME: Duration = Duration::from_secs(128);
 const HALF_OPEN_MAX: u32 = 1024;
 
 /// Pages that an accept record may need: it may cross a border.
-const ACCEPT_PAGES: usize = 2;
+pub(super) const ACCEPT_PAGES: usize = 2;
 
 /// Connections that may wait for accept: what was asked for, as far as the queue's window goes.
 fn backlog_of(opening: &Opening) -> u32 {

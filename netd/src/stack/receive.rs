@@ -2,7 +2,7 @@
 
 use super::Stack;
 use super::clients::flow_key;
-use super::listen::Arrival;
+use super::listen::{ACCEPT_PAGES, Arrival};
 use super::socket::Kind;
 use super::watch::frame_crumb;
 use crate::counters::Counter;
@@ -28,7 +28,7 @@ use core::net::{IpAddr, SocketAddr};
 use proto::Instant;
 use proto::arena::record::{HEADER_SIZE, Header, record_size};
 use proto::arena::{PAGE_SIZE, WINDOW_MAX};
-use proto::id::{Epoch, SlotIndex};
+use proto::id::{Epoch, SessionId, SlotIndex};
 use proto::nic::packet_buf::{Csum, PacketBuf};
 use proto::shm::Memory;
 use rustix::io::Errno;
@@ -140,10 +140,12 @@ impl<M: Memory + Clone> Stack<M> {
     ) -> Result<(), DropReason> {
         let socket = self.sockets.get_mut(index).expect("the demultiplexer names sockets that there are");
         let Kind::Tcp(block) = &mut socket.kind else { return Err(DropReason::NoSocket) };
-        let waits = block.state() == TcpState::SynReceived && socket.opening.op.0 == 0;
+        let (session, passive) = (socket.opening.session, socket.opening.op.0 == 0);
+        let waits = block.state() == TcpState::SynReceived && passive;
         // The handshake's last ACK finds no room to wait for accept: it is dropped, and comes again.
         let establishes = waits && segment.flags.ack() && !segment.flags.rst();
         if establishes && !self.can_queue(index, pages_at_worst(segment)) {
+            self.prune(session, ACCEPT_PAGES + pages_at_worst(segment));
             return Err(DropReason::TcpListenOverflow);
         }
         self.check_pages(index, segment)?;
@@ -169,24 +171,55 @@ impl<M: Memory + Clone> Stack<M> {
         dropped.map_or(Ok(()), Err)
     }
 
-    /// Whether the session has the pages that this segment's payload may need.
-    fn check_pages(&self, index: u32, segment: &Segment) -> Result<(), DropReason> {
-        let socket = self.sockets.get(index).expect("the caller has found it");
+    /// Whether the session has the pages that this segment's payload may need. What comes in order
+    /// finds a page as long as there is one: data out of order never takes the last ones, and is
+    /// given up when they run short.
+    fn check_pages(&mut self, index: u32, segment: &Segment) -> Result<(), DropReason> {
         if segment.payload_len == 0 {
             return Ok(());
         }
+        let socket = self.sockets.get(index).expect("the caller has found it");
         let Kind::Tcp(block) = &socket.kind else { return Ok(()) };
         // Without a place nothing is delivered, or the accept queue's check has counted the pages.
-        let Some(session) = socket.at.and_then(|at| self.sessions.get(&at.session)) else { return Ok(()) };
-        if session.free_pages() >= pages_at_worst(segment) {
+        let Some(at) = socket.at else { return Ok(()) };
+        let Some(session) = self.sessions.get(&at.session) else { return Ok(()) };
+        let (free, reserve) = (session.free_pages(), session.rx_reserve());
+        if free >= pages_at_worst(segment) + reserve {
             return Ok(());
         }
         let known = block.state() != TcpState::SynSent;
-        let enough = known
-            && block.payload_offset(segment).is_some_and(|offset| {
-                session.free_pages() >= socket.rx.missing(offset, segment.payload_len as usize)
-            });
-        if enough { Ok(()) } else { Err(DropReason::ProtoMem) }
+        let Some(offset) = known.then(|| block.payload_offset(segment)).flatten() else {
+            return if free >= pages_at_worst(segment) { Ok(()) } else { Err(DropReason::ProtoMem) };
+        };
+        let missing = socket.rx.missing(offset, segment.payload_len as usize);
+        match offset <= socket.received() {
+            false if missing == 0 || free >= missing + reserve => Ok(()),
+            false => Err(DropReason::TcpOfoDrop),
+            true => {
+                self.prune(at.session, missing + reserve);
+                if free >= missing { Ok(()) } else { Err(DropReason::ProtoMem) }
+            }
+        }
+    }
+
+    /// Gives up bytes out of order of this session's sockets until `wanted` pages are free, or will be
+    /// when the batch is committed.
+    fn prune(&mut self, id: SessionId, wanted: usize) {
+        while let Some(session) = self.sessions.get_mut(&id) {
+            if session.free_pages() + session.pages_in_limbo() >= wanted {
+                return;
+            }
+            let Some(slot) = session.next_out_of_order() else { return };
+            let Some(index) = session.record_at(slot) else { continue };
+            let Some(socket) = self.sockets.get_mut(index.0) else { continue };
+            let Kind::Tcp(block) = &mut socket.kind else { continue };
+            if block.prune_out_of_order() {
+                socket.rx.prune(session, block.received());
+                self.counters.count(Counter::TcpOfoPruned);
+                self.batch.pruned.push(id);
+                self.touch(index.0);
+            }
+        }
     }
 
     /// Does what a control block asked for.
@@ -222,6 +255,9 @@ impl<M: Memory + Clone> Stack<M> {
         let session = self.sessions.get_mut(&at.session).expect("a place lies in a session");
         let len = deliver.len as usize;
         socket.rx.cover(session, at.slot, deliver.offset, len).expect("the caller has counted the pages");
+        if deliver.offset > socket.received() {
+            session.note_out_of_order(at.slot);
+        }
         let mut from = deliver.payload_start as usize;
         socket.rx.for_each_piece(session, deliver.offset, len, |to, piece| {
             frame.buf.copy_out(from, &session.memory, to, piece);
@@ -290,6 +326,10 @@ impl<M: Memory + Clone> Stack<M> {
         let size = record_size(len);
         if start + size as u64 - socket.rx.consumed() > u64::from(WINDOW_MAX) {
             return Err(DropReason::SocketRcvbuff);
+        }
+        let reserve = if matches!(socket.kind, Kind::Udp(_)) { session.rx_reserve() } else { 0 };
+        if session.free_pages() < socket.rx.missing(start, size) + reserve {
+            return Err(DropReason::ProtoMem);
         }
         socket.rx.cover(session, at.slot, start, size).map_err(|_| DropReason::ProtoMem)?;
         socket.rx.write(session, start, &record.to_bytes());

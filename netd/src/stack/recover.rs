@@ -327,6 +327,9 @@ impl<M: Memory + Clone> Stack<M> {
             return Err(PeerCorrupt::new("consumed cursor moved backwards"));
         }
         socket.rx = RxPages::recover(session, at.slot, consumed, received, &ooo)?;
+        if !ooo.is_empty() {
+            session.note_out_of_order(at.slot);
+        }
         socket.line.received = received;
         socket.line.acked = socket.acked();
         if taken_up {

@@ -160,11 +160,17 @@ impl<M: Memory + Clone> Stack<M> {
         }
         for &index in dirty {
             let Some(socket) = self.sockets.get_mut(index) else { continue };
+            socket.rx.committed();
             if socket.leaving_place() {
                 self.leave_place(index);
             }
             if self.sockets.get_mut(index).is_some_and(|socket| socket.is_over()) {
                 self.remove(index);
+            }
+        }
+        for id in self.batch.pruned.drain(..) {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.return_limbo();
             }
         }
     }

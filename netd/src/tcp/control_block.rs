@@ -447,6 +447,18 @@ impl ControlBlock {
         kept.map_or(self.received(), |range| range.end.offset().max(self.received()))
     }
 
+    /// Gives up what was received out of order, as Linux's tcp_prune_ofo_queue does when memory is
+    /// short (RFC 2018 §8). Returns whether there was any.
+    pub fn prune_out_of_order(&mut self) -> bool {
+        match self.out_of_order.as_mut().filter(|store| !store.ranges().is_empty()) {
+            Some(store) => {
+                store.forget();
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Whether the remote has acknowledged all that was written, and that it was all.
     pub fn local_end_acknowledged(&self) -> bool {
         self.fin_acknowledged()

@@ -76,6 +76,12 @@ impl OutOfOrder {
         merged
     }
 
+    /// Forgets all ranges: their bytes are given up. RFC 2018 §8 allows it, the remote keeps what was
+    /// not acknowledged cumulatively.
+    pub fn forget(&mut self) {
+        self.ranges.clear();
+    }
+
     /// Notes that `range` arrived a second time.
     pub fn note_duplicate(&mut self, range: Range) {
         if !range.is_empty() {

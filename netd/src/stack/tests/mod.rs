@@ -2,4 +2,5 @@
 
 mod accept_queue;
 mod interfaces;
+mod pages;
 mod rig;
