@@ -87,6 +87,7 @@ fn a_process_maps_what_its_row_in_the_architecture_says() {
             expect(&[
                 ("stats-netd", "rw"),
                 ("slab-0", "rw"),
+                ("loopback", "rw"),
                 ("rings", "rw"),
                 ("conns-0", "rw"),
                 ("capture-0", "rw"),

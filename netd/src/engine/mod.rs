@@ -16,7 +16,7 @@ mod tap;
 
 use crate::counters::{Counter, Counters};
 use crate::secrets::ENTROPY_SIZE;
-use crate::stack::{AttachError, ORDER, Setup, Stack};
+use crate::stack::{AttachError, LOOPBACK, ORDER, Setup, Stack};
 use crate::wire::drop_reason::DropReason;
 use clients::Clients;
 use config::Configuration;
@@ -32,12 +32,15 @@ use proto::control::messages::Region as Tag;
 use proto::control::notices::Change;
 use proto::daemon::{Gone, News, Start, Supervised};
 use proto::id::{Generation, Role, Seat};
+use proto::nic::packet_buf::PacketBuf;
 use proto::nic::pool::FramePool;
+use proto::nic::slab::SlabGeometry;
 use proto::recorder::{Kind, Recorder};
-use proto::shm::region::Region;
+use proto::shm::region::{Region, create_sealed};
 use proto::stats::table::Table;
 use rustix::fd::{AsRawFd, RawFd};
 use sockd::SockdLink;
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,6 +52,10 @@ pub type Mapped = Arc<Region>;
 
 /// Frames, commands and kicks each that one round takes up at most; net.core.netdev_budget is 300.
 const BUDGET: usize = 256;
+/// Frames that may wait to come in again by the loopback interface.
+const LOOPED_MAX: usize = 64;
+/// The pages they lie in: soft state of one incarnation, mapped by nobody else.
+const LOOPBACK_SLAB: SlabGeometry = SlabGeometry { small: 256, large: 128 };
 /// Rounds under load after which descriptors are looked at although there is work.
 const ROUNDS_PER_POLL: u32 = 16;
 
@@ -105,6 +112,8 @@ struct Engine {
     poll: Poll,
     /// Frames that each interface takes in the present round.
     room: Vec<usize>,
+    /// Frames that this host sent to itself and has not looked at.
+    looped: VecDeque<PacketBuf<Mapped>>,
     stopping: bool,
 }
 
@@ -174,6 +183,9 @@ impl Engine {
                 NicLink::new(index, Rc::new(pool))
             })
             .collect();
+        let loopback = create_sealed("axolotl-loopback", LOOPBACK_SLAB.bytes())
+            .and_then(|fd| Region::map(&fd, LOOPBACK_SLAB.bytes()))
+            .map_err(system("memory for loopback"))?;
         let mut entropy = [0; ENTROPY_SIZE];
         rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty())
             .map_err(|errno| system("getrandom")(errno.into()))?;
@@ -181,6 +193,7 @@ impl Engine {
             shard: seat.index,
             interfaces: config.interfaces(),
             frames: nics.iter().map(|nic| nic.pool.clone()).collect(),
+            loopback: Rc::new(FramePool::new(Arc::new(loopback), LOOPBACK_SLAB)),
             conns: start.memory(Tag::Conns(seat.index)),
             conns_capacity: group.conns,
             secrets: start.memory(Tag::Secrets),
@@ -206,6 +219,7 @@ impl Engine {
             tap,
             poll,
             room: Vec::new(),
+            looped: VecDeque::new(),
             stopping: false,
         })
     }
@@ -248,6 +262,7 @@ impl Engine {
         // NET_RX, topmost queue first.
         worked |= self.take_commands(time) > 0;
         worked |= self.stack.poll_kicks(time, BUDGET) > 0;
+        worked |= self.take_looped(time) > 0;
         worked |= self.take_frames(time) > 0;
         if self.stack.next_deadline().is_some_and(|due| due <= time) {
             self.stack.on_timers(time);
@@ -255,6 +270,7 @@ impl Engine {
         }
         self.room.clear();
         self.room.extend(self.nics.iter_mut().map(|nic| nic.room().min(BUDGET)));
+        self.room.push(LOOPED_MAX.saturating_sub(self.looped.len()));
         if self.stack.wants_transmit(&self.room) {
             worked |= self.stack.poll_transmit(time, &mut self.room);
         }
@@ -302,6 +318,15 @@ impl Engine {
         taken
     }
 
+    /// What this host sent to itself in an earlier round.
+    fn take_looped(&mut self, time: Instant) -> usize {
+        let waiting = self.looped.len();
+        for frame in self.looped.drain(..) {
+            self.stack.on_frame(time, LOOPBACK, frame);
+        }
+        waiting
+    }
+
     fn take_commands(&mut self, time: Instant) -> usize {
         let mut taken = 0;
         while taken < BUDGET {
@@ -331,6 +356,10 @@ impl Engine {
         let time = now();
         let tapped = self.tap.is_open(time);
         while let Some((index, frame)) = self.stack.next_frame() {
+            if index == LOOPBACK {
+                self.looped.push_back(frame);
+                continue;
+            }
             if tapped {
                 self.tap.show(time, Way::Out, index, &frame);
             }
@@ -356,7 +385,7 @@ impl Engine {
 
     /// Asks everybody for wake-ups. `false` when something came meanwhile.
     fn arm(&mut self) -> bool {
-        let mut idle = self.stack.arm(now());
+        let mut idle = self.stack.arm(now()) && self.looped.is_empty();
         for nic in &mut self.nics {
             idle &= nic.arm();
         }

@@ -16,7 +16,7 @@ use icmp::ErrorLimit;
 use proto::Instant;
 use proto::nic::packet_buf::PacketBuf;
 use proto::shm::Memory;
-use route::{AddrKind, RouteTable};
+use route::{AddrKind, LOOPBACK, RouteTable};
 
 /// Hops a packet of ours may take: RFC 1700, Linux `ip_default_ttl`.
 pub const TTL_DEFAULT: u8 = 64;
@@ -71,8 +71,10 @@ impl<M: Memory + Clone> Ip<M> {
     /// The way to `dst`, from `source` if the sender has chosen one; `None` when there is none.
     pub fn way(&self, dst: IpAddr, source: Option<IpAddr>) -> Option<Way> {
         let path = self.routes.path(dst, source, None).ok()?;
-        let nic = path.interface;
-        if path.kind == AddrKind::Local {
+        // What is for an address of ours never leaves the host, whatever interface has the address.
+        let nic = if path.kind == AddrKind::Local { LOOPBACK } else { path.interface };
+        if nic != LOOPBACK && path.source.is_loopback() {
+            // RFC 1122 §3.2.1.3 (g): 127/8 never appears outside a host.
             return None;
         }
         let mtu = self.link.interface(nic)?.mtu;
@@ -86,6 +88,9 @@ impl<M: Memory + Clone> Ip<M> {
     pub fn receive(&mut self, packet: Packet<M>) -> Result<Received<M>, DropReason> {
         let Packet { mut frame, interface, to_group: frame_to_group } = packet;
         let header = Ipv4Header::parse(frame.head(), frame.buf.len())?;
+        if interface == LOOPBACK {
+            return looped(header, frame);
+        }
         if !header.source_is_possible() {
             return Err(DropReason::IpInvalidSource);
         }
@@ -137,4 +142,12 @@ impl<M: Memory + Clone> Ip<M> {
         }
         self.link.send(now, way.nic, way.next_hop, packet, counters);
     }
+}
+
+/// A packet that this host sent to itself, from one of its addresses to one of its addresses.
+fn looped<M: Memory>(header: Ipv4Header, mut frame: Frame<M>) -> Result<Received<M>, DropReason> {
+    let header = header.whole()?;
+    frame.trim(usize::from(header.total_len));
+    frame.pull(usize::from(header.header_len));
+    Ok(Received { header, frame, interface: LOOPBACK, to_group: false })
 }

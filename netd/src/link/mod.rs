@@ -6,6 +6,7 @@ pub mod pending;
 
 use crate::counters::{Counter, Counters};
 use crate::frame::Frame;
+use crate::ip::route::LOOPBACK;
 use crate::keyed_hash::HashKey;
 use crate::wire::address::MacAddr;
 use crate::wire::arp::{ArpPacket, PACKET_LEN};
@@ -15,7 +16,9 @@ use core::net::{IpAddr, Ipv4Addr};
 use interface::{Interface, InterfaceConfig};
 use neighbour::{Effect, NeighbourLimits, NeighbourTable, Output};
 use proto::Instant;
+use proto::control::notices::feature;
 use proto::nic::packet_buf::PacketBuf;
+use proto::nic::packet_buf::{Csum, Marks};
 use proto::nic::pool::FramePool;
 use proto::shm::Memory;
 use std::collections::VecDeque;
@@ -24,10 +27,16 @@ use std::rc::Rc;
 /// Room in front of a packet that is built here: link, IP and transport headers with options.
 pub const HEADROOM: usize = 192;
 
+/// The MTU of the loopback interface: the largest packet of IPv4 (RFC 791 §3.1), as Linux's segments
+/// have it.
+pub const LOOPBACK_MTU: u16 = u16::MAX;
+
 /// All interfaces of a shard, and the frames that wait to be released.
 #[derive(Debug)]
 pub struct Link<M: Memory> {
     interfaces: Vec<Interface<M>>,
+    /// The host itself: what leaves by it comes in by it, and its next hop is always known.
+    loopback: Interface<M>,
     /// Frames that were built, with the interface each is for.
     pub out: VecDeque<(u16, PacketBuf<M>)>,
     /// Packets whose neighbour did not answer: their senders are told.
@@ -51,6 +60,7 @@ impl<M: Memory + Clone> Link<M> {
         now: Instant,
         configs: &[InterfaceConfig],
         pools: &[Rc<FramePool<M>>],
+        loopback: Rc<FramePool<M>>,
         key: HashKey,
         random: u32,
     ) -> Self {
@@ -75,20 +85,33 @@ impl<M: Memory + Clone> Link<M> {
             }
         };
         let interfaces = configs.iter().zip(pools).map(interface).collect();
-        Link { interfaces, out: VecDeque::new(), unreachable: Vec::new() }
+        let nobody = NeighbourLimits { entries: 2, pending: 0 };
+        let loopback = Interface {
+            mac: MacAddr::ZERO,
+            mtu: LOOPBACK_MTU,
+            addrs: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            neighbours: NeighbourTable::new(MacAddr::ZERO, nobody, key, random, now),
+            // No checksum is needed where no wire is.
+            features: feature::TX_CHECKSUM,
+            frames: loopback,
+        };
+        Link { interfaces, loopback, out: VecDeque::new(), unreachable: Vec::new() }
     }
 
-    /// An interface by its number.
+    /// An interface by its number, [`LOOPBACK`] among them.
     pub fn interface(&self, index: u16) -> Option<&Interface<M>> {
-        self.interfaces.get(usize::from(index))
+        match index {
+            LOOPBACK => Some(&self.loopback),
+            index => self.interfaces.get(usize::from(index)),
+        }
     }
 
-    /// All interfaces.
+    /// All interfaces but loopback.
     pub fn interfaces(&self) -> &[Interface<M>] {
         &self.interfaces
     }
 
-    /// All interfaces, to be configured.
+    /// All interfaces but loopback, to be configured.
     pub fn interfaces_mut(&mut self) -> &mut [Interface<M>] {
         &mut self.interfaces
     }
@@ -104,17 +127,21 @@ impl<M: Memory + Clone> Link<M> {
         mut frame: Frame<M>,
         counters: &mut Counters,
     ) -> Result<Option<Packet<M>>, DropReason> {
-        let interface = self.interfaces.get(usize::from(index)).ok_or(DropReason::DevDown)?;
+        let interface = self.interface(index).ok_or(DropReason::DevDown)?;
         let header = EthernetHeader::parse(frame.head())?;
         if header.dst != interface.mac && !header.dst.is_multicast() {
             return Err(DropReason::OtherHost);
         }
         frame.pull(HEADER_LEN);
+        if index == LOOPBACK {
+            // It has not left this host's memory.
+            frame.buf.marks = Marks { csum: Csum::Valid, gso: None };
+        }
         match header.ethertype {
             EtherType::IPV4 => {
                 Ok(Some(Packet { frame, interface: index, to_group: header.dst.is_multicast() }))
             }
-            EtherType::ARP => {
+            EtherType::ARP if index != LOOPBACK => {
                 counters.count(Counter::ArpIn);
                 let packet = ArpPacket::parse(frame.head())?;
                 self.receive_arp(
@@ -161,6 +188,11 @@ impl<M: Memory + Clone> Link<M> {
         packet: PacketBuf<M>,
         counters: &mut Counters,
     ) {
+        if index == LOOPBACK {
+            let (dst, src) = (MacAddr::ZERO, MacAddr::ZERO);
+            let header = EthernetHeader { dst, src, ethertype: EtherType::IPV4 };
+            return self.emit(index, packet, &header.to_bytes(), counters);
+        }
         let interface = &mut self.interfaces[usize::from(index)];
         if let Some(mac) = interface.group_mac(next_hop) {
             let header = EthernetHeader { dst: mac, src: interface.mac, ethertype: EtherType::IPV4 };

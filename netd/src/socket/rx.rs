@@ -88,6 +88,23 @@ impl RxPages {
         pieces(offset, len).filter(lacks).count()
     }
 
+    /// How many bytes from `offset` on, of `len`, have a page or get one of `free` pages.
+    pub fn fitting(&self, offset: u64, len: usize, free: usize) -> usize {
+        let (mut left, mut at) = (free, offset);
+        for piece in pieces(offset, len) {
+            let number = at / PAGE_SIZE as u64;
+            let index = number.checked_sub(self.first).and_then(|index| self.pages.get(index as usize));
+            if index.is_none_or(|&page| page == NO_PAGE) {
+                if left == 0 {
+                    break;
+                }
+                left -= 1;
+            }
+            at += piece.len as u64;
+        }
+        (at - offset) as usize
+    }
+
     /// Calls `each` with the arena offset and length of every piece of the covered range
     /// `offset..offset + len`, in order.
     pub fn for_each_piece<M: Memory + Clone>(

@@ -29,6 +29,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
+pub use crate::ip::route::LOOPBACK;
 pub use recover::AttachError;
 pub use settle::{ORDER, Step};
 pub use watch::Watch;
@@ -64,6 +65,8 @@ pub struct Setup<M> {
     pub interfaces: Vec<InterfaceConfig>,
     /// The frame pages of each interface.
     pub frames: Vec<Rc<FramePool<M>>>,
+    /// Those of the loopback interface, which no other process maps.
+    pub loopback: Rc<FramePool<M>>,
     /// The connection table's memory.
     pub conns: M,
     /// Cells in it.
@@ -164,7 +167,9 @@ impl Sockets {
 }
 
 impl<M: Memory + Clone> Stack<M> {
-    /// The next frame to be handed to its interface, of those that a settled batch released.
+    /// The next frame to be handed to its interface, of those that a settled batch released. One for
+    /// [`LOOPBACK`] comes in again by [`Stack::on_frame`], in a batch that begins later: whether it was
+    /// released or lost with this incarnation, both ends find what the order of commits promises.
     pub fn next_frame(&mut self) -> Option<(u16, PacketBuf<M>)> {
         self.released.frames.pop_front()
     }

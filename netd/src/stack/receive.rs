@@ -1,10 +1,10 @@
 //! NET_RX: from a frame to the socket it is for.
 
-use super::Stack;
 use super::clients::flow_key;
 use super::listen::{ACCEPT_PAGES, Arrival};
 use super::socket::Kind;
 use super::watch::frame_crumb;
+use super::{LOOPBACK, Stack};
 use crate::counters::Counter;
 use crate::frame::Frame;
 use crate::ip::Received;
@@ -148,7 +148,10 @@ impl<M: Memory + Clone> Stack<M> {
             self.prune(session, ACCEPT_PAGES + pages_at_worst(segment));
             return Err(DropReason::TcpListenOverflow);
         }
-        self.check_pages(index, segment)?;
+        let taken = self.check_pages(index, segment)?;
+        // What is cut off was not received: the remote sends it again.
+        let cut = (taken < segment.payload_len).then(|| segment.first_octets(taken));
+        let segment = cut.as_ref().unwrap_or(segment);
         let socket = self.sockets.get_mut(index).expect("looked at above");
         let Kind::Tcp(block) = &mut socket.kind else { return Err(DropReason::NoSocket) };
         let reaction = block.on_segment(now, segment, &mut Env { challenge: &mut self.challenges });
@@ -171,33 +174,35 @@ impl<M: Memory + Clone> Stack<M> {
         dropped.map_or(Ok(()), Err)
     }
 
-    /// Whether the session has the pages that this segment's payload may need. What comes in order
+    /// How much of this segment's payload the session has pages for, more than nothing. What comes in order
     /// finds a page as long as there is one: data out of order never takes the last ones, and is
     /// given up when they run short.
-    fn check_pages(&mut self, index: u32, segment: &Segment) -> Result<(), DropReason> {
-        if segment.payload_len == 0 {
-            return Ok(());
+    fn check_pages(&mut self, index: u32, segment: &Segment) -> Result<u32, DropReason> {
+        let all = segment.payload_len;
+        if all == 0 {
+            return Ok(0);
         }
         let socket = self.sockets.get(index).expect("the caller has found it");
-        let Kind::Tcp(block) = &socket.kind else { return Ok(()) };
+        let Kind::Tcp(block) = &socket.kind else { return Ok(all) };
         // Without a place nothing is delivered, or the accept queue's check has counted the pages.
-        let Some(at) = socket.at else { return Ok(()) };
-        let Some(session) = self.sessions.get(&at.session) else { return Ok(()) };
+        let Some(at) = socket.at else { return Ok(all) };
+        let Some(session) = self.sessions.get(&at.session) else { return Ok(all) };
         let (free, reserve) = (session.free_pages(), session.rx_reserve());
         if free >= pages_at_worst(segment) + reserve {
-            return Ok(());
+            return Ok(all);
         }
         let known = block.state() != TcpState::SynSent;
         let Some(offset) = known.then(|| block.payload_offset(segment)).flatten() else {
-            return if free >= pages_at_worst(segment) { Ok(()) } else { Err(DropReason::ProtoMem) };
+            return if free >= pages_at_worst(segment) { Ok(all) } else { Err(DropReason::ProtoMem) };
         };
-        let missing = socket.rx.missing(offset, segment.payload_len as usize);
+        let missing = socket.rx.missing(offset, all as usize);
+        let fits = socket.rx.fitting(offset, all as usize, free) as u32;
         match offset <= socket.received() {
-            false if missing == 0 || free >= missing + reserve => Ok(()),
+            false if missing == 0 || free >= missing + reserve => Ok(all),
             false => Err(DropReason::TcpOfoDrop),
             true => {
                 self.prune(at.session, missing + reserve);
-                if free >= missing { Ok(()) } else { Err(DropReason::ProtoMem) }
+                if fits > 0 { Ok(fits) } else { Err(DropReason::ProtoMem) }
             }
         }
     }
@@ -277,7 +282,7 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     fn confirm(&mut self, now: Instant, remote: IpAddr) {
-        if let Some(way) = self.ip.way(remote, None) {
+        if let Some(way) = self.ip.way(remote, None).filter(|way| way.nic != LOOPBACK) {
             self.ip.link.confirm(now, way.nic, way.next_hop);
         }
     }

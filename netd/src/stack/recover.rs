@@ -75,7 +75,7 @@ impl<M: Memory + Clone> Stack<M> {
         let mut conns = CellWriter::attach(setup.conns, LAYOUT, setup.conns_capacity)?;
         let routes = routes_of(&setup.interfaces, &secrets)?;
         let spread = now.nanos() as u32;
-        let link = Link::new(now, &setup.interfaces, &setup.frames, secrets.hash, spread);
+        let link = Link::new(now, &setup.interfaces, &setup.frames, setup.loopback, secrets.hash, spread);
         let mut images = Vec::new();
         conns.recover(|held, image| images.push((held, image)));
         let mut stack = Stack {

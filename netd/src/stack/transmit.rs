@@ -4,9 +4,9 @@
 //! segments as there is room for and leaves the rest where it is: in the sockets. Nothing is dropped
 //! on the way out because a ring is full.
 
-use super::Stack;
 use super::offload::Offload;
 use super::socket::{Kind, Socket};
+use super::{LOOPBACK, Stack};
 use crate::counters::Counter;
 use crate::ip::{TTL_DEFAULT, Way};
 use crate::link::HEADROOM;
@@ -56,7 +56,8 @@ enum Turn {
 const STALL: Duration = Duration::from_millis(200);
 
 impl<M: Memory + Clone> Stack<M> {
-    /// Builds frames of what sockets have to send, at most `room[n]` for interface `n`. Returns
+    /// Builds frames of what sockets have to send, at most `room[n]` for interface `n`; the last entry,
+    /// behind those of all interfaces, is loopback's. Returns
     /// whether anything moved. A socket whose interface has no room, or no frame pages, waits for
     /// that interface alone.
     pub fn poll_transmit(&mut self, now: Instant, room: &mut [usize]) -> bool {
@@ -103,17 +104,26 @@ impl<M: Memory + Clone> Stack<M> {
     /// The socket waits for room at interface `nic`.
     fn stop(&mut self, index: u32, nic: u16) {
         self.counters.count(Counter::TxStopped);
-        let nic = usize::from(nic);
+        let nic = self.place_of(nic);
         if self.stopped.len() <= nic {
             self.stopped.resize_with(nic + 1, VecDeque::new);
         }
         self.stopped[nic].push_back(index);
     }
 
+    /// An interface's place in what is kept by interface; loopback's is the last.
+    fn place_of(&self, nic: u16) -> usize {
+        if nic == LOOPBACK { self.ip.link.interfaces().len() } else { usize::from(nic) }
+    }
+
+    fn nic_at(&self, place: usize) -> u16 {
+        if place == self.ip.link.interfaces().len() { LOOPBACK } else { place as u16 }
+    }
+
     /// Who waited for an interface that has room now is next, in the order in which they came.
     fn unstop(&mut self, room: &[usize]) {
         for nic in 0..self.stopped.len() {
-            let free = room.get(nic).is_some_and(|room| *room > 0) && self.has_pages(nic as u16);
+            let free = room.get(nic).is_some_and(|room| *room > 0) && self.has_pages(self.nic_at(nic));
             if free && !self.stopped[nic].is_empty() {
                 self.counters.count(Counter::TxWoken);
                 let mut waiting = core::mem::take(&mut self.stopped[nic]);
@@ -126,7 +136,8 @@ impl<M: Memory + Clone> Stack<M> {
     /// Whether some socket has something to send, and the interface it leaves by, as far as that is
     /// known, has room.
     pub fn wants_transmit(&self, room: &[usize]) -> bool {
-        let free = |nic: usize| room.get(nic).is_some_and(|room| *room > 0) && self.has_pages(nic as u16);
+        let free =
+            |nic: usize| room.get(nic).is_some_and(|room| *room > 0) && self.has_pages(self.nic_at(nic));
         let stopped = self.stopped.iter().enumerate();
         !self.tx_pending.is_empty() || stopped.into_iter().any(|(nic, who)| !who.is_empty() && free(nic))
     }
@@ -168,11 +179,11 @@ impl<M: Memory + Clone> Stack<M> {
             if !self.may_send(way.nic, room) {
                 return Turn::Stopped(way.nic);
             }
-            let offload = self.offload(&way);
+            let (offload, place) = (self.offload(&way), self.place_of(way.nic));
             let Some(socket) = self.sockets.get_mut(index) else { return Turn::Done };
             let Kind::Tcp(block) = &mut socket.kind else { return Turn::Done };
             let before = block.send_next();
-            let gso_max = offload.gso_max(block.mss(), quantum.min(room[usize::from(way.nic)]));
+            let gso_max = offload.gso_max(block.mss(), quantum.min(room[place]));
             let Some(segment) = block.poll_output(now, gso_max) else { return Turn::Done };
             let fresh = block.send_next() > before || segment.payload_len == 0;
             let pieces = segment.pieces();
@@ -182,7 +193,7 @@ impl<M: Memory + Clone> Stack<M> {
             let at = socket.at;
             let frames = if offload.leaves_whole(&segment) { 1 } else { pieces as usize };
             quantum = quantum.saturating_sub(frames);
-            let left = &mut room[usize::from(way.nic)];
+            let left = &mut room[place];
             *left = left.saturating_sub(frames);
             match self.send_segment(now, &flow, &way, &segment, at) {
                 Ok(()) => {}
@@ -199,7 +210,7 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     fn may_send(&self, nic: u16, room: &[usize]) -> bool {
-        room.get(usize::from(nic)).is_some_and(|room| *room > 0) && self.has_pages(nic)
+        room.get(self.place_of(nic)).is_some_and(|room| *room > 0) && self.has_pages(nic)
     }
 
     fn has_pages(&self, nic: u16) -> bool {
@@ -407,7 +418,7 @@ impl<M: Memory + Clone> Stack<M> {
             Err(Failure::NoPages) => return Err(Unsent::Stopped(way.nic)),
             Err(Failure::Corrupt(rule)) => return Err(Unsent::Corrupt(rule)),
         };
-        room[usize::from(way.nic)] -= 1;
+        room[self.place_of(way.nic)] -= 1;
         self.counters.count(Counter::UdpOutDatagrams);
         self.send_on(now, &way, &pair, IpProtocol::UDP, packet);
         Ok(())

@@ -209,6 +209,13 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// The same segment with only the first `octets` of its payload, and so without its FIN.
+    #[must_use]
+    pub fn first_octets(&self, octets: u32) -> Segment {
+        let flags = Flags::from_bits(self.flags.bits() & !Flags::FIN.bits());
+        Segment { payload_len: octets.min(self.payload_len), flags, ..self.clone() }
+    }
+
     /// SEG.LEN: sequence numbers the segment occupies, SYN and FIN counted (RFC 9293 §3.4).
     pub fn seq_len(&self) -> u64 {
         u64::from(self.payload_len) + u64::from(self.flags.syn()) + u64::from(self.flags.fin())

@@ -197,12 +197,14 @@ pub fn error_is_allowed(header: &Ipv4Header, payload: &[u8], to_group: bool) -> 
             None => true,
         };
     let first_fragment = header.fragment.is_none_or(|fragment| fragment.offset == 0);
+    // A loopback source is refused where packets come in from a wire: this one is of the host itself.
+    let src_is_host = header.source_is_possible() || header.src.is_loopback();
     let dst_is_group = header.dst.is_multicast() || header.dst.is_broadcast();
     !about_an_error
         && first_fragment
         && !to_group
         && !dst_is_group
-        && header.source_is_possible()
+        && src_is_host
         && !header.src.is_unspecified()
 }
 
@@ -322,9 +324,8 @@ mod tests {
         };
         assert!(!error_is_allowed(&with(&|h| h.dst = Ipv4Addr::BROADCAST), &[], false));
         assert!(!error_is_allowed(&with(&|h| h.dst = Ipv4Addr::new(224, 0, 0, 1)), &[], false));
-        for src in
-            [Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST, Ipv4Addr::new(240, 0, 0, 1)]
-        {
+        assert!(error_is_allowed(&with(&|h| h.src = Ipv4Addr::LOCALHOST), &[], false), "of the host itself");
+        for src in [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, Ipv4Addr::new(240, 0, 0, 1)] {
             assert!(!error_is_allowed(&with(&|h| h.src = src), &[], false), "{src}");
         }
         let fragment = |offset| Some(ipv4::Fragment { offset, more: true });

@@ -259,6 +259,22 @@ pub const ALL: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "with itself",
+        listener: Some(4),
+        tell: |w| {
+            let listen = Task::Listen { port: PORT, backlog: 4 };
+            let ip = w.hosts[0].ip();
+            let inward = [5000, 5001].map(|from| {
+                let conn = w.plan(dialogue(Plan::of(90_000, Orderly), Plan::of(3000, Orderly)));
+                Task::Connect { conn, local: SocketAddr::new(ip, from), remote: SocketAddr::new(ip, PORT) }
+            });
+            // Beside one that leaves the host.
+            let (_, outward) = connect(w, 5002, dialogue(Plan::of(2000, Orderly), Plan::of(100, Orderly)));
+            let [one, two] = inward;
+            [vec![listen, one, two, outward, Task::Settle, Task::Close { port: PORT }], Vec::new()]
+        },
+    },
+    Scenario {
         name: "datagrams",
         listener: None,
         tell: |w| {

@@ -747,10 +747,7 @@ impl Client {
         }
         let bytes = self.copy_out(slot, consumed, HEADER_SIZE);
         let header = bytes.first_chunk().and_then(Header::from_bytes);
-        let conn = header.and_then(|header| {
-            let mine = SocketAddr::new(self.addr, port);
-            self.shared.directory.borrow().find(header.remote, mine)
-        });
+        let conn = header.and_then(|header| self.shared.directory.borrow().find(header.remote, header.local));
         self.line(slot).consumed += record_size(0) as u64;
         match (header, conn) {
             (Some(header), _) if header.is_lost() => {}

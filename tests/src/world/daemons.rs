@@ -7,7 +7,7 @@ use super::records;
 use super::{Client, Event, GEOMETRY, World, Wrong};
 use crate::crash::{CrashMemory, Death, Point, Process, SharedBytes, Use};
 use netd::link::interface::InterfaceConfig;
-use netd::stack::{Setup, Stack, Step, Watch};
+use netd::stack::{LOOPBACK, Setup, Stack, Step, Watch};
 use netd::wire::address::MacAddr;
 use proto::Instant;
 use proto::arena::Geometry;
@@ -28,6 +28,10 @@ use std::rc::Rc;
 /// Pages of the frame slab: small ones for every frame of the cable, large ones for few super-frames more
 /// than netd leaves to what is received.
 const SLAB: SlabGeometry = SlabGeometry { small: 384, large: 96 };
+/// Pages of the loopback interface.
+const LOOPBACK_SLAB: SlabGeometry = SlabGeometry { small: 128, large: 48 };
+/// Frames that netd has said to itself at a time.
+const LOOPED_MAX: usize = 32;
 /// Frames that nicd takes from netd at a time.
 const TX_RING: usize = 64;
 
@@ -60,7 +64,7 @@ impl Watch for Crumbs {
 /// What has left a netd in one turn.
 #[derive(Default)]
 struct Out {
-    frames: Vec<Marked>,
+    frames: Vec<(u16, Marked)>,
     answers: Vec<Answer>,
     wakes: Vec<SessionId>,
 }
@@ -68,6 +72,7 @@ struct Out {
 /// What a netd takes up in one turn.
 struct In {
     frames: Vec<Marked>,
+    looped: Vec<Vec<u8>>,
     commands: Vec<Command>,
     sessions: Vec<(SessionId, Geometry, CrashMemory)>,
     room: usize,
@@ -81,9 +86,9 @@ fn bytes_of(frame: &PacketBuf<CrashMemory>) -> Marked {
 
 /// Takes what a settled batch released, one effect each.
 fn drain(process: &Process, stack: &mut Stack<CrashMemory>, out: &mut Out) {
-    while let Some((_, frame)) = stack.next_frame() {
+    while let Some((nic, frame)) = stack.next_frame() {
         if process.effect(Point::Frame) {
-            out.frames.push(bytes_of(&frame));
+            out.frames.push((nic, bytes_of(&frame)));
         }
     }
     while let Some(answer) = stack.next_answer() {
@@ -121,12 +126,19 @@ impl Netd {
                 stack.on_frame(now, 0, frame);
             }
         }
+        for bytes in input.looped {
+            if let Ok(mut frame) = PacketBuf::alloc(&self.loopback, bytes.len(), 0)
+                && frame.write(0, &bytes).is_ok()
+            {
+                stack.on_frame(now, LOOPBACK, frame);
+            }
+        }
         for command in &input.commands {
             stack.on_command(now, command);
         }
         stack.poll_kicks(now, 64);
         stack.on_timers(now);
-        stack.poll_transmit(now, &mut [input.room]);
+        stack.poll_transmit(now, &mut [input.room, LOOPED_MAX]);
         settling.set(true);
         stack.settle(now, order);
         settling.set(false);
@@ -159,6 +171,7 @@ impl World {
         };
         let input = In {
             frames,
+            looped: place.looped.drain(..).collect(),
             commands: place.commands.drain(..).collect(),
             sessions: place.new_sessions(&process),
             room: if place.nicd { TX_RING.saturating_sub(place.nic_tx.len()) } else { 0 },
@@ -175,8 +188,8 @@ impl World {
         }
         if outcome.is_err() && settling.get() {
             // What the settlement had released when it was cut short may have left already.
-            while let Some((_, frame)) = netd.stack.next_frame() {
-                out.frames.push(bytes_of(&frame));
+            while let Some((nic, frame)) = netd.stack.next_frame() {
+                out.frames.push((nic, bytes_of(&frame)));
             }
             out.answers.extend(std::iter::from_fn(|| netd.stack.next_answer()));
         }
@@ -215,7 +228,7 @@ impl World {
     fn netd_rests(&mut self, host: usize, netd: Netd, idle: bool) {
         let place = &mut self.hosts[host];
         let room = if place.nicd { TX_RING.saturating_sub(place.nic_tx.len()) } else { 0 };
-        let more = !idle || !place.nic_rx.is_empty() || netd.stack.wants_transmit(&[room]);
+        let more = !idle || !place.nic_rx.is_empty() || netd.stack.wants_transmit(&[room, LOOPED_MAX]);
         let deadline = netd.stack.next_deadline();
         place.netd = Some(netd);
         if more {
@@ -232,10 +245,14 @@ impl World {
 
     /// What a netd let go reaches nicd, sockd and the clients.
     fn release(&mut self, host: usize, out: Out) {
-        for frame in out.frames.into_iter().flat_map(device::send) {
+        let as_sent = |(nic, frame)| device::send(frame).into_iter().map(move |bytes| (nic, bytes));
+        for (nic, frame) in out.frames.into_iter().flat_map(as_sent) {
             let place = &self.hosts[host];
             self.watch[host].frame(self.now, &frame, place, &self.shared);
-            if place.nicd {
+            if nic == LOOPBACK {
+                self.hosts[host].looped.push_back(frame);
+                self.wake(host, Who::Netd);
+            } else if place.nicd {
                 self.hosts[host].nic_tx.push_back(frame);
             }
         }
@@ -272,6 +289,7 @@ impl World {
         place.commands.clear();
         place.answers.clear();
         place.nic_rx.clear();
+        place.looped.clear();
         place.due.remove(&Who::Netd);
         if let Some(sockd) = &mut place.sockd {
             sockd.core.detached(0);
@@ -328,6 +346,8 @@ impl World {
         let (stats, ended) = (place.stats.map(&process), place.netd_ended.take());
         place.new_sessions.clear();
         let frames = Rc::new(FramePool::new(CrashMemory::soft(&process, SLAB.bytes()), SLAB));
+        let loopback =
+            Rc::new(FramePool::new(CrashMemory::soft(&process, LOOPBACK_SLAB.bytes()), LOOPBACK_SLAB));
         let config = InterfaceConfig {
             mac: MacAddr(place.mac),
             mtu: self.config.mtu,
@@ -346,6 +366,7 @@ impl World {
             shard: 0,
             interfaces: vec![config.clone()],
             frames: vec![frames.clone()],
+            loopback: loopback.clone(),
             conns: conns.map(&process),
             conns_capacity: super::host::CONNS,
             secrets: place.secrets.map(&process),
@@ -390,7 +411,7 @@ impl World {
                 let place = &self.hosts[host];
                 self.watch[host].resumed(self.now, place, &self.shared);
                 self.release(host, out);
-                self.netd_rests(host, Netd { process, stack, frames }, false);
+                self.netd_rests(host, Netd { process, stack, frames, loopback }, false);
                 self.wake(host, Who::Sockd);
             }
             Ok(None) => {

@@ -41,6 +41,8 @@ pub struct Netd {
     pub stack: Stack<CrashMemory>,
     /// Its frame pages.
     pub frames: Rc<proto::nic::pool::FramePool<CrashMemory>>,
+    /// Those of its loopback interface.
+    pub loopback: Rc<proto::nic::pool::FramePool<CrashMemory>>,
 }
 
 /// A sockd that runs.
@@ -97,6 +99,8 @@ pub struct Host {
     pub netd_generation: u32,
     /// Frames from the wire that netd has not taken.
     pub nic_rx: VecDeque<Vec<u8>>,
+    /// Frames that netd has said to itself and not heard.
+    pub looped: VecDeque<Vec<u8>>,
     /// Frames that netd released and nicd has not taken.
     pub nic_tx: VecDeque<Vec<u8>>,
     /// Frames with nicd's device.
@@ -150,6 +154,7 @@ impl Host {
             nicd_generation: 1,
             netd_generation: 0,
             nic_rx: VecDeque::new(),
+            looped: VecDeque::new(),
             nic_tx: VecDeque::new(),
             on_device: 0,
             device_free: Instant::ZERO,

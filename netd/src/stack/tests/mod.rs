@@ -2,5 +2,6 @@
 
 mod accept_queue;
 mod interfaces;
+mod loopback;
 mod pages;
 mod rig;

@@ -3,7 +3,7 @@
 
 use crate::link::interface::InterfaceConfig;
 use crate::secrets;
-use crate::stack::{ORDER, Setup, Stack, Step};
+use crate::stack::{LOOPBACK, ORDER, Setup, Stack, Step};
 use crate::wire::address::MacAddr;
 use proto::Instant;
 use proto::arena::line::{ClientLine, Notes, StackLine, want};
@@ -20,6 +20,7 @@ use proto::nic::slab::SlabGeometry;
 use proto::ring::spsc::Producer;
 use proto::shm::Memory;
 use proto::shm::heap::HeapMemory;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -42,7 +43,7 @@ impl Plan {
     pub fn new(number: u8, addr: &str) -> Plan {
         Plan {
             interfaces: vec![interface(number, &[addr])],
-            slab: SlabGeometry { small: 512, large: 16 },
+            slab: SlabGeometry { small: 512, large: 64 },
             conns: 1024,
         }
     }
@@ -69,6 +70,9 @@ pub(super) struct Rig {
     pub pools: Vec<Rc<FramePool<Mem>>>,
     pub answers: Vec<Answer>,
     pub room: Vec<usize>,
+    /// Frames that the host sent to itself.
+    pub looped: VecDeque<Vec<u8>>,
+    loopback: Rc<FramePool<Mem>>,
     secrets: Mem,
     sessions: Vec<(SessionId, Geometry, Mem)>,
     next_op: u64,
@@ -80,10 +84,23 @@ impl Rig {
         let now = Instant::from_millis(1_000_000);
         let conns = Rc::new(HeapMemory::new(table_size(plan.conns)));
         let secrets = Rc::new(HeapMemory::new(secrets::REGION_SIZE));
-        let (stack, pools) = attach(now, &plan, &conns, &secrets, Vec::new());
-        let room = vec![usize::MAX; plan.interfaces.len()];
-        let (answers, sessions) = (Vec::new(), Vec::new());
-        let mut rig = Rig { now, stack, plan, conns, pools, answers, room, secrets, sessions, next_op: 1 };
+        let (stack, pools, loopback) = attach(now, &plan, &conns, &secrets, Vec::new());
+        let room = vec![usize::MAX; plan.interfaces.len() + 1];
+        let (answers, sessions, looped) = (Vec::new(), Vec::new(), VecDeque::new());
+        let mut rig = Rig {
+            now,
+            stack,
+            plan,
+            conns,
+            pools,
+            answers,
+            room,
+            looped,
+            loopback,
+            secrets,
+            sessions,
+            next_op: 1,
+        };
         rig.settle();
         rig
     }
@@ -91,7 +108,9 @@ impl Rig {
     /// Dies with all that was not settled, and comes back.
     pub fn restart(&mut self) {
         let sessions = self.sessions.clone();
-        (self.stack, self.pools) = attach(self.now, &self.plan, &self.conns, &self.secrets, sessions);
+        self.looped.clear();
+        (self.stack, self.pools, self.loopback) =
+            attach(self.now, &self.plan, &self.conns, &self.secrets, sessions);
     }
 
     /// A client with an arena of that size.
@@ -107,6 +126,9 @@ impl Rig {
 
     /// One batch: what waits is taken up, sent, settled by `order`.
     pub fn batch(&mut self, order: &[Step]) {
+        for frame in core::mem::take(&mut self.looped) {
+            self.receive(LOOPBACK, &frame);
+        }
         self.stack.poll_kicks(self.now, usize::MAX);
         self.stack.on_timers(self.now);
         self.stack.poll_transmit(self.now, &mut self.room.clone());
@@ -121,19 +143,45 @@ impl Rig {
 
     /// What left since the last time.
     pub fn sent(&mut self) -> Vec<Sent> {
-        let frames = std::iter::from_fn(|| self.stack.next_frame());
-        frames
-            .map(|(interface, frame)| {
-                let mut bytes = vec![0; frame.len()];
-                frame.read(0, &mut bytes);
-                (interface, bytes)
-            })
-            .collect()
+        let mut out = Vec::new();
+        while let Some((interface, frame)) = self.stack.next_frame() {
+            let mut bytes = vec![0; frame.len()];
+            frame.read(0, &mut bytes);
+            match interface {
+                LOOPBACK => self.looped.push_back(bytes),
+                _ => out.push((interface, bytes)),
+            }
+        }
+        out
+    }
+
+    /// Batches until the host has nothing more to say to itself.
+    pub fn spin(&mut self) {
+        for _ in 0..10_000 {
+            self.settle();
+            let sent = self.sent();
+            assert!(sent.iter().all(|(_, frame)| frame[12..14] != [8, 0]), "a packet leaves the host");
+            if self.looped.is_empty() {
+                return;
+            }
+        }
+        panic!("a stack talks to itself for ever");
+    }
+
+    /// [`Rig::spin`] while `span` passes.
+    pub fn spin_for(&mut self, span: Duration) {
+        let end = self.now + span;
+        self.spin();
+        while let Some(at) = self.stack.next_deadline().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.spin();
+        }
+        self.now = end;
     }
 
     /// A frame arrives; the batch stays open.
     pub fn receive(&mut self, interface: u16, bytes: &[u8]) {
-        let pool = &self.pools[usize::from(interface)];
+        let pool = if interface == LOOPBACK { &self.loopback } else { &self.pools[usize::from(interface)] };
         let mut frame = PacketBuf::alloc(pool, bytes.len(), 0).expect("pages for a frame");
         frame.write(0, bytes).expect("our own page");
         self.stack.on_frame(self.now, interface, frame);
@@ -173,7 +221,7 @@ impl Rig {
         self.settle();
     }
 
-    /// The time of the next thing to do, when it is past `now`.
+    /// The time of the next thing to do.
     pub fn deadline(&self) -> Option<Instant> {
         self.stack.next_deadline()
     }
@@ -185,14 +233,16 @@ fn attach(
     conns: &Mem,
     secrets: &Mem,
     sessions: Vec<(SessionId, Geometry, Mem)>,
-) -> (Stack<Mem>, Vec<Rc<FramePool<Mem>>>) {
+) -> (Stack<Mem>, Vec<Rc<FramePool<Mem>>>, Rc<FramePool<Mem>>) {
     let pool =
         |_: &InterfaceConfig| Rc::new(FramePool::new(Rc::new(HeapMemory::new(plan.slab.bytes())), plan.slab));
     let pools: Vec<_> = plan.interfaces.iter().map(pool).collect();
+    let loopback = pool(&plan.interfaces[0]);
     let setup = Setup {
         shard: 0,
         interfaces: plan.interfaces.clone(),
         frames: pools.clone(),
+        loopback: loopback.clone(),
         conns: conns.clone(),
         conns_capacity: plan.conns,
         secrets: secrets.clone(),
@@ -200,7 +250,7 @@ fn attach(
         bait: Vec::new(),
         entropy: [7; secrets::ENTROPY_SIZE],
     };
-    (Stack::attach(now, setup, sessions).expect("sound memory"), pools)
+    (Stack::attach(now, setup, sessions).expect("sound memory"), pools, loopback)
 }
 
 pub(super) fn addr(text: &str) -> SocketAddr {

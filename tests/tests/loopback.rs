@@ -1,0 +1,87 @@
+//! Two programs on one host, over 127.0.0.1 and over an address of an interface: both ends of their
+//! connection are in the netd that is killed.
+
+use rustix::process::Signal;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
+use tests::process::group::{Group, Role, Spec};
+use tests::process::{private_net, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Deaths of netd in each run, and of the others.
+const KILLS: u32 = 15;
+
+struct Talker {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Talker {
+    fn start(group: &Group, role: &str, addr: &str) -> Talker {
+        let mut command = group.command("talker");
+        command.args([role, addr]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("a talker");
+        let mut said = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        said.read_line(&mut line).expect("a pipe");
+        assert_eq!(line.trim(), "ready", "{role} {addr}");
+        Talker { child, said }
+    }
+
+    /// Lets it end; returns what it says of what it sent and received.
+    fn end(mut self) -> String {
+        drop(self.child.stdin.take());
+        let mut rest = String::new();
+        self.said.read_to_string(&mut rest).expect("a pipe");
+        let status = self.child.wait().expect("our child");
+        assert!(status.success(), "{status}: {rest}");
+        rest.trim().to_owned()
+    }
+}
+
+impl Drop for Talker {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn bytes_moved(group: &Group) -> u64 {
+    let rows = group.access().sockets();
+    rows.iter().map(|row| row.state.rcv_nxt).sum()
+}
+
+fn talk(group: &Group, addr: &str, victims: &[Role]) {
+    let serving = Talker::start(group, "serve", addr);
+    let calling = Talker::start(group, "call", addr);
+    for n in 0..KILLS {
+        let victim = victims[n as usize % victims.len()];
+        let before = group.find(victim).expect("it runs");
+        let moved = bytes_moved(group);
+        assert!(wait_until(PATIENCE, || bytes_moved(group) > moved), "nothing moves before kill {n}");
+        Group::signal(&before, Signal::KILL);
+        let back = || group.find(victim).is_some_and(|row| row.pid != before.pid && row.in_service);
+        assert!(wait_until(PATIENCE, back), "{victim} is not back");
+        let moved = bytes_moved(group);
+        assert!(wait_until(PATIENCE, || bytes_moved(group) > moved), "nothing moves after kill {n}");
+    }
+    let (called, served) = (calling.end(), serving.end());
+    println!("{addr}: {KILLS} deaths of {victims:?}: call {called}; serve {served}");
+}
+
+#[test]
+fn two_programs_on_one_host_do_not_notice() {
+    private_net::test("two_programs_on_one_host_do_not_notice", || {
+        let spec = Spec {
+            nic: "tap:axllo0".into(),
+            addr: "10.79.1.2/24,10.79.1.3/24,10.80.0.1/16".into(),
+            tap_addr: Some("10.79.1.1/24".into()),
+            more: Vec::new(),
+        };
+        let group = Group::up(&spec).expect("a group");
+        talk(&group, "127.0.0.1:7001", &[Role::Netd]);
+        talk(&group, "10.80.0.1:7002", &[Role::Netd, Role::Sockd, Role::Nicd]);
+    });
+}
