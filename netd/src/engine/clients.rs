@@ -8,6 +8,7 @@ use mio::unix::SourceFd;
 use mio::{Registry, Token};
 use proto::arena::Geometry;
 use proto::id::SessionId;
+use proto::shm::fault::faults;
 use proto::shm::region::Region;
 use rustix::fd::{AsRawFd, OwnedFd};
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ const DRAINS: usize = 17;
 struct Pipes {
     wakes_client: OwnedFd,
     kicks: OwnedFd,
+    memory: Mapped,
 }
 
 /// All sessions' descriptors.
@@ -27,11 +29,13 @@ struct Pipes {
 pub(super) struct Clients {
     pipes: HashMap<SessionId, Pipes>,
     arrived: Vec<(SessionId, Geometry, Mapped)>,
+    /// [`faults`] when they were last looked for.
+    faults: u32,
 }
 
 impl Clients {
     pub(super) fn new() -> Self {
-        Clients { pipes: HashMap::new(), arrived: Vec::new() }
+        Clients { pipes: HashMap::new(), arrived: Vec::new(), faults: 0 }
     }
 
     /// Keeps what the vault handed over. An arena that is not what it should be is not kept: its
@@ -48,7 +52,8 @@ impl Clients {
         if self.pipes.contains_key(&session) {
             return;
         }
-        let mapped = geometry.checked().ok().and_then(|geometry| Region::map(arena, geometry.bytes()).ok());
+        let mapped =
+            geometry.checked().ok().and_then(|geometry| Region::map_guarded(arena, geometry.bytes()).ok());
         let Some(memory) = mapped else {
             tracing::warn!("session {session}: an arena that can't be mapped");
             return;
@@ -57,13 +62,22 @@ impl Clients {
             tracing::warn!("session {session}: {error}");
             return;
         }
-        self.pipes.insert(session, Pipes { wakes_client, kicks });
-        self.arrived.push((session, geometry, Arc::new(memory)));
+        let memory = Arc::new(memory);
+        self.pipes.insert(session, Pipes { wakes_client, kicks, memory: memory.clone() });
+        self.arrived.push((session, geometry, memory));
     }
 
     /// The sessions that were kept since the last call.
     pub(super) fn take_arrived(&mut self) -> Vec<(SessionId, Geometry, Mapped)> {
         core::mem::take(&mut self.arrived)
+    }
+
+    /// Sessions whose memory has faulted, when there was a fault since the last call.
+    pub(super) fn faulted(&mut self) -> Vec<SessionId> {
+        match core::mem::replace(&mut self.faults, faults()) == self.faults {
+            true => Vec::new(),
+            false => self.pipes.iter().filter(|(_, p)| p.memory.faulted()).map(|(id, _)| *id).collect(),
+        }
     }
 
     /// Wakes a client. A full pipe wakes it too.

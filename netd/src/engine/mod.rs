@@ -25,7 +25,6 @@ use crumbs::Crumbs;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 use nic::NicLink;
-use proto::Instant;
 use proto::capture::Way;
 use proto::control::clock::now;
 use proto::control::messages::Region as Tag;
@@ -38,6 +37,7 @@ use proto::nic::slab::SlabGeometry;
 use proto::recorder::{Kind, Recorder};
 use proto::shm::region::{Region, create_sealed};
 use proto::stats::table::Table;
+use proto::{Instant, PeerCorrupt};
 use rustix::fd::{AsRawFd, RawFd};
 use sockd::SockdLink;
 use std::collections::VecDeque;
@@ -273,6 +273,9 @@ impl Engine {
         self.room.push(LOOPED_MAX.saturating_sub(self.looped.len()));
         if self.stack.wants_transmit(&self.room) {
             worked |= self.stack.poll_transmit(time, &mut self.room);
+        }
+        for session in self.clients.faulted() {
+            self.stack.session_corrupt(time, session, PeerCorrupt::new("a page of its memory is gone"));
         }
         self.stack.settle(time, ORDER);
         self.hand_down();

@@ -234,7 +234,7 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     /// INV-R1: a client broke a rule. Its session ends here and now; sockd is told.
-    pub(super) fn session_corrupt(&mut self, now: Instant, id: SessionId, corrupt: PeerCorrupt) {
+    pub fn session_corrupt(&mut self, now: Instant, id: SessionId, corrupt: PeerCorrupt) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if core::mem::replace(&mut session.ended, true) {
             return;

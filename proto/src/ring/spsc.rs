@@ -61,6 +61,11 @@ impl Place {
         self.capacity
     }
 
+    /// Where the producer publishes its position: for tests that break the rules.
+    pub const fn tail_at(self) -> usize {
+        self.at + TAIL_AT
+    }
+
     fn slot(self, position: u32, size: usize) -> usize {
         self.at + SLOTS_AT + (position & (self.capacity - 1)) as usize * size
     }

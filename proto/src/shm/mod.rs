@@ -6,6 +6,7 @@
 //! loom). Rings, cells, arenas and slabs are written against the trait, so the code that ships is
 //! the code that is crashed and model-checked.
 
+pub mod fault;
 pub mod heap;
 pub mod region;
 

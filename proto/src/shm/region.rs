@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "mapping memory and reaching it by address")]
 
 use super::Memory;
+use super::fault::Guard;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,6 +20,8 @@ pub struct Region {
     base: NonNull<u8>,
     size: usize,
     writable: bool,
+    /// What a fault in it would be told to; let go of before the mapping.
+    guard: Option<Guard>,
     /// Held for its mapping; reached through `base`.
     _map: Map,
 }
@@ -69,7 +72,23 @@ impl Region {
         check_size(fd.as_fd(), size)?;
         let map = memmap2::MmapOptions::new().len(size).map_raw(fd.as_fd().as_raw_fd())?;
         let base = NonNull::new(map.as_mut_ptr()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Region { base, size, writable: true, _map: Map::Rw(map) })
+        Ok(Region { base, size, writable: true, guard: None, _map: Map::Rw(map) })
+    }
+
+    /// [`Region::map`] of memory that a client shares: a fault in it reads as zeros and shows in
+    /// [`Region::faulted`].
+    ///
+    /// # Errors
+    /// As [`Region::map`], and ENOSPC when too many regions are guarded.
+    pub fn map_guarded(fd: impl AsFd, size: usize) -> io::Result<Region> {
+        let mut region = Region::map(fd, size)?;
+        region.guard = Some(Guard::new(region.base.as_ptr() as usize, size)?);
+        Ok(region)
+    }
+
+    /// Whether a page of a guarded region had to be replaced by zeros.
+    pub fn faulted(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guard::faulted)
     }
 
     /// Maps all of `fd` for reading. A store through it is our own bug and panics.
@@ -87,7 +106,7 @@ impl Region {
         // ever copied out through raw pointers, so a concurrent writer is expected.
         let map = unsafe { options.map(fd.as_fd().as_raw_fd())? };
         let base = NonNull::new(map.as_ptr().cast_mut()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Region { base, size, writable: false, _map: Map::Ro(map) })
+        Ok(Region { base, size, writable: false, guard: None, _map: Map::Ro(map) })
     }
 
     fn address(&self, at: usize, len: usize, align: usize) -> NonNull<u8> {

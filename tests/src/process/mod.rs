@@ -4,11 +4,13 @@
 //! * [`raw_link`]: frames as they are, onto an interface and off it;
 //! * [`group`]: a group in a run directory of its own, ended with its owner;
 //! * [`strike`]: kills at random times, each judged by what the connections saw;
+//! * [`raw_client`]: a client without a library, to be used wrongly;
 //! * [`silence`]: how long a kill is felt;
 //! * [`skip`]: what to do on a machine that can't.
 
 pub mod group;
 pub mod private_net;
+pub mod raw_client;
 pub mod raw_link;
 pub mod silence;
 pub mod strike;
