@@ -18,11 +18,11 @@ use crate::time::Instant;
 use core::sync::atomic::Ordering;
 
 /// Events that the recorder holds.
-pub const EVENTS: u64 = 1024;
+pub const EVENTS: u64 = 512;
 /// Bytes of an event.
-pub const EVENT_SIZE: usize = 64;
+pub const EVENT_SIZE: usize = 128;
 /// The longest text of an event in bytes; the rest is cut off.
-pub const TEXT_MAX: usize = 24;
+pub const TEXT_MAX: usize = 88;
 
 const TIME_AT: usize = 8;
 const ARGS_AT: usize = 16;
@@ -190,7 +190,7 @@ mod tests {
                 Instant::from_nanos(n),
                 Kind::CORRUPT,
                 [n, 1, 2],
-                "a text that is longer than its room",
+                &"longer than its room ".repeat(5),
             );
         }
         assert_eq!(args(&memory), (11..EVENTS + 10).collect::<Vec<_>>());
@@ -199,7 +199,7 @@ mod tests {
         let last = events(&memory).expect("a known layout").pop().expect("an event");
         assert_eq!((last.kind.name(), last.args[0], last.time.nanos()), ("attached", 99, 9));
         let before = &events(&memory).expect("a known layout")[EVENTS as usize - 3];
-        assert_eq!(before.text, "a text that is longer th");
+        assert_eq!(before.text, "longer than its room ".repeat(5)[..TEXT_MAX].trim_end());
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub const COUNTERS_MAX: usize = 256;
 pub const NAME_MAX: usize = 40;
 
 /// The layout's version, in the first word. Another one is not read, and is overwritten by its owner.
-const LAYOUT: u64 = u64::from_le_bytes(*b"axstat\x01\0");
+const LAYOUT: u64 = u64::from_le_bytes(*b"axstat\x02\0");
 
 const LAYOUT_AT: usize = 0;
 const SEAT_AT: usize = 8;

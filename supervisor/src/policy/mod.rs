@@ -103,6 +103,11 @@ pub enum Event {
         /// Which incarnation.
         generation: Generation,
     },
+    /// Answer to [`Action::ProbeStandby`].
+    StandbyProbed {
+        /// What the kernel says of it.
+        sample: Sample,
+    },
     /// Answer to [`Action::Probe`].
     Probed {
         /// Who.
@@ -234,6 +239,8 @@ pub enum Action {
         /// Its generation.
         generation: Generation,
     },
+    /// Ask the kernel whether the standby gets on.
+    ProbeStandby,
     /// SIGKILL for the standby.
     KillStandby,
     /// Tell whoever started the group.
@@ -351,6 +358,7 @@ impl Policy {
             Event::StandbySpawned { pid } => self.standby_spawned(now, pid),
             Event::StandbyNotSpawned => self.standby_ended(now, Ended::Unknown),
             Event::StandbyHello => self.standby_hello(now),
+            Event::StandbyProbed { sample } => self.standby_probed(now, sample),
             Event::Acked { number } => self.acked(now, number),
             Event::StandbyBroken => self.kill_standby(),
             Event::StandbyEnded { ended } => self.standby_ended(now, ended),

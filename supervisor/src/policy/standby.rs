@@ -1,8 +1,9 @@
-//! The other supervisor, seen from the active one: started, told the past, then every fact;
-//! killed when it does not acknowledge; replaced when it ends.
+//! The other supervisor, seen from the active one: started, told the past, then every fact; looked at
+//! when it does not acknowledge, and killed when it stands still; replaced when it ends.
 
 use super::seats::backoff;
-use super::{ANSWER_MAX, Action, Policy};
+use super::suspicion::{LOOK_AGAIN, Suspicion, Verdict};
+use super::{ANSWER_MAX, Action, Policy, Sample};
 use crate::facts::{FAILURE_WINDOW, Fact};
 use core::time::Duration;
 use proto::Instant;
@@ -16,6 +17,8 @@ pub(super) struct Standby {
     state: State,
     failures: Vec<Instant>,
     killed: bool,
+    /// It has not acknowledged for [`ANSWER_MAX`]: hung, or starved of a core.
+    suspicion: Option<Suspicion>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +54,10 @@ impl Standby {
             State::Due(at) => Some(at),
             _ if self.killed => None,
             State::Started { at } => Some(at + HELLO_MAX),
-            State::Told { acked, sent, unacked_since } => (acked < sent).then(|| unacked_since + ANSWER_MAX),
+            State::Told { acked, sent, unacked_since } => {
+                let look_at = self.suspicion.as_ref().and_then(|suspicion| suspicion.look_at);
+                (acked < sent).then(|| look_at.unwrap_or(unacked_since + ANSWER_MAX))
+            }
         }
     }
 }
@@ -92,6 +98,7 @@ impl Policy {
         }
         *acked = number;
         *unacked_since = now;
+        self.standby.suspicion = None;
         while self.waiting.front().is_some_and(|&(waits_for, _)| waits_for <= number) {
             let (_, then) = self.waiting.pop_front().expect("looked at in the line above");
             self.follow(now, then);
@@ -102,6 +109,7 @@ impl Policy {
     pub(super) fn standby_ended(&mut self, now: Instant, ended: Ended) {
         self.standby.state = State::None;
         self.standby.killed = false;
+        self.standby.suspicion = None;
         let restarts = self.facts.standby.restarts + 1;
         self.note(now, Fact::StandbyEnded { ended, restarts });
         while let Some((_, then)) = self.waiting.pop_front() {
@@ -123,7 +131,22 @@ impl Policy {
         }
         match self.standby.state {
             State::Due(_) => self.start_standby(now),
+            State::Told { .. } => {
+                // Until the answer comes, as if it had been looked at now.
+                let generation = self.facts.standby.generation;
+                let suspicion = self.standby.suspicion.get_or_insert_with(|| Suspicion::new(now, generation));
+                suspicion.look_at = Some(now + LOOK_AGAIN);
+                self.actions.push(Action::ProbeStandby);
+            }
             _ => self.kill_standby(),
+        }
+    }
+
+    /// Stopped, or asleep over two looks: hung. Without a core it is given time (DESIGN §6).
+    pub(super) fn standby_probed(&mut self, now: Instant, sample: Sample) {
+        let Some(suspicion) = &mut self.standby.suspicion else { return };
+        if suspicion.judge(now, sample) == Verdict::Guilty {
+            self.kill_standby();
         }
     }
 

@@ -9,7 +9,7 @@ use proto::Instant;
 use proto::id::{Generation, Seat};
 
 /// Time between two looks at a suspect.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A starved process gets 2 s (DESIGN §6); the first 500 ms of them have passed with the one who
 /// complains.
 const STARVED_MAX: Duration = Duration::from_millis(1500);
@@ -43,7 +43,11 @@ pub(super) enum Verdict {
 }
 
 impl Suspicion {
-    fn judge(&mut self, now: Instant, sample: Sample) -> Verdict {
+    pub(super) fn new(now: Instant, generation: Generation) -> Suspicion {
+        Suspicion { generation, since: now, last_complaint: now, first: None, look_at: None }
+    }
+
+    pub(super) fn judge(&mut self, now: Instant, sample: Sample) -> Verdict {
         let long = now.since(self.since) >= STARVED_MAX;
         let Some(first) = self.first else {
             self.first = Some(sample);
@@ -68,11 +72,9 @@ impl Policy {
         if !self.facts.is_live(seat, generation) || self.doomed.contains_key(&seat) {
             return;
         }
-        let fresh = Suspicion { generation, since: now, last_complaint: now, first: None, look_at: None };
-        let suspicion = self.suspects.entry(seat).or_insert(fresh);
+        let suspicion = self.suspects.entry(seat).or_insert_with(|| Suspicion::new(now, generation));
         if suspicion.generation != generation || now.since(suspicion.last_complaint) > FORGOTTEN {
-            *suspicion =
-                Suspicion { generation, since: now, last_complaint: now, first: None, look_at: None };
+            *suspicion = Suspicion::new(now, generation);
         }
         suspicion.last_complaint = now;
         if suspicion.look_at.is_none() {

@@ -223,6 +223,11 @@ impl World {
                 self.standby = Some(StandbyModel { hello: false, facts, told: false, inbox, told_at, dead });
                 self.events.push_back(Event::StandbySpawned { pid: 7 });
             }
+            Action::ProbeStandby => {
+                // A deaf one was stopped.
+                let sample = Sample { state: b'T', ran_ns: 0 };
+                self.events.push_back(Event::StandbyProbed { sample });
+            }
             Action::KillStandby => self.standby_dies(Ended::Signal(9)),
             Action::Report(report) => self.reports.push(report),
             Action::Exit => {

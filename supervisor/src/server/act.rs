@@ -47,6 +47,12 @@ impl Server {
             Action::Kill { seat, generation } => self.kill(seat, generation),
             Action::Probe { seat, generation } => self.probe(seat, generation),
             Action::SpawnStandby { generation } => self.spawn_standby(generation)?,
+            Action::ProbeStandby => {
+                let pid = self.policy.facts().standby.pid;
+                if let Some(sample) = child::sample(pid) {
+                    self.events.push_back(Event::StandbyProbed { sample });
+                }
+            }
             Action::KillStandby => {
                 if let Some(standby) = &self.standby {
                     tracing::warn!("the standby does not answer: killed");
