@@ -153,6 +153,8 @@ pub struct CellWriter<M> {
     /// Cells below `high_water` that are free, last freed on top: the hot ones are used again.
     free: Vec<u32>,
     high_water: u32,
+    /// Cells below it have been touched; see [`CellWriter::warm`].
+    warmed: u32,
 }
 
 /// Bytes that a table of `capacity` cells takes.
@@ -285,7 +287,9 @@ impl<M: Memory> CellWriter<M> {
         }
         let table = CellTable::attach(memory, version)?;
         let high_water = table.high_water();
-        Ok(CellWriter { table, free: Vec::new(), high_water })
+        // Room for all of them is address space; it is touched as they are used.
+        let free = Vec::with_capacity(table.capacity() as usize);
+        Ok(CellWriter { table, free, high_water, warmed: high_water })
     }
 
     /// The table as a reader sees it.
@@ -327,6 +331,20 @@ impl<M: Memory> CellWriter<M> {
         // Before the first selector beyond it: a successor scans only so far.
         self.table.memory.store_u32(HIGH_WATER_AT, self.high_water, Ordering::Release);
         Some(Held { index, selector: Selector::new(0, Phase::Free, 0) })
+    }
+
+    /// Touches the cells up to `until` that were never taken, at most `most` of them at a time, so that
+    /// their pages are there when they are. Returns whether there are more.
+    pub fn warm(&mut self, until: u32, most: u32) -> bool {
+        let until = until.min(self.table.capacity);
+        let from = self.warmed.max(self.high_water);
+        let end = until.min(from.saturating_add(most));
+        for index in from..end {
+            // The load alone brings the page in.
+            let _ = self.table.memory.load_u64(self.table.at(index) + SELECTOR_AT, Ordering::Relaxed);
+        }
+        self.warmed = end.max(from);
+        self.warmed < until
     }
 
     /// Gives back a cell that was taken and never opened.

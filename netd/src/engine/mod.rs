@@ -234,6 +234,7 @@ impl Engine {
             }
             rounds = 0;
             self.stats.mirror(self.stack.counters.each().map(|(_, count)| count));
+            let worked = worked | self.stack.maintain();
             let until = match worked || !self.arm() {
                 true => Some(Instant::ZERO),
                 false => self.next_deadline(),

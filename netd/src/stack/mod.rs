@@ -121,6 +121,13 @@ pub struct Stack<M: Memory> {
     pub counters: Counters,
 }
 
+/// Connections for which tables are kept ready, beyond the most there have been.
+const TABLES_AHEAD: u32 = 512;
+/// Cells of the connection table that one step touches: 4 pages of 4 KiB.
+const CELLS_WARMED: u32 = 64;
+/// Slots of the flow table that one step carries over.
+const SLOTS_CARRIED: usize = 256;
+
 /// What a settled batch has let go.
 #[derive(Debug)]
 struct Released<M: Memory> {
@@ -129,40 +136,50 @@ struct Released<M: Memory> {
     wakes: VecDeque<SessionId>,
 }
 
-/// Sockets by the index of their cell.
+/// Places of [`Sockets`] that are made at a time: 8 KiB, an allocation without a stall.
+const CHUNK: usize = 1024;
+
+/// Sockets by the index of their cell. It grows by chunks that stay where they are: no growth moves
+/// what is there already.
 #[derive(Debug, Default)]
-struct Sockets(Vec<Option<Box<Socket>>>);
+struct Sockets(Vec<Box<[Option<Box<Socket>>]>>);
 
 impl Sockets {
     fn get(&self, index: u32) -> Option<&Socket> {
-        self.0.get(index as usize)?.as_deref()
+        self.0.get(index as usize / CHUNK)?[index as usize % CHUNK].as_deref()
     }
 
     fn get_mut(&mut self, index: u32) -> Option<&mut Socket> {
-        self.0.get_mut(index as usize)?.as_deref_mut()
+        self.0.get_mut(index as usize / CHUNK)?[index as usize % CHUNK].as_deref_mut()
+    }
+
+    /// Makes room for the indices below `sockets`.
+    fn reserve(&mut self, sockets: u32) {
+        while self.0.len() * CHUNK < sockets as usize {
+            self.0.push((0..CHUNK).map(|_| None).collect());
+        }
     }
 
     fn insert(&mut self, socket: Socket) -> u32 {
         let index = socket.held.index();
-        if self.0.len() <= index as usize {
-            self.0.resize_with(index as usize + 1, || None);
-        }
-        let place = &mut self.0[index as usize];
+        self.reserve(index + 1);
+        let place = &mut self.0[index as usize / CHUNK][index as usize % CHUNK];
         assert!(place.is_none(), "a cell belongs to one socket");
         *place = Some(Box::new(socket));
         index
     }
 
     fn remove(&mut self, index: u32) -> Option<Box<Socket>> {
-        self.0.get_mut(index as usize)?.take()
+        self.0.get_mut(index as usize / CHUNK)?[index as usize % CHUNK].take()
     }
 
     fn iter(&self) -> impl Iterator<Item = &Socket> {
-        self.0.iter().filter_map(|socket| socket.as_deref())
+        self.0.iter().flatten().filter_map(|socket| socket.as_deref())
     }
 
     fn indices(&self) -> impl Iterator<Item = u32> + '_ {
-        self.0.iter().enumerate().filter(|(_, socket)| socket.is_some()).map(|(index, _)| index as u32)
+        let all = self.0.iter().flatten().enumerate();
+        all.filter(|(_, socket)| socket.is_some()).map(|(index, _)| index as u32)
     }
 }
 
@@ -192,6 +209,18 @@ impl<M: Memory + Clone> Stack<M> {
     /// When [`Stack::on_timers`] must be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
         [self.timers.next_deadline(), self.ip.link.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Makes tables ready for the connections to come, a step at a time: called between batches, so
+    /// that the packet path finds room without making it. Returns whether there is more to do.
+    pub fn maintain(&mut self) -> bool {
+        let ahead = self.conns.table().high_water().saturating_add(TABLES_AHEAD);
+        let ahead = ahead.min(self.conns.table().capacity());
+        self.sockets.reserve(ahead);
+        self.timers.reserve(ahead);
+        self.demux.flows.reserve(ahead);
+        let cold = self.conns.warm(ahead, CELLS_WARMED);
+        self.demux.flows.maintain(SLOTS_CARRIED) | cold
     }
 
     /// Number of records in use.

@@ -433,7 +433,10 @@ impl<M: Memory + Clone> Stack<M> {
         // Every socket is looked at anyhow, and the ring has room again for the clients' next kicks.
         while let Ok(Some(_)) = session.next_kick() {}
         for slot in (0..session.geometry.sockets()).map(SlotIndex) {
-            if session.record_at(slot).is_none() {
+            // Written only where there is something to take up: places that were never used stay untouched.
+            let client = ClientLine::load(&session.memory, &session.geometry, slot);
+            let told = StackLine::load(&session.memory, &session.geometry, slot).kick_ack;
+            if session.record_at(slot).is_none() && client.kick_seq != told {
                 Notes::Kick.take_up(&session.memory, &session.geometry, slot);
             }
         }

@@ -153,9 +153,7 @@ impl FlowTable {
             self.grow();
         }
         let (chunk, place) = (record as usize / CHUNK, record as usize % CHUNK);
-        while self.ends.len() <= chunk {
-            self.ends.push(Box::new([FlowKey::UNUSED; CHUNK]));
-        }
+        self.reserve(record + 1);
         let ends = &mut self.ends[chunk][place];
         assert!(*ends == FlowKey::UNUSED, "a record has one pair of ends");
         *ends = flow;
@@ -181,6 +179,13 @@ impl FlowTable {
         self.len -= 1;
         self.carry(CARRY_PER_CHANGE);
         Some(record)
+    }
+
+    /// Makes room for the ends of the records below `records`.
+    pub fn reserve(&mut self, records: u32) {
+        while self.ends.len() * CHUNK < records as usize {
+            self.ends.push(Box::new([FlowKey::UNUSED; CHUNK]));
+        }
     }
 
     /// Work that would otherwise fall on the packet path: carries over up to `slots` old slots, and starts

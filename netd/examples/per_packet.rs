@@ -1,0 +1,23 @@
+//! A stack with as many connections as asked for, and a pure acknowledgement for each of some of them:
+//! the work whose instructions `tests/per_packet.rs` counts.
+//!
+//! `per_packet CONNECTIONS PACKETS`
+
+#[path = "../tests/crowd/mod.rs"]
+mod crowd;
+
+use crowd::Crowd;
+
+fn main() {
+    let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u32>().expect("a number"));
+    let connections = numbers.next().expect("how many connections");
+    let packets = numbers.next().expect("how many packets");
+    let mut crowd = Crowd::new(connections);
+    crowd.connect(connections);
+    for _ in 0..packets / BATCH {
+        crowd.one_packet_each(BATCH);
+    }
+}
+
+/// Packets of one batch, as a busy engine has them.
+const BATCH: u32 = 64;

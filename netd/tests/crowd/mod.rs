@@ -1,0 +1,214 @@
+//! A stack with very many connections, whose remotes are frames made by hand.
+
+use netd::link::interface::InterfaceConfig;
+use netd::secrets;
+use netd::stack::{ORDER, Setup, Stack};
+use netd::wire::address::MacAddr;
+use netd::wire::ipv4::{IpProtocol, Ipv4Header};
+use proto::Instant;
+use proto::arena::line::{ClientLine, Notes};
+use proto::arena::record::record_size;
+use proto::arena::{Geometry, NOTE_SIZE};
+use proto::cell::table_size;
+use proto::control::messages::Prefix;
+use proto::control::notices::Change;
+use proto::control::operations::{Command, SocketRef};
+use proto::id::{Epoch, OpId, SessionId, SlotIndex};
+use proto::nic::packet_buf::{Csum, PacketBuf};
+use proto::nic::pool::FramePool;
+use proto::nic::slab::SlabGeometry;
+use proto::ring::spsc::Producer;
+use proto::shm::heap::HeapMemory;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+type Mem = Rc<HeapMemory>;
+
+const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const PORT: u16 = 80;
+/// Connections of one remote address.
+const A_REMOTE: u32 = 50_000;
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+/// MSS 1460, SACK permitted, timestamps, window scale 7: what a Linux host offers.
+const SYN_OPTIONS: [u8; 20] = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
+
+/// The remote end of one connection.
+#[derive(Debug, Clone, Copy)]
+struct Remote {
+    seq: u32,
+    ack: u32,
+    stamp: u32,
+}
+
+/// The stack, its one client, and all remotes.
+pub struct Crowd {
+    /// The stack.
+    pub stack: Stack<Mem>,
+    now: Instant,
+    pool: Rc<FramePool<Mem>>,
+    arena: Mem,
+    geometry: Geometry,
+    kicks: Producer<Mem, NOTE_SIZE>,
+    line: ClientLine,
+    remotes: Vec<Remote>,
+}
+
+fn address(n: u32) -> (Ipv4Addr, u16) {
+    (Ipv4Addr::new(10, 0, 1, 1 + (n / A_REMOTE) as u8), 10_000 + (n % A_REMOTE) as u16)
+}
+
+impl Crowd {
+    /// A stack that may hold `most` connections and holds none.
+    pub fn new(most: u32) -> Crowd {
+        let now = Instant::from_millis(5_000_000);
+        let slab = SlabGeometry { small: 4096, large: 16 };
+        let pool = Rc::new(FramePool::new(Rc::new(HeapMemory::new(slab.bytes())), slab));
+        let loopback = Rc::new(FramePool::new(Rc::new(HeapMemory::new(slab.bytes())), slab));
+        let interface = InterfaceConfig {
+            mac: MacAddr(OUR_MAC),
+            mtu: 1500,
+            addrs: vec![Prefix { addr: IpAddr::V4(US), len: 16 }],
+            gateway: None,
+        };
+        let capacity = most + 16;
+        let setup = Setup {
+            shard: 0,
+            interfaces: vec![interface],
+            frames: vec![pool.clone()],
+            loopback,
+            conns: Rc::new(HeapMemory::new(table_size(capacity))),
+            conns_capacity: capacity,
+            secrets: Rc::new(HeapMemory::new(secrets::REGION_SIZE)),
+            watch: None,
+            bait: Vec::new(),
+            entropy: [3; secrets::ENTROPY_SIZE],
+        };
+        let geometry = Geometry { shards: 1, active: 4, passive: most, tx_pages: 16, rx_pages: 256 };
+        let arena = Rc::new(HeapMemory::new(geometry.bytes()));
+        let mut stack = Stack::attach(now, setup, Vec::new()).expect("fresh memory");
+        stack.add_session(SessionId(1), geometry, arena.clone()).expect("a fresh arena");
+        for n in 0..=most / A_REMOTE {
+            let addr = IpAddr::V4(address(n * A_REMOTE).0);
+            let change = Change::NeighbourAdd { nic: 0, addr, mac: [2, 1, 1, 1, 1, n as u8] };
+            stack.change(now, &change).expect("a neighbour can be set");
+        }
+        let socket = SocketRef { session: SessionId(1), slot: SlotIndex(0), epoch: Epoch(1) };
+        let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT);
+        stack.on_command(now, &Command::Listen { op: OpId(1), socket, local, backlog: 1 << 20 });
+        let line = ClientLine { epoch: Epoch(1), ..ClientLine::default() };
+        line.store(&arena, &geometry, SlotIndex(0));
+        let kicks = Producer::new(arena.clone(), geometry.kick_ring(0));
+        let mut crowd = Crowd {
+            stack,
+            now,
+            pool,
+            arena,
+            geometry,
+            kicks,
+            line,
+            remotes: Vec::with_capacity(most as usize),
+        };
+        crowd.settle();
+        crowd.sent();
+        crowd
+    }
+
+    fn settle(&mut self) {
+        self.stack.poll_kicks(self.now, 1024);
+        self.stack.on_timers(self.now);
+        self.stack.poll_transmit(self.now, &mut [4096, 64]);
+        self.stack.settle(self.now, ORDER);
+    }
+
+    /// What left for the remotes, ARP aside.
+    fn sent(&mut self) -> Vec<Vec<u8>> {
+        while self.stack.next_wake().is_some() || self.stack.next_answer().is_some() {}
+        let frames = std::iter::from_fn(|| self.stack.next_frame());
+        let bytes = |(_, frame): (u16, PacketBuf<Mem>)| {
+            let mut bytes = vec![0; frame.len()];
+            frame.read(0, &mut bytes);
+            bytes
+        };
+        frames.map(bytes).filter(|frame| frame[12..14] == [8, 0]).collect()
+    }
+
+    /// A segment of remote `n`.
+    fn segment(&mut self, n: u32, flags: u8, payload: &[u8]) {
+        let (src, port) = address(n);
+        let Remote { seq, ack, stamp } = self.remotes[n as usize];
+        let mut tcp = Vec::with_capacity(64 + payload.len());
+        tcp.extend(port.to_be_bytes());
+        tcp.extend(PORT.to_be_bytes());
+        tcp.extend(seq.to_be_bytes());
+        tcp.extend(ack.to_be_bytes());
+        let options: Vec<u8> = match flags & SYN != 0 {
+            true => SYN_OPTIONS.to_vec(),
+            false => [&[1, 1, 8, 10][..], &stamp.to_be_bytes(), &[0; 4]].concat(),
+        };
+        tcp.extend([(20 + options.len() as u8) << 2, flags]);
+        tcp.extend(512u16.to_be_bytes());
+        tcp.extend([0; 4]);
+        tcp.extend(options);
+        tcp.extend(payload);
+        let mut frame = [OUR_MAC, [2, 1, 1, 1, 1, 1]].concat();
+        frame.extend([8, 0]);
+        let mut ip = [0; 20];
+        Ipv4Header::new(src, US, IpProtocol::TCP, 64, tcp.len()).emit(&mut ip);
+        frame.extend(ip);
+        frame.extend(tcp);
+        let mut packet = PacketBuf::alloc(&self.pool, frame.len(), 0).expect("pages");
+        packet.write(0, &frame).expect("our own page");
+        packet.marks.csum = Csum::Valid;
+        self.stack.on_frame(self.now, 0, packet);
+    }
+
+    /// `more` connections come in, are established, and are accepted.
+    pub fn connect(&mut self, more: u32) {
+        let first = self.remotes.len() as u32;
+        for n in first..first + more {
+            self.now = self.now + Duration::from_micros(20);
+            self.remotes.push(Remote { seq: n * 77, ack: 0, stamp: 1 });
+            self.segment(n, SYN, &[]);
+            self.settle();
+            let answer = self.sent();
+            assert_eq!(answer.len(), 1, "connection {n}: one SYN-ACK");
+            let iss = u32::from_be_bytes([answer[0][38], answer[0][39], answer[0][40], answer[0][41]]);
+            let remote = &mut self.remotes[n as usize];
+            (remote.seq, remote.ack, remote.stamp) = (n * 77 + 1, iss.wrapping_add(1), 2);
+            self.segment(n, ACK, &[]);
+            self.settle();
+            self.line.consumed += record_size(0) as u64;
+            self.kick();
+            self.settle();
+            self.sent();
+            self.stack.maintain();
+        }
+        assert_eq!(self.stack.record_count() as u32, first + more + 1, "and the listener");
+    }
+
+    fn kick(&mut self) {
+        let at = (&self.arena, &self.geometry, SlotIndex(0));
+        self.line.store(at.0, at.1, at.2);
+        if Notes::Kick.raise(at.0, at.1, at.2, &mut self.line.kick_seq) {
+            assert_eq!(self.kicks.push(&0u32.to_ne_bytes()), Ok(true), "room for a note");
+        }
+        let _ = self.kicks.publish();
+    }
+
+    /// A pure acknowledgement for each of `count` connections, spread over all of them.
+    #[inline(never)]
+    pub fn one_packet_each(&mut self, count: u32) {
+        let all = self.remotes.len() as u32;
+        let mut n = 0;
+        for _ in 0..count {
+            n = (n + 7_919) % all;
+            self.remotes[n as usize].stamp += 1;
+            self.segment(n, ACK, &[]);
+        }
+        self.settle();
+        assert!(self.sent().is_empty(), "an acknowledgement is not answered");
+    }
+}
