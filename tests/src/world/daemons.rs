@@ -323,6 +323,7 @@ impl World {
             Who::Sockd => self.start_sockd(host),
             Who::Nicd => {
                 self.hosts[host].nicd = true;
+                self.watch[host].linked(self.now);
                 self.hosts[host].device_free = self.now;
                 self.wake(host, Who::Netd);
             }

@@ -220,9 +220,14 @@ impl Watch {
         }
         let gone = may_be_gone(shared, conn);
         if segment.flags.rst() {
-            // A connection that ended in order and waits for its client's close has only a record.
+            // A connection that ended in order and waits for its client's close has only a record; an old
+            // SYN may have begun a half-open one in its place (RFC 9293 §3.5, figure 9).
             let over = match &found {
-                Some(record) => record.state.tcp_state == TcpState::Closed && record.state.error == 0,
+                Some(record) => match record.state.tcp_state {
+                    TcpState::Closed => record.state.error == 0,
+                    TcpState::SynReceived => self.ended.contains(&ends),
+                    _ => false,
+                },
                 None => self.ended.contains(&ends),
             };
             if self.cookies.contains(&ends) {
@@ -236,12 +241,20 @@ impl Watch {
             }
             return;
         }
+        // A cookie needs no record, and its number is not that of a record it may stand beside: one that
+        // is over, or one that a second SYN has found room for.
+        let (greeting, over) =
+            (segment.flags.syn() && segment.flags.ack(), [TcpState::Closed, TcpState::SynReceived]);
+        let beside = |record: &Record| {
+            record.opening.iss != segment.seq.get() && over.contains(&record.state.tcp_state)
+        };
+        if greeting && found.as_ref().is_none_or(beside) {
+            self.cookies.insert(ends);
+            return;
+        }
         let Some(record) = found else {
-            // A cookie needs no record; what has ended leaves none.
-            let cookie = segment.flags.syn() && segment.flags.ack();
-            if cookie {
-                self.cookies.insert(ends);
-            } else if !gone && !self.ended.contains(&ends) {
+            // What has ended leaves no record.
+            if !gone && !self.ended.contains(&ends) {
                 fail(shared, self.say("a segment of a connection without a record leaves", ends));
             }
             return;
@@ -619,6 +632,14 @@ impl Watch {
             });
             seen.wire.kept = kept.collect();
             self.kept_ranges += seen.wire.kept.len() as u64;
+        }
+    }
+
+    /// There is a nicd again: who has not spoken meanwhile can do so from now on.
+    pub fn linked(&mut self, now: Instant) {
+        let Some(patience) = self.patience else { return };
+        for before in self.seen.values_mut().filter_map(|seen| seen.wire.speak_before.as_mut()) {
+            *before = now + patience;
         }
     }
 
