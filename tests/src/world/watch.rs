@@ -45,6 +45,8 @@ struct Wire {
     kept: Vec<(u64, u64)>,
     /// It has to speak before this time.
     speak_before: Option<Instant>,
+    /// It was resumed half-open: its SYN is to be sent again, unless the ACK of it was there already.
+    half_open: bool,
 }
 
 /// What is remembered of one record's commits.
@@ -446,7 +448,9 @@ impl Watch {
                 && host.nicd
             {
                 seen.wire.speak_before = None;
-                if matches!(seen.record.state.tcp_state, TcpState::TimeWait | TcpState::Closed) {
+                let state = seen.record.state.tcp_state;
+                let answered = seen.wire.half_open && state != TcpState::SynReceived;
+                if answered || matches!(state, TcpState::TimeWait | TcpState::Closed) {
                     // It came there meanwhile, and waits to be spoken to, or for its client.
                     continue;
                 }
@@ -656,6 +660,7 @@ impl Watch {
             let speaks = !matches!(record.state.tcp_state, TcpState::TimeWait | TcpState::Closed);
             if let Some(seen) = self.seen.get_mut(&(record.index, record.serial)).filter(|_| speaks) {
                 seen.wire.speak_before = self.patience.map(|patience| now + patience);
+                seen.wire.half_open = record.state.tcp_state == TcpState::SynReceived;
                 self.resumes += 1;
             }
         }
