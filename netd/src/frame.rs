@@ -13,6 +13,9 @@ pub struct Frame<M: Memory> {
     head: [u8; HEADER_AREA],
     head_len: usize,
     pulled: usize,
+    /// The payload, from its first byte on, lies in the arena already: at this offset of the stream it
+    /// belongs to, so many bytes.
+    pub landed: Option<(u64, usize)>,
 }
 
 impl<M: Memory> Frame<M> {
@@ -20,7 +23,7 @@ impl<M: Memory> Frame<M> {
     pub fn new(buf: PacketBuf<M>) -> Self {
         let mut head = [0; HEADER_AREA];
         let head_len = buf.read_up_to(0, &mut head);
-        Frame { buf, head, head_len, pulled: 0 }
+        Frame { buf, head, head_len, pulled: 0, landed: None }
     }
 
     /// The copied bytes from the current layer's header on; may be fewer than there are in `buf`.

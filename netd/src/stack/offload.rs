@@ -6,6 +6,7 @@
 //! know how they travelled.
 
 use crate::tcp::segment::SegmentOut;
+use crate::wire::checksum::Sum;
 use crate::wire::ipv4::HEADER_LEN as IPV4_LEN;
 use crate::wire::tcp::HEADER_LEN_MAX;
 use crate::wire::unchecked::Checksum;
@@ -47,6 +48,11 @@ impl Offload {
     /// Whether the segment leaves as one frame. The urgent pointer is not a device's to adjust.
     pub fn leaves_whole(self, segment: &SegmentOut) -> bool {
         segment.pieces() == 1 || (self.tso && !segment.flags.urg())
+    }
+
+    /// What goes into the checksum field of a packet without payload.
+    pub fn without_payload(self) -> Checksum {
+        if self.checksum { Checksum::Device } else { Checksum::Full(Sum::EMPTY) }
     }
 
     /// The marks of a packet that begins with a transport header with this checksum field.

@@ -18,16 +18,19 @@ use crate::tcp::state::State as TcpState;
 use crate::transport::demux::TcpReceiver;
 use crate::transport::flow_table::FlowKey;
 use crate::wire::address::AddressPair;
+use crate::wire::checksum::Sum;
 use crate::wire::drop_reason::DropReason;
 use crate::wire::icmpv4::{Icmpv4Message, UnreachableCode};
 use crate::wire::ipv4;
 use crate::wire::ipv4::{IpProtocol, Ipv4Header};
 use crate::wire::tcp::{self, TcpHeader};
 use crate::wire::udp::{HEADER_LEN as UDP_LEN, UdpHeader};
+use crate::wire::unchecked::Unchecked;
 use core::net::{IpAddr, SocketAddr};
 use proto::Instant;
 use proto::arena::record::{HEADER_SIZE, Header, record_size};
 use proto::arena::{PAGE_SIZE, WINDOW_MAX};
+use proto::hard::conns::State;
 use proto::id::{Epoch, SessionId, SlotIndex};
 use proto::nic::packet_buf::{Csum, PacketBuf};
 use proto::shm::Memory;
@@ -107,13 +110,15 @@ impl<M: Memory + Clone> Stack<M> {
         }
         let pair = header.pair();
         let unchecked = TcpHeader::parse(frame.head(), frame.buf.len(), &pair)?;
+        let ports = unchecked.peek();
+        let flow = FlowKey::of_received(&pair, ports.src_port, ports.dst_port);
+        let receiver = self.demux.tcp(&flow);
         let tcp = match frame.buf.marks.csum {
             Csum::Valid | Csum::Partial { .. } => unchecked.trust(),
-            Csum::Unknown => unchecked.verify(frame.sum())?,
+            Csum::Unknown => self.verify_tcp(receiver, unchecked, &mut frame)?,
         };
         frame.pull(usize::from(tcp.header_len));
-        let flow = FlowKey::of_received(&pair, tcp.src_port, tcp.dst_port);
-        match self.demux.tcp(&flow) {
+        match receiver {
             TcpReceiver::Connection(index) => self.segment_for(now, index, &tcp.segment, Some(&frame), flow),
             TcpReceiver::Listener(index) => {
                 let arrival = Arrival { flow, segment: &tcp.segment, frame: &frame, reopen: None };
@@ -126,6 +131,74 @@ impl<M: Memory + Clone> Stack<M> {
                 }
                 Err(DropReason::NoSocket)
             }
+        }
+    }
+
+    /// The header, when the checksum over the whole segment is right. Where the payload can only belong in
+    /// one place, it is copied there in the same pass ([`Stack::land`]).
+    fn verify_tcp(
+        &mut self,
+        receiver: TcpReceiver,
+        unchecked: Unchecked<TcpHeader>,
+        frame: &mut Frame<M>,
+    ) -> Result<TcpHeader, DropReason> {
+        let landed = match receiver {
+            TcpReceiver::Connection(index) => {
+                self.land(index, unchecked.peek(), frame).map(|sum| (index, sum))
+            }
+            _ => None,
+        };
+        let Some((index, sum)) = landed else { return unchecked.verify(frame.sum()) };
+        let verified = unchecked.verify(sum);
+        if verified.is_err() {
+            frame.landed = None;
+            self.take_landed_back(index);
+        }
+        verified
+    }
+
+    /// Copies the payload of a segment that nobody has vouched for to where the stream goes on, and sums
+    /// it in the same pass; `None` when it may belong anywhere else. What is copied lies behind everything
+    /// received, where nothing is kept: unless the checksum is right and TCP takes the segment, it does
+    /// not count and is written over.
+    fn land(&mut self, index: u32, header: &TcpHeader, frame: &mut Frame<M>) -> Option<Sum> {
+        /// Below this the second pass costs less than finding out.
+        const WORTH_IT: u32 = 256;
+        let (segment, header_len) = (&header.segment, usize::from(header.header_len));
+        let socket = self.sockets.get_mut(index)?;
+        let Kind::Tcp(block) = &socket.kind else { return None };
+        let at = socket.at?;
+        // A range that the record still names would be found again by a successor.
+        let kept = |state: &State| state.ooo.iter().any(|(_, len)| *len > 0);
+        let nothing_kept = socket.committed.as_ref().is_some_and(|state| !kept(state));
+        if segment.payload_len < WORTH_IT || !block.continues(segment) || !nothing_kept {
+            return None;
+        }
+        let session = self.sessions.get_mut(&at.session)?;
+        if session.free_pages() < pages_at_worst(segment) + session.rx_reserve() {
+            return None;
+        }
+        let (offset, len) = (block.received(), segment.payload_len as usize);
+        let mut sum = Sum::of(frame.head().get(..header_len)?);
+        socket.rx.cover(session, at.slot, offset, len).expect("the pages were counted");
+        let mut from = header_len;
+        socket.rx.for_each_piece(session, offset, len, |to, piece| {
+            frame.buf.copy_out_summed(from, &session.memory, to, piece, |folded, len| {
+                sum = sum.then_sum(Sum::from_folded(folded, len));
+            });
+            from += piece;
+        });
+        frame.landed = Some((offset, len));
+        Some(sum)
+    }
+
+    /// What had landed was no good: an idle socket has no pages.
+    fn take_landed_back(&mut self, index: u32) {
+        let Some(socket) = self.sockets.get_mut(index) else { return };
+        if socket.highest() == socket.rx.consumed()
+            && let Some(session) = socket.at.and_then(|at| self.sessions.get_mut(&at.session))
+        {
+            socket.rx.release_all(session);
         }
     }
 
@@ -263,12 +336,18 @@ impl<M: Memory + Clone> Stack<M> {
         if deliver.offset > socket.received() {
             session.note_out_of_order(at.slot);
         }
+        self.counters.add(Counter::CopiedToArena, len as u64);
+        let lies_there = |(offset, landed): (u64, usize)| {
+            deliver.payload_start == 0 && deliver.offset == offset && len <= landed
+        };
+        if frame.landed.is_some_and(lies_there) {
+            return;
+        }
         let mut from = deliver.payload_start as usize;
         socket.rx.for_each_piece(session, deliver.offset, len, |to, piece| {
             frame.buf.copy_out(from, &session.memory, to, piece);
             from += piece;
         });
-        self.counters.add(Counter::CopiedToArena, len as u64);
     }
 
     /// A connection that is over, or in TIME-WAIT and asked for anew, gives up its two ends.

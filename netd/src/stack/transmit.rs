@@ -261,11 +261,11 @@ impl<M: Memory + Clone> Stack<M> {
         let pool = self.ip.link.interface(way.nic).expect("a way leaves by an interface").frames.clone();
         let len = segment.payload_len as usize;
         let mut packet = PacketBuf::alloc(&pool, len, HEADROOM)?;
+        let mut checksum = offload.without_payload();
         if len > 0 {
             let at = at.expect("payload leaves only while the place is held");
-            self.copy_from_arena(at, segment.offset, len, &mut packet)?;
+            checksum = self.copy_from_arena(at, segment.offset, len, &mut packet, offload)?;
         }
-        let checksum = payload_checksum(&packet, offload);
         let mut bytes = [0; HEADER_LEN_MAX];
         let (local, remote) = (flow.local_port, flow.remote_port);
         let written = tcp::emit(segment, local, remote, &mut bytes, &flow.addresses, checksum);
@@ -278,23 +278,31 @@ impl<M: Memory + Clone> Stack<M> {
         Ok(packet)
     }
 
+    /// Copies payload behind the headers of a packet, once, and sums it in the same pass where the device
+    /// does not; what goes into the checksum field.
     fn copy_from_arena(
         &mut self,
         at: SocketRef,
         offset: u64,
         len: usize,
         packet: &mut PacketBuf<M>,
-    ) -> Result<(), Failure> {
+        offload: Offload,
+    ) -> Result<Checksum, Failure> {
         let session = self.sessions.get(&at.session).expect("a place lies in a session");
-        let mut to = 0;
-        let mut failed = Ok(());
+        let (mut to, mut failed, mut sum) = (0, Ok(()), Sum::EMPTY);
+        let memory = &session.memory;
         for_each_piece(session, at.slot, offset, len, |from, piece| {
-            failed = failed.and_then(|()| packet.copy_in(to, &session.memory, from, piece));
+            failed = failed.and_then(|()| match offload.checksum {
+                true => packet.copy_in(to, memory, from, piece),
+                false => packet.copy_in_summed(to, memory, from, piece, |folded, len| {
+                    sum = sum.then_sum(Sum::from_folded(folded, len));
+                }),
+            });
             to += piece;
         })?;
         failed?;
         self.counters.add(Counter::CopiedToFrame, len as u64);
-        Ok(())
+        Ok(if offload.checksum { Checksum::Device } else { Checksum::Full(sum) })
     }
 
     /// A segment that no queue holds back: a reset, a challenge ACK, a SYN cookie.
@@ -435,11 +443,8 @@ impl<M: Memory + Clone> Stack<M> {
         let pool = self.ip.link.interface(way.nic).expect("a way leaves by an interface").frames.clone();
         let len = usize::from(udp.payload_len);
         let mut packet = PacketBuf::alloc(&pool, len, HEADROOM)?;
-        if len > 0 {
-            self.copy_from_arena(at, payload_at, len, &mut packet)?;
-        }
         let offload = self.offload(way);
-        let checksum = payload_checksum(&packet, offload);
+        let checksum = self.copy_from_arena(at, payload_at, len, &mut packet, offload)?;
         let mut bytes = [0; UDP_LEN];
         udp.emit(&mut bytes, pair, checksum);
         packet.push(UDP_LEN)?;
@@ -473,16 +478,6 @@ impl<M: Memory + Clone> Stack<M> {
             Err(Errno::ADDRNOTAVAIL)
         }
     }
-}
-
-/// What goes into the checksum field above this payload.
-fn payload_checksum<M: Memory>(packet: &PacketBuf<M>, offload: Offload) -> Checksum {
-    if offload.checksum {
-        return Checksum::Device;
-    }
-    let mut sum = Sum::of(&[]);
-    packet.for_each_chunk(0, packet.len(), |chunk| sum = sum.then(chunk));
-    Checksum::Full(sum)
 }
 
 /// Small pages that transmission leaves for answers and for what is received.

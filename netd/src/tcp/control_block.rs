@@ -441,6 +441,21 @@ impl ControlBlock {
         Position::near(first, self.irs, self.receive.nxt).map(Position::offset)
     }
 
+    /// Whether the payload of `segment` is what comes next in the stream, inside the window, and nothing
+    /// is held beyond it: it could be put behind [`Self::received`] before anybody has looked closer.
+    pub fn continues(&self, segment: &Segment) -> bool {
+        let plain = !segment.flags.syn() && !segment.flags.rst() && !segment.flags.urg();
+        let empty = self.out_of_order.as_ref().is_none_or(|store| store.ranges().is_empty());
+        plain
+            && empty
+            && self.state.takes_data()
+            && !self.discarding
+            && !self.orphaned
+            && self.remote_fin == Position::SYN
+            && self.payload_offset(segment) == Some(self.received())
+            && u64::from(segment.payload_len) <= self.receive.wnd()
+    }
+
     /// The end of everything received, in order or not, as a stream offset.
     pub fn received_highest(&self) -> u64 {
         let kept = self.out_of_order.as_ref().and_then(|store| store.ranges().as_slice().last());

@@ -6,6 +6,7 @@
 //! into pieces. This module reads plain slices only; it never sees shared memory.
 
 use super::address::AddressPair;
+use proto::shm::copy_sum;
 
 /// A ones'-complement sum of the bytes seen so far, in their order on the wire.
 ///
@@ -25,7 +26,7 @@ impl Sum {
 
     /// The sum of `bytes`.
     pub fn of(bytes: &[u8]) -> Sum {
-        Sum { folded: sum_even(bytes), odd: bytes.len() % 2 == 1 }
+        Sum { folded: copy_sum::sum(bytes), odd: bytes.len() % 2 == 1 }
     }
 
     /// A sum taken elsewhere, fused with a copy: `folded` is the ones'-complement sum of `len` bytes
@@ -93,53 +94,6 @@ pub const fn update_u32(field: u16, old: u32, new: u32) -> u16 {
 const fn add(a: u16, b: u16) -> u16 {
     let (sum, carry) = a.overflowing_add(b);
     sum + carry as u16
-}
-
-/// Ones'-complement addition of 64-bit groups: RFC 1071 §2(C), "parallel summation".
-const fn add_wide(a: u64, b: u64) -> u64 {
-    let (sum, carry) = a.overflowing_add(b);
-    sum + carry as u64
-}
-
-/// The sum of a piece that starts at an even offset, as big-endian words.
-fn sum_even(bytes: &[u8]) -> u16 {
-    // Four independent carry chains; words are read in the host's order and swapped once at the end
-    // (RFC 1071 §2(B)).
-    let (blocks, rest) = bytes.as_chunks::<32>();
-    let mut lanes = [0u64; 4];
-    for block in blocks {
-        let (words, _) = block.as_chunks::<8>();
-        for (lane, word) in lanes.iter_mut().zip(words) {
-            *lane = add_wide(*lane, u64::from_ne_bytes(*word));
-        }
-    }
-    let mut wide = add_wide(add_wide(lanes[0], lanes[1]), add_wide(lanes[2], lanes[3]));
-    let (words, tail) = rest.as_chunks::<8>();
-    for word in words {
-        wide = add_wide(wide, u64::from_ne_bytes(*word));
-    }
-    // At most 7 bytes are left: 4, 2 and 1 of them.
-    let (words, tail) = tail.as_chunks::<4>();
-    for word in words {
-        wide = add_wide(wide, u64::from(u32::from_ne_bytes(*word)));
-    }
-    let (words, tail) = tail.as_chunks::<2>();
-    for word in words {
-        wide = add_wide(wide, u64::from(u16::from_ne_bytes(*word)));
-    }
-    if let [last] = *tail {
-        wide = add_wide(wide, u64::from(u16::from_ne_bytes([last, 0])));
-    }
-    u16::from_be(fold(wide))
-}
-
-/// Folds a wide sum to 16 bits without losing a carry; only zero folds to zero.
-const fn fold(wide: u64) -> u16 {
-    let half = (wide >> 32) + (wide & 0xffff_ffff);
-    let quarter = (half >> 32) + (half & 0xffff_ffff);
-    let narrow = (quarter >> 16) + (quarter & 0xffff);
-    let narrow = (narrow >> 16) + (narrow & 0xffff);
-    ((narrow >> 16) + (narrow & 0xffff)) as u16
 }
 
 #[cfg(test)]

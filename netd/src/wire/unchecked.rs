@@ -35,6 +35,12 @@ impl<T> Unchecked<T> {
         if self.present { self.covered } else { 0 }
     }
 
+    /// What the header says before anybody vouches for it: enough to decide where its payload is copied to
+    /// while it is summed, where that can be taken back. Nothing else may follow from it.
+    pub const fn peek(&self) -> &T {
+        &self.value
+    }
+
     /// The header, when `sum`, taken over the first [`covered`](Unchecked::covered) bytes, is right.
     ///
     /// # Errors

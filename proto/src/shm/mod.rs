@@ -6,6 +6,7 @@
 //! loom). Rings, cells, arenas and slabs are written against the trait, so the code that ships is
 //! the code that is crashed and model-checked.
 
+pub mod copy_sum;
 pub mod fault;
 pub mod heap;
 pub mod region;
@@ -47,6 +48,26 @@ pub trait Memory {
             done += piece;
         }
     }
+    /// [`copy_to`](Memory::copy_to) that also returns the Internet checksum's sum (RFC 1071) of what was
+    /// copied, folded: big-endian words, the last one padded with zero when `len` is odd. The two ranges
+    /// don't overlap.
+    #[must_use = "a copy without its sum is `copy_to`"]
+    fn copy_sum_to(&self, at: usize, to: &Self, to_at: usize, len: usize) -> u16
+    where
+        Self: Sized,
+    {
+        // An even length, so that pieces join without a swap.
+        let mut chunk = [0; 512];
+        let (mut done, mut sum) = (0, 0);
+        while done < len {
+            let piece = (len - done).min(chunk.len());
+            self.read(at + done, &mut chunk[..piece]);
+            to.write(to_at + done, &chunk[..piece]);
+            sum = copy_sum::join(sum, copy_sum::sum(&chunk[..piece]));
+            done += piece;
+        }
+        sum
+    }
     /// Orders earlier stores before later loads (store-load), as a Dekker handshake needs.
     fn full_fence(&self);
 }
@@ -63,6 +84,7 @@ macro_rules! forward {
             fn read(&self, at: usize, out: &mut [u8]) { (**self).read(at, out) }
             fn write(&self, at: usize, bytes: &[u8]) { (**self).write(at, bytes) }
             fn copy_to(&self, at: usize, to: &Self, to_at: usize, len: usize) { (**self).copy_to(at, &**to, to_at, len) }
+            fn copy_sum_to(&self, at: usize, to: &Self, to_at: usize, len: usize) -> u16 { (**self).copy_sum_to(at, &**to, to_at, len) }
             fn full_fence(&self) { (**self).full_fence() }
         }
     )*};

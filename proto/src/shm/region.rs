@@ -6,8 +6,8 @@
 
 #![expect(unsafe_code, reason = "mapping memory and reaching it by address")]
 
-use super::Memory;
 use super::fault::Guard;
+use super::{Memory, copy_sum};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -257,6 +257,18 @@ impl Memory for Region {
         // both); concurrent writers only make the copied value unpredictable.
         unsafe { core::ptr::copy(from.as_ptr(), target.as_ptr(), len) };
         compiler_fence(Ordering::SeqCst);
+    }
+
+    fn copy_sum_to(&self, at: usize, to: &Self, to_at: usize, len: usize) -> u16 {
+        to.writable();
+        let (from, target) = (self.address(at, len, 1), to.address(to_at, len, 1));
+        compiler_fence(Ordering::SeqCst);
+        // SAFETY: both in bounds for `len` bytes; frames and arenas are different mappings, so the ranges
+        // don't overlap (and if they did, only the copied bytes would be other ones); concurrent writers
+        // only make the copied value unpredictable.
+        let sum = unsafe { copy_sum::copy_by_address(from.as_ptr(), target.as_ptr(), len) };
+        compiler_fence(Ordering::SeqCst);
+        sum
     }
 
     fn full_fence(&self) {

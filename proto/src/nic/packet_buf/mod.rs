@@ -556,6 +556,51 @@ impl<M: Memory> PacketBuf<M> {
         Ok(())
     }
 
+    /// [`PacketBuf::copy_in`] that passes the sum of each stretch, in order, to `take`: folded, with its
+    /// length, as [`Memory::copy_sum_to`] has it.
+    ///
+    /// # Errors
+    /// As [`PacketBuf::write`].
+    ///
+    /// # Panics
+    /// As [`PacketBuf::copy_in`].
+    pub fn copy_in_summed(
+        &mut self,
+        at: usize,
+        from: &M,
+        from_at: usize,
+        len: usize,
+        mut take: impl FnMut(u16, usize),
+    ) -> Result<(), NoPages> {
+        self.make_private(at, len)?;
+        for span in self.spans(at, len) {
+            let memory = self.pool.memory();
+            take(from.copy_sum_to(from_at + (span.at - at), memory, span.byte, span.len), span.len);
+        }
+        self.pool.count(|c| c.copied_in += len as u64);
+        Ok(())
+    }
+
+    /// [`PacketBuf::copy_out`] that passes the sum of each stretch, in order, to `take`, as
+    /// [`PacketBuf::copy_in_summed`].
+    ///
+    /// # Panics
+    /// As [`PacketBuf::copy_out`].
+    pub fn copy_out_summed(
+        &self,
+        at: usize,
+        to: &M,
+        to_at: usize,
+        len: usize,
+        mut take: impl FnMut(u16, usize),
+    ) {
+        for span in self.spans(at, len) {
+            let memory = self.pool.memory();
+            take(memory.copy_sum_to(span.byte, to, to_at + (span.at - at), span.len), span.len);
+        }
+        self.pool.count(|c| c.copied_out += len as u64);
+    }
+
     /// Copies `len` bytes of payload to another memory (an arena), once.
     ///
     /// # Panics
