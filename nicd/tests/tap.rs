@@ -4,17 +4,18 @@
 mod netd_side;
 
 use netd_side::NetdSide;
-use nicd::backend::tap::{Tap, open};
+use nicd::backend::tap::{FEATURES, Tap, configure, open};
 use nicd::counts::Count;
 use nicd::datapath::Datapath;
 use nicd::nic::{Nic, Slab};
 use proto::control::clock;
 use proto::control::messages::Prefix;
+use proto::nic::packet_buf::{Csum, Marks};
 use proto::nic::rings::REGION_SIZE;
 use proto::nic::slab::SlabGeometry;
 use proto::shm::region::{Region, create_sealed};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -62,9 +63,13 @@ struct End {
 
 impl End {
     fn new(device: OwnedFd, mtu: u16) -> End {
+        End::with(device, mtu, 0)
+    }
+
+    fn with(device: OwnedFd, mtu: u16, features: u32) -> End {
         let (slab, rings) = (region(GEOMETRY.bytes()), region(REGION_SIZE));
         let slab_of_nicd = Slab { memory: slab.clone(), geometry: GEOMETRY };
-        let mut nicd = Datapath::new(Tap::new(device, mtu, 0), slab_of_nicd, OURS, mtu);
+        let mut nicd = Datapath::new(Tap::new(device, mtu, features), slab_of_nicd, OURS, mtu);
         nicd.attach(rings.clone());
         End { nicd, netd: NetdSide::new(rings, slab, GEOMETRY) }
     }
@@ -78,12 +83,18 @@ impl End {
 
     /// Frames until one is what is looked for.
     fn wait_for(&mut self, what: &str, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        self.wait_for_marked(what, wanted).0
+    }
+
+    /// [`End::wait_for`], with what nicd says of the frame.
+    fn wait_for_marked(&mut self, what: &str, wanted: impl Fn(&[u8]) -> bool) -> (Vec<u8>, Marks) {
         let give_up = clock::now() + std::time::Duration::from_secs(5);
         while clock::now() < give_up {
             let _ = self.netd.lend(32, 8).expect("nicd is honest");
             self.nicd.device_ready(clock::now()).expect("the device is there");
             while self.nicd.turn(clock::now()).expect("netd is honest").again {}
-            if let Some(frame) = self.netd.take().expect("nicd is honest").into_iter().find(|f| wanted(f)) {
+            let frames = self.netd.take_marked().expect("nicd is honest");
+            if let Some(frame) = frames.into_iter().find(|(bytes, _)| wanted(bytes)) {
                 return frame;
             }
             let mut readable = [PollFd::from_borrowed_fd(self.nicd.nic().descriptor(), PollFlags::IN)];
@@ -163,6 +174,31 @@ fn the_kernel_answers_arp_and_echo() {
     end.wait_for("echo reply", |frame| is_echo_reply(frame, 9));
     assert!(end.nicd.counts.get(Count::RxOtherHost) > before, "frames for others are counted");
     assert_eq!(end.nicd.counts.get(Count::RxError) + end.nicd.counts.get(Count::TxError), 0);
+}
+
+/// Who adopts a device says what it wants of the kernel: with offloads the checksum is left out, without
+/// them it is there.
+#[test]
+fn an_adopted_device_gives_frames_as_its_new_nicd_wants_them() {
+    let Some(namespace) = Namespace::new("adopt") else { return };
+    let device = open_in(&namespace, 1500);
+    let neighbour = ["neigh", "replace", "10.99.7.2", "lladdr", "02:00:00:00:00:01", "dev", "axltap0"];
+    assert!(ip(&[&["-n", &namespace.0][..], &neighbour].concat()), "a neighbour that is us");
+    let is_datagram = |frame: &[u8]| frame.len() >= 42 && frame[12..14] == [8, 0] && frame[23] == 17;
+    // RFC 768: over the pseudo header, the header and the payload.
+    let whole = |frame: &[u8]| {
+        let udp = &frame[34..14 + usize::from(u16::from_be_bytes([frame[16], frame[17]]))];
+        checksum(&[&frame[26..34], &[0, 17, 0, udp.len() as u8], udp].concat()) == [0, 0]
+    };
+    for features in [FEATURES, 0, FEATURES] {
+        configure(device.as_fd(), features).expect("a TAP");
+        let mut end = End::with(device.try_clone().expect("a duplicate"), 1500, features);
+        let datagram = ["netns", "exec", &namespace.0, "bash", "-c", "echo words > /dev/udp/10.99.7.2/9"];
+        assert!(ip(&datagram), "a datagram to us");
+        let (frame, marks) = end.wait_for_marked("datagram", is_datagram);
+        let partial = marks.csum == Csum::Partial { start: 34, udp: true };
+        assert_eq!((partial, whole(&frame)), (features != 0, features == 0), "{marks:?}");
+    }
 }
 
 #[test]

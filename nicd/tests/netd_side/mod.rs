@@ -2,7 +2,7 @@
 
 use proto::PeerCorrupt;
 use proto::nic::descriptor::Descriptor;
-use proto::nic::packet_buf::{Assembly, PacketBuf};
+use proto::nic::packet_buf::{Assembly, Marks, PacketBuf};
 use proto::nic::pool::FramePool;
 use proto::nic::rings::{LENT_MAX, StackEnd};
 use proto::nic::slab::{PageIndex, SMALL_SIZE, SlabGeometry};
@@ -59,6 +59,11 @@ impl<M: Memory + Clone> NetdSide<M> {
 
     /// Takes what nicd has given: completions first, then frames.
     pub fn take(&mut self) -> Result<Vec<Vec<u8>>, PeerCorrupt> {
+        Ok(self.take_marked()?.into_iter().map(|(bytes, _)| bytes).collect())
+    }
+
+    /// [`NetdSide::take`], with what nicd says of each frame.
+    pub fn take_marked(&mut self) -> Result<Vec<(Vec<u8>, Marks)>, PeerCorrupt> {
         while let Some(slot) = self.rings.completion.pop()? {
             let page: PageIndex = Descriptor::from_slot(&slot, self.pool.geometry())?.page;
             self.pool.completed(page)?;
@@ -73,7 +78,7 @@ impl<M: Memory + Clone> NetdSide<M> {
             if let Some(buf) = self.assembly.push(descriptor)? {
                 let mut bytes = vec![0; buf.len()];
                 buf.read(0, &mut bytes);
-                frames.push(bytes);
+                frames.push((bytes, buf.marks));
             }
         }
         self.rings.receive.release();
