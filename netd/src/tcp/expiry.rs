@@ -87,6 +87,9 @@ impl ControlBlock {
             _ => {
                 let flight = self.flight();
                 self.recovery.on_timeout(&flight, &mut self.congestion);
+                // The time-out is a pace of its own: what a resume allowed at first may be used up,
+                // and then nothing else would ever leave.
+                self.resume_credit = self.resume_credit.max(self.mss());
             }
         }
         self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());

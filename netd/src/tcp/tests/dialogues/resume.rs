@@ -32,6 +32,33 @@ fn a_resumed_connection_speaks_first() {
     stage.silent();
 }
 
+/// Nothing that leaves after a resume arrives: what was allowed at first is used up, and the time-outs
+/// go on all the same.
+#[test]
+fn what_is_lost_after_a_resume_is_sent_again_and_again() {
+    for written_before in [true, false] {
+        let mut stage = Stage::established();
+        if written_before {
+            stage.write(30_000);
+            while stage.poll().is_some() {}
+        }
+        stage.die(0);
+        stage.write(30_000);
+        let (begun, mut firsts) = (stage.now, 0);
+        while stage.now.since(begun) < Duration::from_secs(40) {
+            while let Some(out) = stage.poll() {
+                firsts += u32::from(out.seq == SeqNum::new(ISS + 1) && out.payload_len > 0);
+            }
+            let _ = stage.tick();
+        }
+        // RFC 6298 §5.5: each takes twice as long as the one before.
+        assert!((5..=12).contains(&firsts), "the first segment left {firsts} times");
+        let arrived = stage.block.in_flight();
+        let _ = stage.hear(ACK, 0, arrived as i64, 0);
+        assert!(stage.block.in_flight() == 0 && stage.poll().is_some(), "and the rest follows");
+    }
+}
+
 #[test]
 fn an_idle_connection_resumes_with_an_ack() {
     let mut stage = Stage::established();
