@@ -1,10 +1,12 @@
 //! Asking sockd: one connection to `admin.sock` per question.
 
 use crate::group::Failure;
+use proto::arena::Geometry;
 use proto::control::admin::{Ask, Reply, Shown};
 use proto::control::lane::{Lane, LaneError};
 use proto::control::messages::Region as Tag;
 use proto::control::notices::Change;
+use proto::id::{Generation, Seat, SessionId};
 use proto::run_dir::RunDir;
 use proto::shm::region::Region;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -80,6 +82,53 @@ impl From<LaneError> for Attempt {
     }
 }
 
+/// How asking sockd to replace a daemon ended.
+#[derive(Debug)]
+pub enum Replacement {
+    /// A successor is on its way.
+    Begun,
+    /// The program that lies there is not started; why, in words.
+    Refused(String),
+    /// sockd hung up before it answered: it may be the one that is replaced.
+    Unknown,
+}
+
+/// Asks once for a daemon to be replaced by the program that lies there now.
+///
+/// # Errors
+/// [`Failure`].
+pub fn replace(place: &RunDir, seat: Seat, generation: Generation) -> Result<Replacement, Failure> {
+    match once(place, &Ask::Restart { seat, generation }, Instant::now() + PATIENCE) {
+        Ok((Reply::Restarted(Ok(())), _)) => Ok(Replacement::Begun),
+        Ok((Reply::Restarted(Err(why)), _)) => Ok(Replacement::Refused(why)),
+        Ok(_) => Err(Failure::Refused("sockd answers something else".into())),
+        Err(Attempt::HungUp) => Ok(Replacement::Unknown),
+        Err(Attempt::Failed(failure)) => Err(failure),
+    }
+}
+
+/// Calls `look` with the arena of every session, mapped for reading. One that can't be mapped is
+/// left out.
+///
+/// # Errors
+/// [`Failure`].
+pub fn arenas(place: &RunDir, mut look: impl FnMut(SessionId, &Geometry, &Region)) -> Result<(), Failure> {
+    let mut after = SessionId(0);
+    loop {
+        let (Reply::Arenas(list), descriptors) = ask(place, &Ask::Arenas { after })? else {
+            return Err(Failure::Refused("sockd answers something else".into()));
+        };
+        let Some(&(last, _)) = list.last().filter(|(last, _)| *last > after) else { return Ok(()) };
+        for ((session, geometry), descriptor) in list.into_iter().zip(descriptors) {
+            let Ok(geometry) = geometry.checked() else { continue };
+            if let Ok(arena) = Region::map_read_only(descriptor, geometry.bytes()) {
+                look(session, &geometry, &arena);
+            }
+        }
+        after = last;
+    }
+}
+
 /// Asks, and asks again when sockd died over it; the connection waits in its listening socket, which
 /// outlives it. Being hung up on twice in a row without a pause means that we are not let in.
 fn ask(place: &RunDir, ask: &Ask) -> Result<(Reply, Vec<OwnedFd>), Failure> {
@@ -131,6 +180,6 @@ pub fn change(place: &RunDir, change: Change) -> Result<(), Failure> {
             let text = io::Error::from_raw_os_error(errno.cast_signed());
             Err(Failure::Refused(format!("refused: {text}")))
         }
-        Reply::Regions { .. } => Err(Failure::Refused("sockd answers something else".into())),
+        _ => Err(Failure::Refused("sockd answers something else".into())),
     }
 }

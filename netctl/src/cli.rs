@@ -63,7 +63,7 @@ enum Verb {
     Capture(CaptureArgs),
     /// How each daemon ended last, and its flight recorder.
     Crash,
-    /// Ends a daemon and waits for its successor; connections stay.
+    /// Replaces a daemon by the program that lies there now, if it fits; connections stay.
     Restart {
         /// nicd, netd or sockd.
         role: String,

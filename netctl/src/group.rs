@@ -5,10 +5,12 @@
 
 use crate::admin;
 use core::time::Duration;
+use proto::arena::line::{ClientLine, StackLine};
+use proto::arena::{Geometry, WINDOW_MAX};
 use proto::control::messages::{Ended, Region as Tag};
 use proto::hard::processes::{self, Stage};
 use proto::hard::{config, conns, registry};
-use proto::id::{RecordIndex, Role, Seat, SessionId};
+use proto::id::{Epoch, RecordIndex, Role, Seat, SessionId, SlotIndex};
 use proto::run_dir::RunDir;
 use proto::shm::region::Region;
 use proto::{cell, stats};
@@ -79,6 +81,53 @@ pub struct SocketRow {
     pub state: conns::State,
     /// User and process of its session.
     pub owner: Option<(u32, u32)>,
+}
+
+impl SocketRow {
+    /// Its place in its session's arena, and which use of it; `None` while it has none.
+    fn place(&self) -> Option<(SlotIndex, Epoch)> {
+        match (self.opening.kind, self.agreed) {
+            (_, Some(conns::Agreed::Passive { slot, epoch, .. })) => Some((slot, epoch)),
+            (conns::Kind::TcpPassive, _) => None,
+            _ => Some((self.opening.slot, self.opening.epoch)),
+        }
+    }
+}
+
+/// What waits in a socket, from the cursors in its arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Queues {
+    /// Bytes that came and were not read.
+    pub received: u64,
+    /// Bytes that were written and not acknowledged.
+    pub sent: u64,
+    /// Segments sent again.
+    pub retransmits: u32,
+}
+
+/// Reads a place's two lines. Each of them is copied out once; what stands there was written by
+/// others and need not be true: `None` for another use of the place and for cursors that can't be.
+fn queues(arena: &Region, geometry: &Geometry, slot: SlotIndex, epoch: Epoch) -> Option<Queues> {
+    if slot.0 >= geometry.sockets() {
+        return None;
+    }
+    // What is consumed was received before, and what is acknowledged was written before.
+    let reader = ClientLine::load(arena, geometry, slot);
+    let stack = StackLine::load(arena, geometry, slot);
+    let writer = ClientLine::load(arena, geometry, slot);
+    if stack.epoch != epoch {
+        return None;
+    }
+    // A client that has not begun to use the place has read and written nothing.
+    let consumed = if reader.epoch == epoch { reader.consumed } else { 0 };
+    let written = if writer.epoch == epoch { writer.written } else { 0 };
+    let distance = |from: u64, to: u64| to.checked_sub(from).filter(|len| *len <= u64::from(WINDOW_MAX));
+    Some(Queues {
+        received: distance(consumed, stack.received)?,
+        // The end of the stream counts in `acked` of a client that wrote nothing.
+        sent: distance(stack.acked.min(written), written)?,
+        retransmits: stack.retransmits,
+    })
 }
 
 /// Mapped regions of a group.
@@ -161,6 +210,25 @@ impl Access {
             }
         }
         rows
+    }
+
+    /// What waits in each of `rows`; nothing of a socket whose client is gone. Asks sockd for the
+    /// arenas.
+    ///
+    /// # Errors
+    /// [`Failure`] when sockd does not answer.
+    pub fn queues(&self, rows: &[SocketRow]) -> Result<Vec<Option<Queues>>, Failure> {
+        let mut found = vec![None; rows.len()];
+        let mut by_session: BTreeMap<SessionId, Vec<usize>> = BTreeMap::new();
+        for (n, row) in rows.iter().enumerate().filter(|(_, row)| !row.state.detached) {
+            by_session.entry(row.opening.session).or_default().push(n);
+        }
+        admin::arenas(&self.place, |session, geometry, arena| {
+            for &n in by_session.get(&session).into_iter().flatten() {
+                found[n] = rows[n].place().and_then(|(slot, epoch)| queues(arena, geometry, slot, epoch));
+            }
+        })?;
+        Ok(found)
     }
 
     /// User and process of every session.

@@ -9,7 +9,7 @@ use crate::tcp::isn;
 use core::sync::atomic::Ordering;
 use proto::shm::Memory;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"secrets\x01");
+const MAGIC: u64 = u64::from_le_bytes(*b"secrets\0") | (proto::layouts::SECRETS as u64) << 56;
 const MAGIC_AT: usize = 0;
 const KEYS_AT: usize = 8;
 

@@ -6,6 +6,9 @@ use proto::id::Role;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if proto::layouts::answered(Role::Nicd) {
+        return ExitCode::SUCCESS;
+    }
     let (start, supervised) = match daemon::begin(Role::Nicd) {
         Ok(begun) => begun,
         Err(error) => {

@@ -305,14 +305,14 @@ impl<N: Nic<Arc<Region>>> Server<N> {
         Ok(Some(now + crate::datapath::STUCK_AFTER))
     }
 
-    /// netd broke a rule: its rings end here; it gets new ones when one of us is started anew.
+    /// netd broke a rule: its rings end here, and its successor gets new ones.
     fn corrupt(&mut self, corrupt: PeerCorrupt) -> Result<(), ServerError> {
         self.datapath.detach();
         self.datapath.counts.count(Count::PeerCorrupt);
         if let Some(peer) = self.peer.take() {
             tracing::error!("{}[{}] broke a rule: {}", peer.seat, peer.generation, corrupt.rule);
             self.record(Kind::CORRUPT, who(peer.seat, peer.generation), corrupt.rule);
-            self.supervised.stuck(peer.seat, peer.generation)?;
+            self.supervised.corrupt(peer.seat, peer.generation)?;
             self.forget(peer);
         }
         Ok(())

@@ -291,7 +291,7 @@ fn a_netd_that_breaks_a_rule_loses_its_rings_and_nothing_else() {
     assert_eq!(netd.rings.fill.push(&slot), Ok(true));
     let _ = netd.rings.fill.publish();
     wake(&wakes[0]);
-    group.expect(&FromDaemon::Stuck { peer: NETD, generation: Generation(1) });
+    group.expect(&FromDaemon::Corrupt { peer: NETD, generation: Generation(1) });
     wait("record", || group.recorded(Kind::CORRUPT).then_some(()));
     let gone = ToDaemon::PeerGone { peer: NETD, generation: Generation(1) };
     group.lane.send(&gone, &[]).expect("sent");

@@ -22,6 +22,9 @@ use crate::shm::Memory;
 use crate::time::Instant;
 use core::sync::atomic::Ordering;
 
+/// Layout version; changes with the place or meaning of anything here.
+pub const LAYOUT: u32 = 1;
+
 /// Bytes of a slot with its sequence word.
 pub const SLOT_SIZE: usize = 512;
 /// Number of slots; a power of two.

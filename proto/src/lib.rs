@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod error;
 pub mod hard;
 pub mod id;
+pub mod layouts;
 pub mod nic;
 pub mod recorder;
 pub mod ring;

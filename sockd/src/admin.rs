@@ -5,15 +5,17 @@
 //! that asking again after a restart changes nothing twice.
 
 use crate::session::accept;
-use proto::control::admin::{Ask, CALLERS_MAX, Reply, Shown};
+use proto::arena::Geometry;
+use proto::control::admin::{ARENAS_MAX, Ask, CALLERS_MAX, Reply, Shown};
 use proto::control::lane::{Lane, LaneError};
 use proto::control::notices::{ConfigReply, ConfigRequest};
 use proto::daemon::Start;
-use proto::id::Generation;
-use rustix::fd::BorrowedFd;
+use proto::id::{Generation, Seat, SessionId};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::sockopt::socket_peercred;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::Bound;
 
 /// One who asks.
 struct Caller {
@@ -21,6 +23,21 @@ struct Caller {
     /// Requests in order; a change waits for its answer.
     asked: VecDeque<Ask>,
     waits_for: Option<u64>,
+}
+
+/// What others have to do before a caller can be answered, by the number of its request.
+pub(crate) enum Errand {
+    /// For netd.
+    Change(ConfigRequest),
+    /// For the supervisors: replace that incarnation.
+    Restart(u64, Seat, Generation),
+}
+
+/// What there is to be shown.
+pub(crate) struct Sights<'a> {
+    pub(crate) start: &'a Start,
+    /// Read-only descriptions of the arenas.
+    pub(crate) arenas: &'a BTreeMap<SessionId, (Geometry, OwnedFd)>,
 }
 
 /// The callers and what they wait for.
@@ -71,11 +88,11 @@ impl Admin {
         self.callers.get(&number).map(|caller| &caller.lane)
     }
 
-    /// A caller's socket has something; returns changes to pass on, or that the caller is gone.
+    /// A caller's socket has something; returns what is to be done for it, or that the caller is gone.
     ///
     /// # Errors
     /// When the caller is to be forgotten: it hung up or broke a rule.
-    pub(crate) fn hear(&mut self, number: usize, start: &Start) -> Result<Vec<ConfigRequest>, LaneError> {
+    pub(crate) fn hear(&mut self, number: usize, sights: &Sights<'_>) -> Result<Vec<Errand>, LaneError> {
         let Some(caller) = self.callers.get_mut(&number) else { return Ok(Vec::new()) };
         caller.lane.flush()?;
         while let Some((ask, _)) = caller.lane.receive()? {
@@ -84,42 +101,68 @@ impl Admin {
             }
             caller.asked.push_back(ask);
         }
-        self.answer(number, start)
+        self.answer(number, sights)
     }
 
     /// Answers a caller's requests up to the first that must wait.
-    fn answer(&mut self, number: usize, start: &Start) -> Result<Vec<ConfigRequest>, LaneError> {
-        let mut pass_on = Vec::new();
-        let Some(caller) = self.callers.get_mut(&number) else { return Ok(pass_on) };
+    fn answer(&mut self, number: usize, sights: &Sights<'_>) -> Result<Vec<Errand>, LaneError> {
+        let mut errands = Vec::new();
+        let Some(caller) = self.callers.get_mut(&number) else { return Ok(errands) };
         while caller.waits_for.is_none()
             && let Some(ask) = caller.asked.pop_front()
         {
             match ask {
                 Ask::Regions => {
-                    let (reply, descriptors) = regions(start);
+                    let (reply, descriptors) = regions(sights.start);
                     caller.lane.send(&reply, &descriptors)?;
+                }
+                Ask::Arenas { after } => {
+                    let beyond = (Bound::Excluded(after), Bound::Unbounded);
+                    let some = || sights.arenas.range(beyond).take(ARENAS_MAX);
+                    let list = some().map(|(&session, (geometry, _))| (session, *geometry)).collect();
+                    let descriptors: Vec<_> = some().map(|(_, (_, arena))| arena.as_fd()).collect();
+                    caller.lane.send(&Reply::Arenas(list), &descriptors)?;
+                }
+                Ask::Restart { seat, generation } => {
+                    caller.waits_for = Some(self.next_change);
+                    errands.push(Errand::Restart(self.next_change, seat, generation));
+                    self.next_change += 1;
                 }
                 Ask::Change(change) => {
                     let request = ConfigRequest { id: self.next_change, change };
                     self.next_change += 1;
                     caller.waits_for = Some(request.id);
                     self.changes.insert(request.id, request.clone());
-                    pass_on.push(request);
+                    errands.push(Errand::Change(request));
                 }
             }
         }
-        Ok(pass_on)
+        Ok(errands)
     }
 
-    /// netd has done a change, or refused it. Returns further changes of the same caller.
-    pub(crate) fn changed(&mut self, reply: ConfigReply, start: &Start) -> Vec<ConfigRequest> {
+    /// netd has done a change, or refused it. Returns what else the same caller wants.
+    pub(crate) fn changed(&mut self, reply: ConfigReply, sights: &Sights<'_>) -> Vec<Errand> {
         self.changes.remove(&reply.id);
-        let caller = self.callers.iter_mut().find(|(_, caller)| caller.waits_for == Some(reply.id));
+        self.tell(reply.id, &Reply::Changed(reply.result), sights)
+    }
+
+    /// The supervisors have begun to replace somebody, or refused to. As [`Admin::changed`].
+    pub(crate) fn restarted(
+        &mut self,
+        id: u64,
+        result: Result<(), String>,
+        sights: &Sights<'_>,
+    ) -> Vec<Errand> {
+        self.tell(id, &Reply::Restarted(result), sights)
+    }
+
+    fn tell(&mut self, id: u64, reply: &Reply, sights: &Sights<'_>) -> Vec<Errand> {
+        let caller = self.callers.iter_mut().find(|(_, caller)| caller.waits_for == Some(id));
         let Some((&number, caller)) = caller else { return Vec::new() };
         caller.waits_for = None;
-        let told = caller.lane.send(&Reply::Changed(reply.result), &[]);
-        match told.and_then(|()| self.answer(number, start)) {
-            Ok(pass_on) => pass_on,
+        let told = caller.lane.send(reply, &[]);
+        match told.and_then(|()| self.answer(number, sights)) {
+            Ok(errands) => errands,
             Err(_) => {
                 self.forget(number);
                 Vec::new()
@@ -141,12 +184,9 @@ impl Admin {
 /// Everything that there is to see.
 fn regions(start: &Start) -> (Reply, Vec<BorrowedFd<'_>>) {
     let (mut shown, mut descriptors) = (Vec::new(), Vec::new());
-    for (&region, granted) in &start.grants {
-        if let Some(descriptor) = start.to_show(region) {
-            let size = proto::shm::Memory::size(&granted.memory) as u64;
-            shown.push(Shown { region, size });
-            descriptors.push(descriptor);
-        }
+    for (region, size, descriptor) in start.to_show() {
+        shown.push(Shown { region, size });
+        descriptors.push(descriptor);
     }
     let (name, faults) = (start.group.name.clone(), start.group.faults.clone());
     (Reply::Regions { name, faults, shown }, descriptors)

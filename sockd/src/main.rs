@@ -6,6 +6,9 @@ use sockd::server::{ServerError, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if proto::layouts::answered(Role::Sockd) {
+        return ExitCode::SUCCESS;
+    }
     let (start, supervised) = match begin(Role::Sockd) {
         Ok(begun) => begun,
         Err(error) => {

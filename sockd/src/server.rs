@@ -7,7 +7,7 @@
 //! Nothing here waits for a client or a netd: requests for a netd that is being restarted stay on
 //! their sockets.
 
-use crate::admin::{Admin, Met};
+use crate::admin::{Admin, Errand, Met, Sights};
 use crate::core::{Core, Effect, Seed};
 use crate::counts::Count;
 use crate::netds::{Netd, known_operations};
@@ -22,16 +22,15 @@ use proto::cell::TableError;
 use proto::control::client::{Ask, Granted, Reply, Request};
 use proto::control::clock::now;
 use proto::control::messages::Region as Tag;
-use proto::control::notices::ConfigRequest;
 use proto::control::rendezvous::NoticeLane;
 use proto::daemon::{Gone, News, SessionEnds, Start, Supervised};
 use proto::id::{Generation, Role, Seat, SessionId};
 use proto::recorder::{Kind, Recorder};
-use proto::shm::region::Region;
+use proto::shm::region::{self, Region};
 use proto::stats::Counts;
 use proto::stats::table::Table;
 use proto::{Instant, PeerCorrupt};
-use rustix::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -82,6 +81,8 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
 enum Pending {
     Keep(SessionId),
     Drop(SessionId),
+    /// A caller's wish, by its number.
+    Restart(u64),
 }
 
 struct Server {
@@ -98,6 +99,8 @@ struct Server {
     /// Newcomers whose request waits for the vaults to take others'.
     deferred: VecDeque<usize>,
     clients: BTreeMap<SessionId, Client>,
+    /// Read-only descriptions of their arenas, to be shown; one that could not be made is missing.
+    arenas: BTreeMap<SessionId, (Geometry, OwnedFd)>,
     /// Sessions whose socket is to be looked at.
     looks: VecDeque<SessionId>,
     pending: BTreeMap<u64, Pending>,
@@ -139,6 +142,7 @@ pub fn run(start: Start, supervised: Supervised) -> Result<(), ServerError> {
         next_newcomer: 0,
         deferred: VecDeque::new(),
         clients: BTreeMap::new(),
+        arenas: BTreeMap::new(),
         looks: VecDeque::new(),
         pending: BTreeMap::new(),
         accept_again: None,
@@ -244,6 +248,7 @@ impl Server {
                 Ok(())
             }
             News::SessionSocket { session, geometry, socket, arena, wakes_client, kicks } => {
+                self.show_arena(session, geometry, arena.as_fd());
                 let ends = ClientEnds { arena, wake: wakes_client, kicks };
                 let client = Client::parked(socket, ends);
                 self.watch(client.socket.as_raw_fd(), SESSION | session.0 as usize, Interest::READABLE)
@@ -287,8 +292,16 @@ impl Server {
                     self.forget(session);
                     Ok(())
                 }
-                None => Ok(()),
+                Some(Pending::Restart(_)) | None => Ok(()),
             },
+            News::Restarted { request, result } => {
+                if let Some(Pending::Restart(id)) = self.pending.remove(&request) {
+                    let sights = Sights { start: &self.start, arenas: &self.arenas };
+                    let errands = self.admin.restarted(id, result, &sights);
+                    self.run(errands)?;
+                }
+                Ok(())
+            }
             News::Refused { request, errno } => {
                 if let Some(Pending::Keep(session)) = self.pending.remove(&request) {
                     self.core.not_made(session);
@@ -377,7 +390,7 @@ impl Server {
         self.recorder.record(now(), Kind::CORRUPT, [seat_number(seat), generation.0.into(), 0], rule.rule);
         tracing::error!("{seat}: {rule}");
         self.detach(shard);
-        Ok(self.supervised.stuck(seat, generation)?)
+        Ok(self.supervised.corrupt(seat, generation)?)
     }
 
     fn publish(&mut self) -> Result<(), ServerError> {
@@ -517,6 +530,7 @@ impl Server {
         self.watch(client.socket.as_raw_fd(), token, Interest::READABLE)
             .map_err(system("watch a session"))?;
         let request = self.keep(session, geometry, &client, &ends)?;
+        self.show_arena(session, geometry, ends.client.arena.as_fd());
         self.pending.insert(request, Pending::Keep(session));
         client.ends = Some(ends.client);
         self.clients.insert(session, client);
@@ -624,8 +638,16 @@ impl Server {
         self.apply(effects)
     }
 
+    /// Keeps what netctl needs to see how much waits in the session's sockets.
+    fn show_arena(&mut self, session: SessionId, geometry: Geometry, arena: BorrowedFd<'_>) {
+        if let Ok(read_only) = region::reopen_read_only(arena) {
+            self.arenas.insert(session, (geometry, read_only));
+        }
+    }
+
     /// The vaults hold the same description, so closing it is not enough to be rid of its events.
     fn forget(&mut self, session: SessionId) -> Option<Client> {
+        self.arenas.remove(&session);
         let client = self.clients.remove(&session)?;
         self.unwatch(client.socket.as_raw_fd());
         Some(client)
@@ -657,21 +679,32 @@ impl Server {
 
     fn hear_caller(&mut self, number: usize) -> Result<(), ServerError> {
         self.counts.count(Count::AdminRequests);
-        match self.admin.hear(number, &self.start) {
-            Ok(changes) => self.pass_on(changes),
-            Err(_) => self.admin.forget(number),
+        let sights = Sights { start: &self.start, arenas: &self.arenas };
+        match self.admin.hear(number, &sights) {
+            Ok(errands) => self.run(errands),
+            Err(_) => {
+                self.admin.forget(number);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// Changes go to the netd that writes the configuration; without one they wait for it.
-    fn pass_on(&mut self, changes: Vec<ConfigRequest>) {
-        let notices = self.netds.get(&0).and_then(|netd| netd.notices.as_ref());
-        for change in changes {
-            if let Some(notices) = notices {
-                let _ = notices.send(change);
+    fn run(&mut self, errands: Vec<Errand>) -> Result<(), ServerError> {
+        for errand in errands {
+            match errand {
+                Errand::Change(change) => {
+                    if let Some(notices) = self.netds.get(&0).and_then(|netd| netd.notices.as_ref()) {
+                        let _ = notices.send(change);
+                    }
+                }
+                Errand::Restart(id, seat, generation) => {
+                    let request = self.supervised.restart(seat, generation)?;
+                    self.pending.insert(request, Pending::Restart(id));
+                }
             }
         }
+        Ok(())
     }
 
     fn hear_notices(&mut self) -> Result<(), ServerError> {
@@ -679,8 +712,9 @@ impl Server {
             match notices.receive() {
                 Ok(None) => break,
                 Ok(Some(reply)) => {
-                    let more = self.admin.changed(reply, &self.start);
-                    self.pass_on(more);
+                    let sights = Sights { start: &self.start, arenas: &self.arenas };
+                    let more = self.admin.changed(reply, &sights);
+                    self.run(more)?;
                 }
                 Err(error) => {
                     tracing::warn!("notices of netd: {error}");

@@ -151,8 +151,8 @@ impl World {
             (Tag::Stats(SOCKD), Access::Write),
             (Tag::Registry, Access::Write),
             (Tag::Conns(0), Access::Read),
-            (Tag::Config, Access::Read),
-            (Tag::Stats(SOCKD), Access::Read),
+            (Tag::Config, Access::Pass),
+            (Tag::Stats(SOCKD), Access::Pass),
         ];
         let grants =
             order.map(|(region, access)| Grant { region, access, size: self.regions[&region].1 as u64 });
@@ -245,7 +245,10 @@ impl World {
                     }
                 }
                 FromDaemon::Stuck { .. } => self.stuck += 1,
-                FromDaemon::Released { .. } | FromDaemon::KeepDevice { .. } => {}
+                FromDaemon::Released { .. }
+                | FromDaemon::Corrupt { .. }
+                | FromDaemon::Restart { .. }
+                | FromDaemon::KeepDevice { .. } => {}
             }
         }
     }

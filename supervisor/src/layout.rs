@@ -64,8 +64,13 @@ pub fn regions(group: &GroupConfig) -> Vec<Region> {
 /// Whether somebody gets a read-only description of it.
 pub fn is_shown(region: Region) -> bool {
     match region {
-        Region::Conns(_) | Region::Config | Region::Stats(_) | Region::Processes | Region::Capture(_) => true,
-        Region::Lock(_) | Region::Slab(_) | Region::Secrets | Region::Registry => false,
+        Region::Conns(_)
+        | Region::Config
+        | Region::Registry
+        | Region::Stats(_)
+        | Region::Processes
+        | Region::Capture(_) => true,
+        Region::Lock(_) | Region::Slab(_) | Region::Secrets => false,
     }
 }
 
@@ -85,7 +90,11 @@ pub fn grants(seat: Seat, group: &GroupConfig) -> Vec<(Region, Access)> {
         Role::Sockd => {
             grants.push((Region::Registry, Access::Write));
             let shown = regions(group).into_iter().filter(|&region| is_shown(region));
-            grants.extend(shown.map(|region| (region, Access::Read)));
+            // It reads the connection tables; all else it only hands to netctl.
+            grants.extend(shown.map(|region| match region {
+                Region::Conns(_) => (region, Access::Read),
+                _ => (region, Access::Pass),
+            }));
         }
         Role::Supervisor | Role::Standby => {}
     }

@@ -7,12 +7,14 @@
 //! * [`server`]: the active one's event loop; [`policy`]: what it decides, pure; [`facts`]: what
 //!   both know; [`mirror`]: how the standby comes to know it;
 //! * [`vault`]: the descriptors that outlive the daemons; [`layout`]: which regions there are and
-//!   who may map them; [`child`]: processes; [`lock_file`]: one group of a name at a time.
+//!   who may map them; [`child`]: processes; [`inspection`]: what a
+//!   program says of itself; [`lock_file`]: one group of a name at a time.
 
 pub mod child;
 pub mod command_line;
 pub mod config;
 pub mod facts;
+pub mod inspection;
 pub mod layout;
 pub mod lock_file;
 pub mod mirror;

@@ -112,7 +112,7 @@ impl Vault {
         let memory = &self.memory[&region];
         match access {
             Access::Write => memory.writable.as_fd(),
-            Access::Read => memory.read_only.as_ref().expect("a region that is shown").as_fd(),
+            Access::Read | Access::Pass => memory.read_only.as_ref().expect("a region that is shown").as_fd(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! `netctl route`: the routes; `route add|del PREFIX|default [via GATEWAY] [dev IF] [metric N]`.
+//! `netctl route`: the routes, those that follow from addresses included; `route add|del PREFIX|default [via GATEWAY] [dev IF] [metric N]`.
 
 use crate::group::{Access, Failure};
 use crate::table::{Form, Table, json};
@@ -19,6 +19,26 @@ struct Route {
     prefsrc: Option<IpAddr>,
     metric: u32,
     table: u32,
+    /// `kernel` for a route that follows from an address, `static` for one that was entered.
+    protocol: &'static str,
+}
+
+/// rtnetlink(7): RT_TABLE_MAIN.
+const TABLE_MAIN: u32 = 254;
+
+/// The network of an address, as `ip` writes it.
+fn network(addr: IpAddr, len: u8) -> String {
+    let network: IpAddr = match addr {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(len.min(32))).unwrap_or(0);
+            Ipv4Addr::from_bits(v4.to_bits() & mask).into()
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0);
+            Ipv6Addr::from_bits(v6.to_bits() & mask).into()
+        }
+    };
+    format!("{network}/{len}")
 }
 
 /// What a person said of a route.
@@ -66,6 +86,14 @@ pub fn del(access: &Access, words: &Words) -> Result<Change, Failure> {
 /// When the answer can't be written.
 pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Failure> {
     let names = link::names(access);
+    let down: Vec<u16> = access
+        .config()
+        .into_iter()
+        .filter_map(|record| match (record.key, record.value) {
+            (Key::Link(link), Value::Link { up: false, .. }) => Some(link),
+            _ => None,
+        })
+        .collect();
     let route = |record: proto::hard::config::Record| match (record.key, record.value) {
         (Key::Route { destination, prefix_len, table, metric }, Value::Route { gateway, link, source }) => {
             Some(Route {
@@ -75,22 +103,61 @@ pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Fai
                 prefsrc: source,
                 metric,
                 table,
+                protocol: "static",
+            })
+        }
+        // The network of an address is reached through its link; an address alone has none.
+        (Key::Address { link, addr, prefix_len }, Value::Address { .. }) => {
+            let alone = prefix_len == if addr.is_ipv4() { 32 } else { 128 };
+            (!alone && !down.contains(&link)).then(|| Route {
+                dst: network(addr, prefix_len),
+                gateway: None,
+                dev: names.get(usize::from(link)).cloned().unwrap_or_else(|| link.to_string()),
+                prefsrc: Some(addr),
+                metric: 0,
+                table: TABLE_MAIN,
+                protocol: "kernel",
             })
         }
         _ => None,
     };
-    let routes: Vec<Route> = access.config().into_iter().filter_map(route).collect();
+    let mut routes: Vec<Route> = access.config().into_iter().filter_map(route).collect();
+    routes.sort_by_key(|route| (route.dst != "default", route.protocol, route.metric));
     let written = match form {
         Form::Json => json(out, &routes),
         Form::Table => {
             let dash = |ip: Option<IpAddr>| ip.map_or_else(|| "-".into(), |ip| ip.to_string());
-            let mut table = Table::new(&["DESTINATION", "GATEWAY", "DEV", "SOURCE", "METRIC", "TABLE"]);
+            let mut table =
+                Table::new(&["DESTINATION", "GATEWAY", "DEV", "SOURCE", "METRIC", "TABLE", "PROTO"]);
             for r in &routes {
                 let (metric, of) = (r.metric.to_string(), r.table.to_string());
-                table.row([r.dst.clone(), dash(r.gateway), r.dev.clone(), dash(r.prefsrc), metric, of]);
+                let dst = r.dst.clone();
+                table.row([
+                    dst,
+                    dash(r.gateway),
+                    r.dev.clone(),
+                    dash(r.prefsrc),
+                    metric,
+                    of,
+                    r.protocol.into(),
+                ]);
             }
             table.write(out)
         }
     };
     written.map_err(|e| Failure::Io("standard output", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_cut_to_their_length() {
+        let v4 = IpAddr::from([10, 1, 2, 3]);
+        let shown = [0, 8, 23, 24, 32].map(|len| network(v4, len));
+        assert_eq!(shown, ["0.0.0.0/0", "10.0.0.0/8", "10.1.2.0/23", "10.1.2.0/24", "10.1.2.3/32"]);
+        let v6: IpAddr = "fd00:1:2::5".parse().expect("an address");
+        assert_eq!([network(v6, 0), network(v6, 48)], ["::/0", "fd00:1:2::/48"]);
+    }
 }

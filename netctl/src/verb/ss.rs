@@ -1,7 +1,8 @@
 //! `netctl ss`: the sockets, in ss's words and columns.
 
-use crate::group::{Access, Failure, SocketRow};
+use crate::group::{Access, Failure, Queues, SocketRow};
 use crate::table::{Form, Table, json};
+use proto::arena::record::record_size;
 use proto::hard::conns::{Agreed, Kind, State};
 use serde::Serialize;
 use std::io::Write;
@@ -18,18 +19,33 @@ struct Socket {
     pid: Option<u32>,
     cwnd: Option<u16>,
     rtt_us: Option<u32>,
-    retrans: Option<u64>,
+    retrans: Option<u32>,
     mss: Option<u16>,
 }
 
-/// Bytes that were received and that no ordered read can have reached: what waits behind a hole. What
-/// the client has not read yet stands in its arena, which netctl does not map.
-fn recv_q(state: &State) -> u64 {
+/// Bytes that wait behind a hole, where no ordered read reaches them.
+fn out_of_order(state: &State) -> u64 {
     state.ooo.iter().map(|&(_, len)| u64::from(len)).sum()
 }
 
-fn socket(row: &SocketRow) -> Socket {
+/// Recv-Q and Send-Q as ss(8) shows them: bytes not read and bytes not acknowledged; of a listener
+/// the connections that wait for accept and how many may. Of a socket without a client what its
+/// record says.
+fn both_queues(row: &SocketRow, queues: Option<Queues>) -> (u64, u64) {
+    let waiting = queues.unwrap_or_default();
+    match row.opening.kind {
+        Kind::TcpListener => (waiting.received / record_size(0) as u64, row.opening.backlog.into()),
+        Kind::Udp => (waiting.received, waiting.sent),
+        Kind::TcpActive | Kind::TcpPassive => {
+            let unacknowledged = queues.map_or(u64::from(row.state.snd_max), |queues| queues.sent);
+            (waiting.received + out_of_order(&row.state), unacknowledged)
+        }
+    }
+}
+
+fn socket(row: &SocketRow, queues: Option<Queues>) -> Socket {
     let (opening, state) = (&row.opening, &row.state);
+    let (recv_q, send_q) = both_queues(row, queues);
     let tcp = opening.kind != Kind::Udp;
     let connection = matches!(opening.kind, Kind::TcpActive | Kind::TcpPassive);
     let options = match row.agreed {
@@ -45,8 +61,8 @@ fn socket(row: &SocketRow) -> Socket {
             Kind::Udp => "ESTAB",
             _ => state.tcp_state.name(),
         },
-        recv_q: if connection { recv_q(state) } else { 0 },
-        send_q: if connection { u64::from(state.snd_max) } else { u64::from(opening.backlog) },
+        recv_q,
+        send_q,
         local: opening.local.to_string(),
         remote: match opening.remote.port() {
             0 => "*:*".into(),
@@ -56,7 +72,7 @@ fn socket(row: &SocketRow) -> Socket {
         pid: row.owner.map(|(_, pid)| pid),
         cwnd: known(state.cwnd_segments),
         rtt_us: known(state.srtt_64us).map(|units| u32::from(units) * 64),
-        retrans: None,
+        retrans: queues.filter(|_| connection).map(|queues| queues.retransmits),
         mss: known(options.mss),
     }
 }
@@ -66,7 +82,9 @@ fn socket(row: &SocketRow) -> Socket {
 /// # Errors
 /// When the answer can't be written.
 pub fn run(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Failure> {
-    let mut sockets: Vec<Socket> = access.sockets().iter().map(socket).collect();
+    let rows = access.sockets();
+    let queues = access.queues(&rows)?;
+    let mut sockets: Vec<Socket> = rows.iter().zip(queues).map(|(row, queues)| socket(row, queues)).collect();
     sockets.sort_by(|a, b| (a.proto, &a.local, &a.remote).cmp(&(b.proto, &b.local, &b.remote)));
     write(&sockets, form, out).map_err(|e| Failure::Io("standard output", e))
 }
@@ -91,6 +109,7 @@ fn write(sockets: &[Socket], form: Form, out: &mut impl Write) -> std::io::Resul
         process.extend(socket.cwnd.map(|cwnd| format!("cwnd:{cwnd}")));
         process.extend(socket.rtt_us.map(|rtt| format!("rtt:{:.3}", f64::from(rtt) / 1000.0)));
         process.extend(socket.mss.map(|mss| format!("mss:{mss}")));
+        process.extend(socket.retrans.filter(|n| *n > 0).map(|n| format!("retrans:{n}")));
         table.row([
             socket.proto.into(),
             socket.state.into(),

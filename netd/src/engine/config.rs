@@ -72,7 +72,8 @@ impl Configuration {
         config
     }
 
-    /// The routes beside the default one, and the permanent neighbours, for the stack to take in.
+    /// The routes beside the default one, the permanent neighbours, and what an administrator set down,
+    /// for the stack to take in.
     pub(super) fn apply(&self, now: Instant, stack: &mut Stack<Mapped>) {
         for record in &self.records {
             let change = match (record.key, record.value) {
@@ -84,6 +85,9 @@ impl Configuration {
                 }
                 (Key::Neighbour { link, addr }, Value::Neighbour { mac }) => {
                     Change::NeighbourAdd { nic: link, addr, mac }
+                }
+                (Key::Link(nic), Value::Link { up: false, .. }) => {
+                    Change::LinkSet { nic, up: Some(false), mtu: None, promiscuous: None }
                 }
                 _ => continue,
             };

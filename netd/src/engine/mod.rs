@@ -228,6 +228,7 @@ impl Engine {
         let mut rounds = 0;
         while !self.stopping {
             let worked = self.round();
+            self.report_broken()?;
             rounds += 1;
             if worked && rounds < ROUNDS_PER_POLL {
                 continue;
@@ -296,20 +297,11 @@ impl Engine {
         for nic in &mut self.nics {
             let mut left = BUDGET;
             while left > 0 {
-                match nic.next_frame() {
-                    Ok(Some(frame)) => {
-                        if tapped {
-                            self.tap.show(time, Way::In, nic.index, &frame);
-                        }
-                        self.stack.on_frame(time, nic.index, frame);
-                    }
-                    Ok(None) => break,
-                    Err(corrupt) => {
-                        self.recorder.record(time, Kind::CORRUPT, [nic.index.into(), 0, 0], corrupt.rule);
-                        nic.drop_rings();
-                        break;
-                    }
+                let Some(frame) = nic.next_frame() else { break };
+                if tapped {
+                    self.tap.show(time, Way::In, nic.index, &frame);
                 }
+                self.stack.on_frame(time, nic.index, frame);
                 left -= 1;
             }
             if left == 0 {
@@ -334,25 +326,29 @@ impl Engine {
     fn take_commands(&mut self, time: Instant) -> usize {
         let mut taken = 0;
         while taken < BUDGET {
-            match self.sockd.next_command() {
-                Ok(Some(command)) => {
-                    // The vault named the session on the lane before sockd could ask for it.
-                    if !self.stack.has_session(command.session()) && self.hear().is_err() {
-                        self.stopping = true;
-                        break;
-                    }
-                    self.stack.on_command(time, &command);
-                }
-                Ok(None) => break,
-                Err(corrupt) => {
-                    self.recorder.record(time, Kind::CORRUPT, [0; 3], corrupt.rule);
-                    self.sockd.drop_rings();
-                    break;
-                }
+            let Some(command) = self.sockd.next_command() else { break };
+            // The vault named the session on the lane before sockd could ask for it.
+            if !self.stack.has_session(command.session()) && self.hear().is_err() {
+                self.stopping = true;
+                break;
             }
+            self.stack.on_command(time, &command);
             taken += 1;
         }
         taken
+    }
+
+    /// Peers that broke a rule of their rings are accused; the supervisors replace them, and
+    /// introduce their successors over new rings (INV-R4).
+    fn report_broken(&mut self) -> Result<(), EngineError> {
+        let nics = self.nics.iter_mut().map(NicLink::take_broken);
+        for (peer, generation, corrupt) in nics.chain([self.sockd.take_broken()]).flatten() {
+            let who = [peer.role as u64, peer.index.into(), generation.0.into()];
+            self.recorder.record(now(), Kind::CORRUPT, who, corrupt.rule);
+            tracing::error!("{peer}[{generation}] broke a rule: {corrupt}");
+            self.supervised.corrupt(peer, generation)?;
+        }
+        Ok(())
     }
 
     /// Released frames go to their devices; what a full ring does not take waits here.
@@ -490,6 +486,7 @@ impl Engine {
             News::Complete
             | News::Done { .. }
             | News::Refused { .. }
+            | News::Restarted { .. }
             | News::Listeners { .. }
             | News::Device { .. }
             | News::SessionSocket { .. } => {}
@@ -518,7 +515,7 @@ impl Engine {
         while let Some(notice) = nic.next_notice() {
             self.recorder.record(now(), Kind::LINK, [u64::from(notice.up), index as u64, 0], "");
             self.stack.set_features(index as u16, notice.features);
-            self.stack.set_link_up(now(), index as u16, notice.up);
+            self.stack.set_carrier(index as u16, notice.up);
         }
     }
 

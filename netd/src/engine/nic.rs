@@ -54,9 +54,9 @@ struct Attached {
 
 impl Attached {
     /// Descriptors that may be pushed: the ring takes them, and their completions will fit.
-    fn room(&mut self) -> usize {
-        let slots = self.rings.transmit.room().unwrap_or(0) as usize;
-        slots.min((LENT_MAX as usize).saturating_sub(self.in_flight))
+    fn room(&mut self) -> Result<usize, PeerCorrupt> {
+        let slots = self.rings.transmit.room()? as usize;
+        Ok(slots.min((LENT_MAX as usize).saturating_sub(self.in_flight)))
     }
 }
 
@@ -67,12 +67,21 @@ pub(super) struct NicLink {
     seat: Seat,
     attached: Option<Attached>,
     held: VecDeque<PacketBuf<Mapped>>,
+    /// Broke a rule and was not reported yet.
+    broken: Option<(Seat, Generation, PeerCorrupt)>,
 }
 
 impl NicLink {
     /// Nobody is attached yet.
     pub(super) fn new(index: u16, pool: Rc<FramePool<Mapped>>) -> Self {
-        NicLink { index, pool, seat: Seat::new(Role::Nicd, index), attached: None, held: VecDeque::new() }
+        NicLink {
+            index,
+            pool,
+            seat: Seat::new(Role::Nicd, index),
+            attached: None,
+            held: VecDeque::new(),
+            broken: None,
+        }
     }
 
     /// A new incarnation to share rings with; returns the name where it may connect its notices.
@@ -121,10 +130,17 @@ impl NicLink {
         self.pool.reclaim_all();
     }
 
-    /// The peer broke a rule: its rings are not looked at any more until a successor comes. Its
-    /// pages stay lent, it may still write them.
-    pub(super) fn drop_rings(&mut self) {
-        self.attached = None;
+    /// The peer broke a rule: its rings are not looked at any more until a successor comes, which
+    /// the supervisors are asked for. Its pages stay lent, it may still write them.
+    fn corrupt(&mut self, rule: PeerCorrupt) {
+        if let Some(nic) = self.attached.take() {
+            self.broken = Some((self.seat, nic.generation, rule));
+        }
+    }
+
+    /// Who broke which rule, once.
+    pub(super) fn take_broken(&mut self) -> Option<(Seat, Generation, PeerCorrupt)> {
+        self.broken.take()
     }
 
     pub(super) fn rendezvous(&mut self, generation: Generation, name: String) {
@@ -147,27 +163,32 @@ impl NicLink {
             let slot = match nic.rings.completion.pop() {
                 Ok(Some(slot)) => slot,
                 Ok(None) => break,
-                Err(rule) => return self.corrupt(rule),
+                Err(rule) => {
+                    self.corrupt(rule);
+                    return true;
+                }
             };
             any = true;
             nic.in_flight = nic.in_flight.saturating_sub(1);
             let page = PageIndex(u32::from_ne_bytes([slot[0], slot[1], slot[2], slot[3]]));
             if let Err(rule) = self.pool.completed(page) {
-                return self.corrupt(rule);
+                self.corrupt(rule);
+                return true;
             }
         }
         nic.rings.completion.release();
         any
     }
 
-    fn corrupt(&mut self, rule: PeerCorrupt) -> bool {
-        tracing::warn!("{}: {rule}", self.seat);
-        self.drop_rings();
-        true
+    /// The next frame that came in.
+    pub(super) fn next_frame(&mut self) -> Option<PacketBuf<Mapped>> {
+        self.pop_frame().unwrap_or_else(|rule| {
+            self.corrupt(rule);
+            None
+        })
     }
 
-    /// The next frame that came in.
-    pub(super) fn next_frame(&mut self) -> Result<Option<PacketBuf<Mapped>>, PeerCorrupt> {
+    fn pop_frame(&mut self) -> Result<Option<PacketBuf<Mapped>>, PeerCorrupt> {
         let Some(nic) = &mut self.attached else { return Ok(None) };
         while let Some(slot) = nic.rings.receive.pop()? {
             let descriptor = Descriptor::from_slot(&slot, self.pool.geometry())?;
@@ -190,11 +211,11 @@ impl NicLink {
                 let lent = if large == 0 { self.pool.lend_small() } else { self.pool.lend_large() };
                 let Some(page) = lent else { break };
                 nic.lent[large] += 1;
-                let pushed = nic.rings.fill.push(&Descriptor::plain(page, 0, 0).to_slot());
-                // Never more are lent than the ring holds; a corrupt head is found out by whoever
-                // looks at the other rings of this peer.
-                if !matches!(pushed, Ok(true)) {
-                    break;
+                match nic.rings.fill.push(&Descriptor::plain(page, 0, 0).to_slot()) {
+                    Ok(true) => {}
+                    // Never more are lent than the ring holds.
+                    Ok(false) => break,
+                    Err(rule) => return self.corrupt(rule),
                 }
             }
         }
@@ -206,7 +227,13 @@ impl NicLink {
     /// Frames that the transmit ring would take now.
     pub(super) fn room(&mut self) -> usize {
         let Some(nic) = &mut self.attached else { return 0 };
-        nic.room().saturating_sub(self.held.len())
+        match nic.room() {
+            Ok(room) => room.saturating_sub(self.held.len()),
+            Err(rule) => {
+                self.corrupt(rule);
+                0
+            }
+        }
     }
 
     /// A released frame, to be handed to nicd as soon as there is a place. `false` when there is no
@@ -224,8 +251,10 @@ impl NicLink {
     pub(super) fn transmit(&mut self) {
         let Some(nic) = &mut self.attached else { return };
         while let Some(frame) = self.held.front() {
-            if nic.room() < frame.pages() {
-                break;
+            match nic.room() {
+                Ok(room) if room >= frame.pages() => {}
+                Ok(_) => break,
+                Err(rule) => return self.corrupt(rule),
             }
             let frame = self.held.pop_front().expect("looked at above");
             let (ring, pushed, in_flight) = (&mut nic.rings.transmit, &mut nic.pushed, &mut nic.in_flight);
@@ -239,16 +268,22 @@ impl NicLink {
         if nic.rings.transmit.publish() {
             wake(&nic.wakes_peer);
         }
-        let backlog = nic.rings.transmit.backlog().unwrap_or(0);
-        nic.patience.observe(now(), backlog, nic.pushed);
+        match nic.rings.transmit.backlog() {
+            Ok(backlog) => nic.patience.observe(now(), backlog, nic.pushed),
+            Err(rule) => self.corrupt(rule),
+        }
     }
 
     /// Before sleeping; `false` when something came meanwhile.
     pub(super) fn arm(&mut self) -> bool {
         let Some(nic) = &mut self.attached else { return true };
-        let receive = nic.rings.receive.arm().unwrap_or(false);
-        let completion = nic.rings.completion.arm().unwrap_or(false);
-        receive && completion
+        match (nic.rings.receive.arm(), nic.rings.completion.arm()) {
+            (Ok(receive), Ok(completion)) => receive && completion,
+            (Err(rule), _) | (_, Err(rule)) => {
+                self.corrupt(rule);
+                false
+            }
+        }
     }
 
     pub(super) fn disarm(&mut self) {
@@ -266,7 +301,13 @@ impl NicLink {
     pub(super) fn stuck(&mut self, now: Instant) -> Option<(Seat, Generation)> {
         let nic = self.attached.as_mut()?;
         // It may have taken everything since, and owed nobody a wake-up for it.
-        nic.patience.observe(now, nic.rings.transmit.backlog().unwrap_or(0), nic.pushed);
+        match nic.rings.transmit.backlog() {
+            Ok(backlog) => nic.patience.observe(now, backlog, nic.pushed),
+            Err(rule) => {
+                self.corrupt(rule);
+                return None;
+            }
+        }
         nic.patience.is_over(now).then_some((self.seat, nic.generation))
     }
 }

@@ -40,11 +40,13 @@ pub(super) struct SockdLink {
     /// Answers that wait for a place in the ring; there are never more than commands in flight and
     /// sockets, and a dead sockd's are forgotten.
     held: VecDeque<Answer>,
+    /// Broke a rule and was not reported yet.
+    broken: Option<(Seat, Generation, PeerCorrupt)>,
 }
 
 impl SockdLink {
     pub(super) fn new(us: (Seat, Generation)) -> Self {
-        SockdLink { us, attached: None, held: VecDeque::new() }
+        SockdLink { us, attached: None, held: VecDeque::new(), broken: None }
     }
 
     /// A new incarnation to share rings with; returns the name where it may connect its notices.
@@ -89,10 +91,18 @@ impl SockdLink {
         self.held.clear();
     }
 
-    /// The peer broke a rule: its rings are not looked at any more until a successor comes.
-    pub(super) fn drop_rings(&mut self) {
-        self.attached = None;
+    /// The peer broke a rule: its rings are not looked at any more until a successor comes, which
+    /// the supervisors are asked for.
+    fn corrupt(&mut self, rule: PeerCorrupt) {
+        if let Some(sockd) = self.attached.take() {
+            self.broken = Some((PEER, sockd.generation, rule));
+        }
         self.held.clear();
+    }
+
+    /// Who broke which rule, once.
+    pub(super) fn take_broken(&mut self) -> Option<(Seat, Generation, PeerCorrupt)> {
+        self.broken.take()
     }
 
     pub(super) fn rendezvous(&mut self, generation: Generation, name: String) {
@@ -104,7 +114,14 @@ impl SockdLink {
     }
 
     /// The next command.
-    pub(super) fn next_command(&mut self) -> Result<Option<Command>, PeerCorrupt> {
+    pub(super) fn next_command(&mut self) -> Option<Command> {
+        self.pop_command().unwrap_or_else(|rule| {
+            self.corrupt(rule);
+            None
+        })
+    }
+
+    fn pop_command(&mut self) -> Result<Option<Command>, PeerCorrupt> {
         let Some(sockd) = &mut self.attached else { return Ok(None) };
         let slot = sockd.commands.pop()?;
         sockd.commands.release();
@@ -130,17 +147,16 @@ impl SockdLink {
                     self.held.pop_front();
                 }
                 Ok(false) => break,
-                Err(rule) => {
-                    tracing::warn!("sockd: {rule}");
-                    return self.drop_rings();
-                }
+                Err(rule) => return self.corrupt(rule),
             }
         }
         if sockd.answers.publish() {
             wake(&sockd.wakes_peer);
         }
-        let backlog = sockd.answers.backlog().unwrap_or(0);
-        sockd.patience.observe(now(), backlog, sockd.pushed);
+        match sockd.answers.backlog() {
+            Ok(backlog) => sockd.patience.observe(now(), backlog, sockd.pushed),
+            Err(rule) => self.corrupt(rule),
+        }
     }
 
     pub(super) fn next_request(&mut self) -> Option<ConfigRequest> {
@@ -157,7 +173,11 @@ impl SockdLink {
 
     /// Before sleeping; `false` when something came meanwhile.
     pub(super) fn arm(&mut self) -> bool {
-        self.attached.as_mut().is_none_or(|sockd| sockd.commands.arm().unwrap_or(false))
+        let Some(sockd) = &mut self.attached else { return true };
+        sockd.commands.arm().unwrap_or_else(|rule| {
+            self.corrupt(rule);
+            false
+        })
     }
 
     pub(super) fn disarm(&mut self) {
@@ -174,7 +194,13 @@ impl SockdLink {
     pub(super) fn stuck(&mut self, now: Instant) -> Option<(Seat, Generation)> {
         let sockd = self.attached.as_mut()?;
         // It may have taken everything since, and owed nobody a wake-up for it.
-        sockd.patience.observe(now, sockd.answers.backlog().unwrap_or(0), sockd.pushed);
+        match sockd.answers.backlog() {
+            Ok(backlog) => sockd.patience.observe(now, backlog, sockd.pushed),
+            Err(rule) => {
+                self.corrupt(rule);
+                return None;
+            }
+        }
         sockd.patience.is_over(now).then_some((PEER, sockd.generation))
     }
 }

@@ -60,7 +60,7 @@ impl<M: Memory + Clone> Stack<M> {
                     self.ip.link.interfaces_mut()[usize::from(nic)].mtu = mtu;
                 }
                 if let Some(up) = up {
-                    self.set_link_up(now, nic, up);
+                    self.set_admin(nic, up);
                 }
                 Ok(())
             }
@@ -81,8 +81,28 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 
-    /// The carrier of an interface came or went, or an administrator wants it up or down.
-    pub fn set_link_up(&mut self, _now: Instant, nic: u16, up: bool) {
+    /// The carrier of an interface came or went.
+    pub fn set_carrier(&mut self, nic: u16, up: bool) {
+        match up {
+            true => self.no_carrier.remove(&nic),
+            false => self.no_carrier.insert(nic),
+        };
+        self.use_routes(nic);
+    }
+
+    /// An administrator wants an interface up or down. One that is wanted down stays so whatever
+    /// its carrier does: nothing is taken from it.
+    fn set_admin(&mut self, nic: u16, up: bool) {
+        match up {
+            true => self.set_down.remove(&nic),
+            false => self.set_down.insert(nic),
+        };
+        self.use_routes(nic);
+    }
+
+    /// RFC 2863 §3.1.13: in operation when it is wanted up and has a carrier.
+    fn use_routes(&mut self, nic: u16) {
+        let up = !self.set_down.contains(&nic) && !self.no_carrier.contains(&nic);
         self.ip.routes.set_interface_up(nic, up);
     }
 

@@ -53,7 +53,7 @@ use proto::recorder::{Crumb, Work};
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
 use socket::Socket;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 /// What a stack is made of.
@@ -109,6 +109,10 @@ pub struct Stack<M: Memory> {
     awaiting: Vec<u32>,
     /// Connections in TIME-WAIT whose ends a new connection has taken over.
     displaced: HashSet<u32>,
+    /// Interfaces whose nicd says that the cable is out.
+    no_carrier: BTreeSet<u16>,
+    /// Interfaces that an administrator wants down.
+    set_down: BTreeSet<u16>,
     /// Until when cookies that were sent may come back.
     cookies_until: Instant,
     /// Rules that clients broke, for the flight recorder.

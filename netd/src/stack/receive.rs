@@ -65,6 +65,9 @@ impl<M: Memory + Clone> Stack<M> {
 
     fn receive(&mut self, now: Instant, interface: u16, frame: Frame<M>) -> Result<(), DropReason> {
         self.bite(&frame);
+        if self.set_down.contains(&interface) {
+            return Err(DropReason::DevDown);
+        }
         let Some(packet) = self.ip.link.receive(now, interface, frame, &mut self.counters)? else {
             // It was ARP's: a neighbour may have answered.
             self.neighbours_moved();

@@ -39,7 +39,7 @@ use proto::recorder::Work;
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use thiserror::Error;
 
 /// A stack can't be made of what was given.
@@ -100,6 +100,8 @@ impl<M: Memory + Clone> Stack<M> {
             stopped: Vec::new(),
             awaiting: Vec::new(),
             displaced: HashSet::new(),
+            no_carrier: BTreeSet::new(),
+            set_down: BTreeSet::new(),
             // A predecessor may have sent cookies just before it died.
             cookies_until: now + super::listen::COOKIE_LIFETIME,
             corrupt_rules: VecDeque::new(),
@@ -307,6 +309,8 @@ impl<M: Memory + Clone> Stack<M> {
         }
         if was.epoch == at.epoch {
             socket.line.flags = was.flags & level::OPEN;
+            // A number to look at, and as true as the client leaves it.
+            socket.retransmits = was.retransmits;
         }
         let received = socket.received();
         let promised = received + if matches!(socket.kind, Kind::Tcp(_)) { state.rcv_edge.into() } else { 0 };

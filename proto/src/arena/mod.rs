@@ -26,6 +26,9 @@ use crate::id::SlotIndex;
 use crate::ring::spsc;
 use serde::{Deserialize, Serialize};
 
+/// Layout version; changes with the place or meaning of anything here.
+pub const LAYOUT: u32 = 1;
+
 /// Size of a payload page in bytes.
 pub const PAGE_SIZE: usize = 16 * 1024;
 /// Pages that a direction of a socket can hold at once; its window is at most this many pages.

@@ -8,10 +8,15 @@
 use super::lane::Record;
 use super::messages::Region;
 use super::notices::Change;
+use crate::arena::Geometry;
+use crate::id::{Generation, Seat, SessionId};
 use serde::{Deserialize, Serialize};
 
 /// Connections that may be open at a time; another one is closed at once.
 pub const CALLERS_MAX: usize = 16;
+
+/// Arenas in one [`Reply::Arenas`].
+pub const ARENAS_MAX: usize = 64;
 
 /// From netctl.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +25,19 @@ pub enum Ask {
     Regions,
     /// Change the configuration.
     Change(Change),
+    /// The arenas of the sessions beyond that name, in the order of names: what stands in them says
+    /// how much waits in each socket. From 0 on for all.
+    Arenas {
+        /// The last session that is known already.
+        after: SessionId,
+    },
+    /// Replace that incarnation by the program that lies there now.
+    Restart {
+        /// Whom.
+        seat: Seat,
+        /// Its generation; one that is dead has been replaced already.
+        generation: Generation,
+    },
 }
 
 /// A region in [`Reply::Regions`].
@@ -45,6 +63,11 @@ pub enum Reply {
     },
     /// How the change went: errno on failure.
     Changed(Result<(), u32>),
+    /// Sessions with the shape of their arenas, at most [`ARENAS_MAX`]; none when there are no more.
+    /// Descriptors: one for each, in order, read-only.
+    Arenas(Vec<(SessionId, Geometry)>),
+    /// A successor is on its way, or why not, in words for a person.
+    Restarted(Result<(), String>),
 }
 
 impl Record for Ask {
@@ -57,7 +80,8 @@ impl Record for Reply {
     fn descriptors(&self) -> usize {
         match self {
             Reply::Regions { shown, .. } => shown.len(),
-            Reply::Changed(_) => 0,
+            Reply::Arenas(arenas) => arenas.len(),
+            Reply::Changed(_) | Reply::Restarted(_) => 0,
         }
     }
 }

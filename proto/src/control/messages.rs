@@ -13,6 +13,9 @@ use crate::nic::slab::SlabGeometry;
 use core::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
+/// Version of the lane between supervisors and daemons; changes with any message.
+pub const VERSION: u32 = 1;
+
 /// A region of memory that lives in the vaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Region {
@@ -43,6 +46,8 @@ pub enum Access {
     Write,
     /// A read-only description.
     Read,
+    /// A read-only description that is passed on to others and not mapped.
+    Pass,
 }
 
 /// A region in a [`Welcome`].
@@ -232,6 +237,14 @@ pub enum ToDaemon {
         /// errno: EMFILE.
         errno: u32,
     },
+    /// Answer to [`FromDaemon::Restart`]: a successor is on its way, or why the program that lies
+    /// there now is not started.
+    Restarted {
+        /// The request's number.
+        request: u64,
+        /// The refusal, in words for a person.
+        result: Result<(), String>,
+    },
     /// Where a peer waits for the ipc-channel rendezvous.
     Rendezvous {
         /// The peer.
@@ -289,6 +302,24 @@ pub enum FromDaemon {
         /// Its generation.
         generation: Generation,
     },
+    /// A peer broke a rule of the rings (INV-R1): nothing is said to that incarnation any more, and
+    /// it is to be replaced.
+    Corrupt {
+        /// The peer.
+        peer: Seat,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// From sockd, for an administrator: replace that incarnation by the program that lies there
+    /// now, if it speaks the layouts of this group; answer [`ToDaemon::Restarted`].
+    Restart {
+        /// The request's number.
+        request: u64,
+        /// Whom.
+        seat: Seat,
+        /// Its generation; one that is dead has been replaced already.
+        generation: Generation,
+    },
     /// Where this daemon waits for `peer` to connect an ipc-channel.
     Rendezvous {
         /// Who should connect.
@@ -310,6 +341,7 @@ impl Record for ToDaemon {
             | ToDaemon::Complete
             | ToDaemon::Done { .. }
             | ToDaemon::Refused { .. }
+            | ToDaemon::Restarted { .. }
             | ToDaemon::Rendezvous { .. }
             | ToDaemon::TakeOver
             | ToDaemon::Stop => 0,
@@ -326,6 +358,8 @@ impl Record for FromDaemon {
             | FromDaemon::Released { .. }
             | FromDaemon::DropSession { .. }
             | FromDaemon::Stuck { .. }
+            | FromDaemon::Corrupt { .. }
+            | FromDaemon::Restart { .. }
             | FromDaemon::Rendezvous { .. } => 0,
         }
     }

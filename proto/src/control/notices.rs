@@ -9,6 +9,9 @@ use super::messages::Prefix;
 use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
+/// Version of the notices; changes with any of them.
+pub const VERSION: u32 = 1;
+
 /// A hardware address.
 pub type Mac = [u8; 6];
 

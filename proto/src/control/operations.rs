@@ -9,6 +9,9 @@ use crate::shm::Memory;
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
+/// Layout version; changes with the place or meaning of anything here.
+pub const LAYOUT: u32 = 1;
+
 /// Bytes of a ring slot; an encoded command or answer fits.
 pub const SLOT_SIZE: usize = 128;
 /// Slots of each ring.

@@ -98,16 +98,19 @@ pub struct Start {
     pub group: GroupConfig,
     /// What it may use, mapped; all but the lock.
     pub grants: BTreeMap<Tag, Granted>,
-    /// Read-only descriptions of what it may also write, for passing on.
-    read_only: BTreeMap<Tag, OwnedFd>,
+    /// Read-only descriptions for passing on, with the sizes of what they describe: of what it may
+    /// also write, and of what it does not map.
+    passed: BTreeMap<Tag, (OwnedFd, u64)>,
 }
 
 impl Start {
-    /// A read-only description of a region, for passing on; `None` when there is none.
-    pub fn to_show(&self, tag: Tag) -> Option<BorrowedFd<'_>> {
-        let granted = self.grants.get(&tag).filter(|granted| granted.access == Access::Read);
-        let granted = granted.map(|granted| &granted.descriptor);
-        granted.or_else(|| self.read_only.get(&tag)).map(AsFd::as_fd)
+    /// Every region of which there is a read-only description for passing on, with its size.
+    pub fn to_show(&self) -> impl Iterator<Item = (Tag, u64, BorrowedFd<'_>)> {
+        let read = self.grants.iter().filter(|(_, granted)| granted.access == Access::Read);
+        let read = read.map(|(&tag, granted)| {
+            (tag, crate::shm::Memory::size(&granted.memory) as u64, granted.descriptor.as_fd())
+        });
+        read.chain(self.passed.iter().map(|(&tag, (descriptor, size))| (tag, *size, descriptor.as_fd())))
     }
 
     /// The mapping of a region.
@@ -160,7 +163,7 @@ pub fn begin_on(lane: OwnedFd, role: Role) -> Result<(Start, Supervised), StartE
         return Err(StartError::Misled);
     };
     let Welcome { seat, generation, predecessor, group, grants } = *welcome;
-    let (mut mapped, mut read_only) = (BTreeMap::new(), BTreeMap::new());
+    let (mut mapped, mut passed) = (BTreeMap::new(), BTreeMap::new());
     let mut locked = false;
     // The lock comes first in every welcome, and is taken before anything is mapped.
     for (grant, descriptor) in grants.iter().zip(descriptors) {
@@ -170,8 +173,8 @@ pub fn begin_on(lane: OwnedFd, role: Role) -> Result<(Start, Supervised), StartE
                 locked = true;
             }
             Tag::Lock(_) => return Err(StartError::Misled),
-            tag if mapped.contains_key(&tag) => {
-                read_only.insert(tag, descriptor);
+            tag if grant.access == Access::Pass => {
+                passed.insert(tag, (descriptor, grant.size));
             }
             tag if locked => {
                 let granted = map(descriptor, grant.access, grant.size)
@@ -184,7 +187,7 @@ pub fn begin_on(lane: OwnedFd, role: Role) -> Result<(Start, Supervised), StartE
     if !locked {
         return Err(StartError::Misled);
     }
-    let start = Start { seat, generation, predecessor, group, grants: mapped, read_only };
+    let start = Start { seat, generation, predecessor, group, grants: mapped, passed };
     Ok((start, Supervised::new(lane)))
 }
 
@@ -203,7 +206,7 @@ fn map(descriptor: OwnedFd, access: Access, size: u64) -> io::Result<Granted> {
     let size = usize::try_from(size).map_err(|_| io::ErrorKind::InvalidData)?;
     let memory = match access {
         Access::Write => Region::map(&descriptor, size)?,
-        Access::Read => Region::map_read_only(&descriptor, size)?,
+        Access::Read | Access::Pass => Region::map_read_only(&descriptor, size)?,
     };
     Ok(Granted { memory: Arc::new(memory), access, descriptor })
 }

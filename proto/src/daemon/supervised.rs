@@ -100,6 +100,13 @@ pub enum News {
         /// errno.
         errno: u32,
     },
+    /// To sockd: how [`Supervised::restart`] went.
+    Restarted {
+        /// The request's number.
+        request: u64,
+        /// Why the program that lies there is not started.
+        result: Result<(), String>,
+    },
     /// Where a peer waits for an ipc-channel ([`crate::control::rendezvous`]).
     Rendezvous {
         /// The peer.
@@ -213,6 +220,23 @@ impl Supervised {
         self.say(&FromDaemon::Stuck { peer, generation })
     }
 
+    /// A peer broke a rule of the rings: it is replaced, and its successor introduced.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn corrupt(&mut self, peer: Seat, generation: Generation) -> Result<(), Gone> {
+        self.say(&FromDaemon::Corrupt { peer, generation })
+    }
+
+    /// sockd: replace that incarnation by the program that lies there now. Returns the number that
+    /// [`News::Restarted`] will name.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub fn restart(&mut self, seat: Seat, generation: Generation) -> Result<u64, Gone> {
+        self.request(&[], |request| FromDaemon::Restart { request, seat, generation })
+    }
+
     /// nicd: keep this TAP's descriptor. Returns the number that [`News::Done`] will name.
     ///
     /// # Errors
@@ -323,6 +347,9 @@ impl Supervised {
             ToDaemon::Done { request } => self.answered(request).then_some(News::Done { request }),
             ToDaemon::Refused { request, errno } => {
                 self.answered(request).then_some(News::Refused { request, errno })
+            }
+            ToDaemon::Restarted { request, result } => {
+                self.answered(request).then_some(News::Restarted { request, result })
             }
             ToDaemon::Rendezvous { peer, generation, name } => {
                 let offer = (generation, name);

@@ -10,6 +10,9 @@ use super::descriptor::DESCRIPTOR_SIZE;
 use crate::ring::spsc::{Consumer, Place, Producer};
 use crate::shm::Memory;
 
+/// Layout version; changes with the place or meaning of anything here.
+pub const LAYOUT: u32 = 1;
+
 /// Slots of each ring.
 pub const RING_SLOTS: u32 = 1024;
 

@@ -6,6 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Layout version; changes with the place or meaning of anything here.
+pub const LAYOUT: u32 = 1;
+
 /// Bytes of a small page: any frame of an ordinary MTU with room for headers.
 pub const SMALL_SIZE: usize = 2 * 1024;
 /// Bytes of a large page: four of them hold a 64 KiB super-frame.

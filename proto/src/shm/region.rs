@@ -54,12 +54,21 @@ pub fn create_sealed(name: &str, size: usize) -> io::Result<OwnedFd> {
 /// reopen for writing (the inode gets mode 0).
 ///
 /// # Errors
-/// Those of open(2) on /proc/self/fd and fchmod(2).
+/// Those of [`reopen_read_only`] and fchmod(2).
 pub fn read_only(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let ro = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let ro = reopen_read_only(fd)?;
     rustix::fs::fchmod(fd, Mode::empty())?;
     Ok(ro)
+}
+
+/// A second description of the same memory that can only be read. Whoever has the right to may
+/// still reopen it for writing.
+///
+/// # Errors
+/// Those of open(2) on /proc/self/fd.
+pub fn reopen_read_only(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 impl Region {

@@ -34,8 +34,10 @@ pub const COUNTERS_MAX: usize = 256;
 /// The longest name of a counter in bytes.
 pub const NAME_MAX: usize = 40;
 
-/// The layout's version, in the first word. Another one is not read, and is overwritten by its owner.
-const LAYOUT: u64 = u64::from_le_bytes(*b"axstat\x02\0");
+/// Layout version; changes with the place or meaning of anything here and in [`crate::recorder`].
+pub const VERSION: u32 = 2;
+/// The first word, which tells the version. Another one is not read, and is overwritten by its owner.
+const LAYOUT: u64 = u64::from_le_bytes(*b"axstat\0\0") | (VERSION as u64) << 48;
 
 const LAYOUT_AT: usize = 0;
 const SEAT_AT: usize = 8;

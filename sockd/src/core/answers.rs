@@ -102,11 +102,11 @@ impl<M: Memory> Core<M> {
     fn gone(&mut self, shard: u16, session: SessionId, effects: &mut Vec<Effect>) {
         let all = self.all_shards();
         let Some(client) = self.clients.get_mut(&session) else { return };
-        if client.state.phase != SessionPhase::Ending || client.dropping {
+        if client.state.phase != SessionPhase::Ending {
             return;
         }
         client.gone |= 1 << shard;
-        if client.gone & all != all {
+        if client.dropping || client.gone & all != all {
             return;
         }
         client.dropping = true;

@@ -177,9 +177,6 @@ pub struct Core<M> {
     limits: Limits,
     shards: u16,
     attached: u64,
-    /// Sessions that the vaults let go of while a netd was away: its successor may have had them
-    /// before, and is told of their end. Never more than were being dropped when it died.
-    dropped_without: Vec<(u16, SessionId)>,
     clients: BTreeMap<SessionId, Client>,
     ops: BTreeMap<OpId, Opened>,
     usage: BTreeMap<u32, Usage>,

@@ -53,7 +53,6 @@ impl<M: Memory> Core<M> {
             limits,
             shards,
             attached: 0,
-            dropped_without: Vec::new(),
             clients,
             ops,
             usage: BTreeMap::new(),
@@ -188,8 +187,7 @@ impl<M: Memory> Core<M> {
         }
         let ending = self.clients.iter().filter(|(_, client)| client.state.phase == SessionPhase::Ending);
         let ending: Vec<SessionId> = ending.map(|(session, _)| *session).collect();
-        let dropped: Vec<_> = self.dropped_without.extract_if(.., |(of, _)| *of == shard).collect();
-        for session in ending.into_iter().chain(dropped.into_iter().map(|(_, session)| session)) {
+        for session in ending {
             let command = self.end_command(session);
             effects.push(Effect::Command { shard, command });
         }
@@ -197,8 +195,8 @@ impl<M: Memory> Core<M> {
     }
 
     /// The netd of `shard` is dead; what it was told and has not answered is said to its successor.
-    /// So is the end of every session that the vaults may still hold, whatever the dead one said of
-    /// it: they pass it on to the successor.
+    /// So is the end of every session whose record is still there, whatever the dead one said of it:
+    /// the vaults may have passed it on to the successor.
     pub fn detached(&mut self, shard: u16) {
         self.attached &= !(1 << shard);
         for client in self.clients.values_mut() {

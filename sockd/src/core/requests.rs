@@ -86,13 +86,19 @@ impl<M: Memory> Core<M> {
         effects
     }
 
-    /// Every live vault has let go of the session: its record goes.
+    /// Every live vault has let go of the session: its record goes, unless a netd died meanwhile.
+    /// Its successor may have had the session from the vaults before; so the record stays, ending,
+    /// until that one has answered too, whoever is sockd by then.
     pub fn dropped(&mut self, session: SessionId) {
-        if let Some(client) = self.clients.remove(&session) {
-            self.cells.free(client.held);
-            refund(&mut self.usage, client.record.uid, &client.record.geometry);
-            let away = (0..self.shards).filter(|shard| client.dropping && self.attached >> shard & 1 == 0);
-            self.dropped_without.extend(away.map(|shard| (shard, session)));
+        let all = self.all_shards();
+        match self.clients.get_mut(&session) {
+            Some(client) if client.dropping && client.gone & all != all => client.dropping = false,
+            Some(_) => {
+                let client = self.clients.remove(&session).expect("looked at above");
+                self.cells.free(client.held);
+                refund(&mut self.usage, client.record.uid, &client.record.geometry);
+            }
+            None => {}
         }
     }
 

@@ -14,6 +14,7 @@
 //! Not here: descriptors, clocks, processes, the mirror's encoding.
 
 mod links;
+mod replace;
 mod seats;
 mod sessions;
 mod standby;
@@ -133,6 +134,17 @@ pub enum Event {
     },
     /// The standby's lane is unusable.
     StandbyBroken,
+    /// Answer to [`Action::Inspect`].
+    Inspected {
+        /// Who is to be replaced.
+        seat: Seat,
+        /// Which incarnation.
+        generation: Generation,
+        /// Who asked.
+        asker: Asker,
+        /// Whether the program that lies there now can take its place; why not, in words.
+        verdict: Result<(), String>,
+    },
     /// The standby's pidfd became readable.
     StandbyEnded {
         /// How.
@@ -234,6 +246,15 @@ pub enum Action {
         /// Which incarnation.
         generation: Generation,
     },
+    /// Ask the program of that seat which layouts it speaks.
+    Inspect {
+        /// Who is to be replaced.
+        seat: Seat,
+        /// Which incarnation.
+        generation: Generation,
+        /// Who asked.
+        asker: Asker,
+    },
     /// Start a standby.
     SpawnStandby {
         /// Its generation.
@@ -285,7 +306,7 @@ enum Fault {
 
 /// Who waits for the answer to which request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Asker {
+pub struct Asker {
     seat: Seat,
     generation: Generation,
     request: u64,
@@ -361,6 +382,9 @@ impl Policy {
             Event::StandbyProbed { sample } => self.standby_probed(now, sample),
             Event::Acked { number } => self.acked(now, number),
             Event::StandbyBroken => self.kill_standby(),
+            Event::Inspected { seat, generation, asker, verdict } => {
+                self.inspected(seat, generation, asker, verdict);
+            }
             Event::StandbyEnded { ended } => self.standby_ended(now, ended),
             Event::Stop => self.stop(now),
             Event::Tick => {}
@@ -396,7 +420,8 @@ impl Policy {
                 let sound = geometry.checked().is_ok() && usize::from(geometry.shards) == shards;
                 seat.role == Role::Sockd && sound
             }
-            FromDaemon::DropSession { .. } => seat.role == Role::Sockd,
+            FromDaemon::DropSession { .. } | FromDaemon::Restart { .. } => seat.role == Role::Sockd,
+            FromDaemon::Corrupt { peer, .. } => Pair::of(seat, *peer).is_some(),
             FromDaemon::Ready
             | FromDaemon::Released { .. }
             | FromDaemon::Stuck { .. }
@@ -463,6 +488,13 @@ impl Policy {
                 self.drop_session(now, session, asker(request));
             }
             FromDaemon::Stuck { peer, generation } => self.suspect(now, peer, generation),
+            // INV-R4: its successor gets new rings, with the accuser too.
+            FromDaemon::Corrupt { peer, generation } => {
+                self.condemn(peer, generation, Fault::Misbehaved);
+            }
+            FromDaemon::Restart { request, seat, generation } => {
+                self.restart(seat, generation, asker(request));
+            }
             FromDaemon::Rendezvous { peer, name } => self.rendezvous(seat, generation, peer, name),
         }
     }

@@ -67,6 +67,10 @@ struct World {
     take_overs: usize,
     exited: bool,
     reports: Vec<Report>,
+    /// What the programs that lie there say of themselves.
+    verdict: Result<(), String>,
+    /// Answers to wishes to replace somebody.
+    restarted: Vec<Result<(), String>>,
 }
 
 fn geometry() -> Geometry {
@@ -94,6 +98,8 @@ impl World {
             take_overs: 0,
             exited: false,
             reports: Vec::new(),
+            verdict: Ok(()),
+            restarted: Vec::new(),
         };
         world.settle();
         world
@@ -190,7 +196,16 @@ impl World {
                 }
                 self.queue(to, Told::Session(session));
             }
-            Action::Tell { to, message } => self.queue(to, Told::Message(message)),
+            Action::Tell { to, message } => {
+                if let ToDaemon::Restarted { result, .. } = &message {
+                    self.restarted.push(result.clone());
+                }
+                self.queue(to, Told::Message(message));
+            }
+            Action::Inspect { seat, generation, asker } => {
+                let verdict = self.verdict.clone();
+                self.events.push_back(Event::Inspected { seat, generation, asker, verdict });
+            }
             Action::Mirror { number, fact } => {
                 if let Some(standby) = &mut self.standby {
                     standby.inbox.push_back((number, fact));
@@ -672,6 +687,83 @@ fn a_deaf_standby_holds_things_up_for_half_a_second() {
     assert_ne!(world.welcomed[&NETD], generation, "the standby has not acknowledged");
     world.wait(ANSWER_MAX);
     assert_eq!(world.welcomed[&NETD], generation, "it was killed, and nobody is left to wait for");
+}
+
+const NICD: Seat = Seat::new(Role::Nicd, 0);
+const SOCKD: Seat = Seat::new(Role::Sockd, 0);
+
+impl World {
+    fn hear(&mut self, from: Seat, message: FromDaemon) {
+        let generation = self.daemons[&from].generation;
+        self.events.push_back(Event::Heard { seat: from, generation, message });
+        self.settle();
+    }
+
+    fn replace(&mut self, seat: Seat, generation: Generation) {
+        self.hear(SOCKD, FromDaemon::Restart { request: 77, seat, generation });
+    }
+}
+
+#[test]
+fn one_who_broke_the_rules_of_a_ring_is_replaced_and_introduced_anew() {
+    for (accuser, accused) in [(NETD, NICD), (NICD, NETD), (SOCKD, NETD), (NETD, SOCKD)] {
+        let mut world = up();
+        let old = world.daemons[&accused].generation;
+        let message = FromDaemon::Corrupt { peer: accused, generation: old };
+        assert!(world.policy.permits(accuser, &message));
+        world.hear(accuser, message.clone());
+        world.calm_down();
+        assert_eq!(world.daemons[&accused].generation, old.next(), "{accused}");
+        world.check_service();
+        // Said of one who is dead it changes nothing.
+        world.hear(accuser, message);
+        world.calm_down();
+        assert_eq!(world.daemons[&accused].generation, old.next(), "{accused}");
+    }
+    let world = up();
+    let stranger = FromDaemon::Corrupt { peer: SOCKD, generation: Generation(1) };
+    assert!(!world.policy.permits(NICD, &stranger), "they share no ring");
+}
+
+#[test]
+fn a_program_that_fits_takes_over_and_another_one_does_not() {
+    let mut world = up();
+    for seat in [NICD, NETD, SOCKD] {
+        let old = world.daemons[&seat].generation;
+        world.verdict = Err("it speaks another layout".into());
+        world.replace(seat, old);
+        world.calm_down();
+        assert_eq!(world.daemons[&seat].generation, old, "{seat} goes on untouched");
+        assert_eq!(world.restarted.pop(), Some(world.verdict.clone()));
+        world.verdict = Ok(());
+        world.replace(seat, old);
+        world.calm_down();
+        assert_eq!(world.daemons[&seat].generation, old.next(), "{seat}");
+        assert_eq!(world.restarted.pop(), Some(Ok(())));
+        world.check_service();
+        // The wish comes again, as after a take-over: it is fulfilled already.
+        world.replace(seat, old);
+        world.calm_down();
+        assert_eq!(world.daemons[&seat].generation, old.next(), "{seat}");
+        assert_eq!(world.restarted.pop(), Some(Ok(())));
+    }
+    world.replace(Seat::new(Role::Nicd, 7), Generation(1));
+    assert!(matches!(world.restarted.pop(), Some(Err(_))), "there is no such interface");
+    let wish = FromDaemon::Restart { request: 1, seat: NICD, generation: Generation(1) };
+    assert!(world.policy.permits(SOCKD, &wish) && !world.policy.permits(NETD, &wish));
+}
+
+#[test]
+fn upgrades_do_not_count_as_failures() {
+    let mut world = up();
+    for _ in 0..10 {
+        let (before, old) = (world.now, world.daemons[&NETD].generation);
+        world.replace(NETD, old);
+        assert!(world.daemons.get(&NETD).is_some_and(|daemon| daemon.generation == old.next()), "at once");
+        (0..5).for_each(|_| world.everybody_works());
+        assert_eq!(world.now, before);
+        world.check_service();
+    }
 }
 
 #[test]

@@ -46,6 +46,21 @@ impl Server {
             Action::ForgetSession { session } => drop(self.vault.sessions.remove(&session)),
             Action::Kill { seat, generation } => self.kill(seat, generation),
             Action::Probe { seat, generation } => self.probe(seat, generation),
+            Action::Inspect { seat, generation, asker } => {
+                let program = self.programs().join(seat.role.name());
+                let (found, waker) = (self.inspected.0.clone(), self.waker.clone());
+                let inspect = move || {
+                    let verdict = crate::inspection::inspect(&program, seat.role);
+                    // Nobody waits any more when this process ends.
+                    let _ = found.send(Event::Inspected { seat, generation, asker, verdict });
+                    let _ = waker.wake();
+                };
+                let thread = std::thread::Builder::new().name("inspection".into()).spawn(inspect);
+                if let Err(error) = thread {
+                    let verdict = Err(format!("no thread to ask the program: {error}"));
+                    self.events.push_back(Event::Inspected { seat, generation, asker, verdict });
+                }
+            }
             Action::SpawnStandby { generation } => self.spawn_standby(generation)?,
             Action::ProbeStandby => {
                 let pid = self.policy.facts().standby.pid;

@@ -13,7 +13,7 @@ use crate::mirror::{FromStandby, Setup, ToStandby};
 use crate::policy::{Event, Policy};
 use crate::vault::{Keepsakes, SessionEnds, Vault};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use proto::control::clock;
 use proto::control::lane::{Lane, LaneError};
 use proto::control::messages::{Ended, FromDaemon, ToDaemon};
@@ -28,13 +28,14 @@ use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use thiserror::Error;
 
 const SIGNALS: Token = Token(0);
 const STANDBY_LANE: Token = Token(1);
 const STANDBY_DEATH: Token = Token(2);
+const INSPECTED: Token = Token(3);
 /// Two tokens per seat from here on: its lane, its pidfd.
 const SEATS: usize = 16;
 
@@ -98,6 +99,9 @@ pub struct Server {
     processes: ProcessesWriter<Arc<Region>>,
     prioritised: bool,
     events: VecDeque<Event>,
+    /// What threads have found out, and how they say that they have.
+    inspected: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    waker: Arc<Waker>,
     /// Lanes that had more than one turn's messages.
     unread: Vec<Seat>,
     done: bool,
@@ -135,6 +139,7 @@ impl Server {
         }
         let poll = Poll::new().map_err(doing("an event queue"))?;
         watch(poll.registry(), signals.as_raw_fd(), SIGNALS)?;
+        let waker = Arc::new(Waker::new(poll.registry(), INSPECTED).map_err(doing("an event queue"))?);
         let processes = tell::processes(&vault, &setup.group)?;
         let place = RunDir::at(Path::new(&setup.group.dir), &setup.group.name);
         let sessions_max = sessions_max(&facts);
@@ -153,6 +158,8 @@ impl Server {
             // One above the daemons (DESIGN §6), where that is permitted; `doctor` shows it.
             prioritised: rustix::process::setpriority_process(None, -1).is_ok(),
             events: VecDeque::from([first]),
+            inspected: mpsc::channel(),
+            waker,
             unread: Vec::new(),
             done: false,
         };
@@ -210,6 +217,7 @@ impl Server {
                 }
             }
             STANDBY_LANE => self.listen_to_standby(),
+            INSPECTED => self.events.extend(self.inspected.1.try_iter()),
             STANDBY_DEATH => self.standby_death(),
             Token(number) => {
                 let Some(&seat) = self.seats.get((number - SEATS) / 2) else { return };

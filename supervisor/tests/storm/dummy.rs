@@ -206,6 +206,7 @@ impl Daemon {
                 self.pending.remove(&request);
             }
             News::Rendezvous { peer, generation, .. } => tracing::info!("meets {peer}[{generation}]"),
+            News::Restarted { .. } => {}
             News::Stop => unreachable!("taken by the caller"),
         }
     }

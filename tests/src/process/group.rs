@@ -101,7 +101,15 @@ impl Group {
     /// # Errors
     /// When `up` fails, with what it said.
     pub fn up(spec: &Spec) -> io::Result<Group> {
-        let (name, bin) = (fresh_name(), binaries());
+        Group::up_from(binaries(), spec)
+    }
+
+    /// As [`Group::up`], with the programs that lie in `bin`, now and at every restart.
+    ///
+    /// # Errors
+    /// As [`Group::up`].
+    pub fn up_from(bin: PathBuf, spec: &Spec) -> io::Result<Group> {
+        let name = fresh_name();
         let dir = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&dir)?;
         let watchdog = Command::new("sh")
