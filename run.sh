@@ -16,7 +16,7 @@ usage: ./run.sh VERB [ARGUMENT…]
   demo [ARGUMENT…]           a download and 64 echoing connections while every process is killed, again and again
   up [OPTION…]               start a group (./run.sh up --help)
   down | status              [--name N]
-  restart nicd|netd|sockd    [--name N]
+  restart nicd|netd|sockd    [--name N]: the program as built now takes over, if it fits the running group
   test [--all] [FILTER]      the test suite
   bench [--json] [ID…]       measures beside the kernel
   doctor                     every missing requirement with its remedy

@@ -227,7 +227,8 @@ fn a_stopped_nicd_costs_no_frame_on_the_way_out() {
         let path = file.to_str().expect("a plain name");
         let _http = group.example("http_file", &[path, "8080"]).expect("the file server");
         let url = format!("http://{STACK}:8080/");
-        let fetches: Vec<Fetch> = (0..8)
+        // Together their windows are more than the ring holds, also in super-frames.
+        let fetches: Vec<Fetch> = (0..32)
             .map(|_| Fetch::curl(&url, 1 << 40, std::path::Path::new("/dev/null")).expect("curl"))
             .collect();
         let sent = || group.access().counters()[&(Role::Netd, "tx_bytes".into())];
