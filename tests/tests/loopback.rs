@@ -29,9 +29,13 @@ impl Talker {
         Talker { child, said }
     }
 
-    /// Lets it end; returns what it says of what it sent and received.
-    fn end(mut self) -> String {
+    /// Tells it to send no more.
+    fn hush(&mut self) {
         drop(self.child.stdin.take());
+    }
+
+    /// Waits until both have ended; returns what it says of what it sent and received.
+    fn end(mut self) -> String {
         let mut rest = String::new();
         self.said.read_to_string(&mut rest).expect("a pipe");
         let status = self.child.wait().expect("our child");
@@ -54,8 +58,8 @@ fn bytes_moved(group: &Group) -> u64 {
 }
 
 fn talk(group: &Group, addr: &str, victims: &[Role]) {
-    let serving = Talker::start(group, "serve", addr);
-    let calling = Talker::start(group, "call", addr);
+    let mut serving = Talker::start(group, "serve", addr);
+    let mut calling = Talker::start(group, "call", addr);
     for n in 0..KILLS {
         let victim = victims[n as usize % victims.len()];
         let before = group.find(victim).expect("it runs");
@@ -67,6 +71,8 @@ fn talk(group: &Group, addr: &str, victims: &[Role]) {
         let moved = bytes_moved(group);
         assert!(wait_until(PATIENCE, || bytes_moved(group) > moved), "nothing moves after kill {n}");
     }
+    calling.hush();
+    serving.hush();
     let (called, served) = (calling.end(), serving.end());
     println!("{addr}: {KILLS} deaths of {victims:?}: call {called}; serve {served}");
 }
