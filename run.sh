@@ -27,6 +27,7 @@ TEXT
 
 # command, Debian package, what for
 NEEDS='cc gcc linking
+pkg-config pkg-config the C example of the tests
 ip iproute2 TAP devices and namespaces
 unshare util-linux private namespaces for the demo and the tests
 setpriv util-linux the second run of the tests as an ordinary user
@@ -89,6 +90,10 @@ doctor() {
 build() {
     require_tools
     cargo build --release --locked --workspace --lib --bins --examples "$@"
+    # What C programs need beside the library.
+    mkdir -p "$BIN/include"
+    cp libnetclient/capi/include/netclient.h "$BIN/include/"
+    cp libnetclient/capi/netclient.pc "$BIN/"
 }
 
 built() {

@@ -99,6 +99,7 @@ ordinary_copy() {
     local place=$1 suite exe
     mkdir -p "$place/examples"
     find "$BIN" -maxdepth 1 -type f -executable -exec cp -t "$place" {} +
+    cp -r "$BIN/include" "$BIN/netclient.pc" "$BIN/libnetclient.a" "$place"
     find "$BIN/examples" -maxdepth 1 -type f -executable ! -name '*-*' -exec cp -t "$place/examples" {} +
     for suite in "${PROCESS_SUITES[@]}"; do
         exe=$(cargo test --release --locked -p tests --test "$suite" --no-run 2>&1 | sed -n 's/.*(\(.*\))$/\1/p' | tail -1)
@@ -135,7 +136,7 @@ second_run() {
 
 trap finish INT TERM
 if [[ $FILTER ]]; then
-    run check build 900 cargo build --release --locked --workspace --lib --bins --examples || finish
+    run check build 900 ./run.sh build || finish
     run tests "unit tests: $FILTER" 900 cargo test --locked --workspace --exclude tests --no-fail-fast "$FILTER"
     run tests "suites: $FILTER" 1200 cargo test --release --locked -p tests --no-fail-fast "$FILTER" -- --test-threads=1
     [[ $FILTER == demo ]] && run check demo 240 "$BIN/demo"
@@ -146,7 +147,7 @@ run check format 60 cargo fmt --all --check
 run check lint 600 cargo clippy --workspace --all-targets --locked -- -D warnings
 command -v shellcheck >/dev/null && run check scripts 30 shellcheck run.sh tests/suite.sh .ci/run
 dependencies
-run check build 900 cargo build --release --locked --workspace --lib --bins --examples || finish
+run check build 900 ./run.sh build || finish
 run tests 'unit tests' 900 cargo test --locked --workspace --exclude tests --no-fail-fast
 run tests 'unit tests of the harness' 300 cargo test --release --locked -p tests --lib --bins --no-fail-fast
 run tests 'rings under loom' 420 env RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR="$TARGET/loom" \

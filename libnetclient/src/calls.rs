@@ -77,6 +77,14 @@ impl TcpStream {
 }
 
 impl TcpListener {
+    /// Accepts as accept(2), saying for this call alone whether it waits.
+    ///
+    /// # Errors
+    /// As [`TcpListener::accept`].
+    pub fn accept_with(&self, dont_wait: bool) -> io::Result<(TcpStream, SocketAddr)> {
+        self.accept_unless(dont_wait || self.socket.is_nonblocking())
+    }
+
     /// How long an accept waits; `None` for ever (SO_RCVTIMEO).
     ///
     /// # Errors

@@ -65,7 +65,16 @@ impl TcpListener {
     /// # Errors
     /// `WouldBlock` when non-blocking and none waits.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let header = self.socket.block_on(Half::Read, || self.next())?;
+        self.accept_unless(self.socket.is_nonblocking())
+    }
+
+    pub(crate) fn accept_unless(&self, dont_wait: bool) -> io::Result<(TcpStream, SocketAddr)> {
+        let header = self.socket.block_unless(dont_wait, Half::Read, || self.next())?;
+        self.accepted(&header)
+    }
+
+    /// The connection that an accept record names.
+    pub(crate) fn accepted(&self, header: &Header) -> io::Result<(TcpStream, SocketAddr)> {
         let shard = self.socket.placed.shard;
         let placed = Placed { slot: header.slot, epoch: header.epoch, shard, local: header.local };
         let geometry = &self.socket.session.inner.geometry;
@@ -77,7 +86,7 @@ impl TcpListener {
         Ok((TcpStream::accepted(socket, header.remote), header.remote))
     }
 
-    fn next(&self) -> io::Result<Look<Header>> {
+    pub(crate) fn next(&self) -> io::Result<Look<Header>> {
         self.socket.receiving(|receiving, mut available, _| {
             loop {
                 if available < HEADER_SIZE {
