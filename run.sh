@@ -90,6 +90,8 @@ doctor() {
 build() {
     require_tools
     cargo build --release --locked --workspace --lib --bins --examples "$@"
+    # tokio is nobody's default: what uses it is built by itself.
+    cargo build --release --locked -p libnetclient --features tokio --example hyper_hello
     # What C programs need beside the library.
     mkdir -p "$BIN/include"
     cp libnetclient/capi/include/netclient.h "$BIN/include/"

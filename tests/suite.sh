@@ -149,6 +149,7 @@ command -v shellcheck >/dev/null && run check scripts 30 shellcheck run.sh tests
 dependencies
 run check build 900 ./run.sh build || finish
 run tests 'unit tests' 900 cargo test --locked --workspace --exclude tests --no-fail-fast
+run tests 'unit tests with tokio' 300 cargo test --locked -p libnetclient --features tokio --test tasks
 run tests 'unit tests of the harness' 300 cargo test --release --locked -p tests --lib --bins --no-fail-fast
 run tests 'rings under loom' 420 env RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR="$TARGET/loom" \
     cargo test --release --locked -p proto --test 'loom_*'

@@ -42,6 +42,9 @@ mod session;
 mod socket;
 mod sources;
 mod tcp;
+#[cfg(feature = "tokio")]
+#[path = "tasks.rs"]
+pub mod tokio;
 mod udp;
 mod wait;
 mod waiter;

@@ -1,8 +1,8 @@
-//! Whom a change wakes: threads that are parked, threads that sleep in poll(2), registrations of a
-//! [`Poll`](crate::poll::Poll).
+//! Whom a change wakes: threads that are parked, threads that sleep in poll(2), tasks, registrations
+//! of a [`Poll`](crate::poll::Poll).
 //!
-//! Owns the lists of those who wait for one thing. Called by `wait`, `socket` and `session`. A
-//! registration is woken once and has to join again; the others stay until they leave.
+//! Owns the lists of those who wait for one thing. Called by `wait`, `socket` and `session`. Tasks
+//! and registrations are woken once and have to join again; threads stay until they leave.
 
 use crate::poll::Watch;
 use crate::wait::lock;
@@ -73,6 +73,9 @@ pub(crate) enum Waiter {
     Thread(Thread),
     /// A thread that sleeps in poll(2) beside the poller.
     Nudge(Arc<Nudge>),
+    /// A task.
+    #[cfg(feature = "tokio")]
+    Task(std::task::Waker),
     /// A registration that could not write for lack of a page.
     Watch(Arc<Watch>),
 }
@@ -87,6 +90,8 @@ impl Waiter {
         match (self, other) {
             (Waiter::Thread(a), Waiter::Thread(b)) => a.id() == b.id(),
             (Waiter::Nudge(a), Waiter::Nudge(b)) => Arc::ptr_eq(a, b),
+            #[cfg(feature = "tokio")]
+            (Waiter::Task(a), Waiter::Task(b)) => a.will_wake(b),
             (Waiter::Watch(a), Waiter::Watch(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
@@ -94,7 +99,7 @@ impl Waiter {
 
     /// Whether it is woken once and then forgotten.
     fn once(&self) -> bool {
-        matches!(self, Waiter::Watch(_))
+        !matches!(self, Waiter::Thread(_) | Waiter::Nudge(_))
     }
 
     pub(crate) fn wake(&self) {
@@ -103,6 +108,8 @@ impl Waiter {
             Waiter::Nudge(nudge) => {
                 nudge.wake();
             }
+            #[cfg(feature = "tokio")]
+            Waiter::Task(task) => task.wake_by_ref(),
             Waiter::Watch(watch) => watch.changed(),
         }
     }

@@ -12,7 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
+#include <linux/tcp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
