@@ -69,7 +69,7 @@ impl<M: Memory + Clone> Stack<M> {
         let caller = Caller { flow: &bytes, reopen: arrival.reopen };
         let settings = self.settings_towards(arrival.flow.remote_addr());
         match on_segment(now, arrival.segment, &caller, &self.secrets.tcp, backlog, &settings) {
-            Heard::Dropped(reason) => Err(reason.into()),
+            Heard::Dropped(reason) => Err(reason),
             Heard::Answered(reply, reason) => {
                 if reply.flags.syn() {
                     self.cookies_until = now + COOKIE_LIFETIME;
@@ -78,7 +78,7 @@ impl<M: Memory + Clone> Stack<M> {
                     self.counters.count(Counter::TcpOutRsts);
                 }
                 self.send_reply(now, &arrival.flow, &reply);
-                reason.map_or(Ok(()), |reason| Err(reason.into()))
+                reason.map_or(Ok(()), |reason| Err(reason))
             }
             Heard::HalfOpen(block) => self.half_open(now, index, arrival.flow, block).map(|_| ()),
             Heard::FromCookie(block) => {

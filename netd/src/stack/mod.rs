@@ -16,7 +16,6 @@
 mod batch;
 mod change;
 mod clients;
-mod drops;
 mod listen;
 mod offload;
 mod receive;

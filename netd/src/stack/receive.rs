@@ -231,7 +231,7 @@ impl<M: Memory + Clone> Stack<M> {
         let socket = self.sockets.get_mut(index).expect("looked at above");
         let Kind::Tcp(block) = &mut socket.kind else { return Err(DropReason::NoSocket) };
         let reaction = block.on_segment(now, segment, &mut Env { challenge: &mut self.challenges });
-        let dropped = reaction.dropped.map(DropReason::from);
+        let dropped = reaction.dropped;
         let (reopen, was_acked) = (reaction.reopen, reaction.events.acknowledged);
         self.react(now, index, reaction, frame);
         if was_acked {

@@ -9,11 +9,12 @@ use proto::time::Instant;
 use super::control_block::ControlBlock;
 use super::cookie::{self, Offer};
 use super::isn::{self, Secrets};
-use super::reaction::{DropReason, Reopen};
+use super::reaction::Reopen;
 use super::segment::{Flags, Options, Segment, SegmentOut, Timestamps};
 use super::seq::SeqNum;
 use super::settings::Settings;
 use super::window::ReceiveWindow;
+use crate::wire::drop_reason::DropReason;
 
 /// How full a listener is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,7 +62,7 @@ pub fn on_segment(
     let flags = segment.flags;
     // First step: "An incoming RST should be ignored".
     if flags.rst() {
-        return Heard::Dropped(DropReason::IgnoredReset);
+        return Heard::Dropped(DropReason::TcpInvalidRst);
     }
     // Second step: any ACK is bad here, unless it answers a cookie.
     if flags.ack() {
@@ -69,14 +70,14 @@ pub fn on_segment(
     }
     // Third step: a SYN. Fourth step: anything else is dropped.
     if !flags.syn() {
-        return Heard::Dropped(DropReason::Unexpected);
+        return Heard::Dropped(DropReason::TcpFlags);
     }
     if flags.fin() {
-        return Heard::Dropped(DropReason::BadFlags);
+        return Heard::Dropped(DropReason::TcpFlags);
     }
     if backlog.accept_full {
         // No RST: the remote tries again, as with Linux.
-        return Heard::Dropped(DropReason::BacklogFull);
+        return Heard::Dropped(DropReason::TcpListenOverflow);
     }
     let offset = isn::timestamp_offset(secrets, caller.flow);
     if backlog.half_open_full {
@@ -104,13 +105,13 @@ fn on_ack(
         None => Heard::Dropped(reason),
     };
     if !backlog.cookies_out || segment.flags.syn() {
-        return refuse(DropReason::NoConnection);
+        return refuse(DropReason::NoSocket);
     }
     let Some(offer) = cookie::check(&secrets.cookie, caller.flow, segment, now) else {
-        return refuse(DropReason::BadCookie);
+        return refuse(DropReason::TcpCookieInvalid);
     };
     if backlog.accept_full {
-        return Heard::Dropped(DropReason::BacklogFull);
+        return Heard::Dropped(DropReason::TcpListenOverflow);
     }
     let offset = isn::timestamp_offset(secrets, caller.flow);
     Heard::FromCookie(Box::new(reborn(now, segment, &offer, offset, settings)))

@@ -2,6 +2,7 @@
 
 use super::segment::SegmentOut;
 use super::seq::SeqNum;
+use crate::wire::drop_reason::DropReason;
 
 /// Which part of the segment's payload belongs where in the receive stream. It is copied into the
 /// arena before the record is committed (INV-T1). It lies inside the payload and inside the
@@ -31,67 +32,6 @@ pub struct Events {
     pub time_wait: bool,
     /// CLOSED: look at `failure()`, then the block may go.
     pub closed: bool,
-}
-
-/// Why a segment was dropped, whole or in part. Each is a counter of the stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DropReason {
-    /// No connection and no listener.
-    NoConnection,
-    /// Outside of the receive window (RFC 9293 §3.10.7.4, first step).
-    OutsideWindow,
-    /// All of it was received before: a retransmission.
-    OldData,
-    /// An older timestamp than the last one (RFC 7323 §5).
-    Paws,
-    /// A RST that does not hit RCV.NXT exactly (RFC 5961 §3.2).
-    BlindReset,
-    /// A SYN inside a connection (RFC 5961 §4.2).
-    BlindSyn,
-    /// An acknowledgement of what was never sent, or too old (RFC 5961 §5.2).
-    BadAck,
-    /// No ACK bit where there must be one.
-    NoAck,
-    /// A RST that means nothing here.
-    IgnoredReset,
-    /// Neither SYN nor RST in SYN-SENT, or no SYN in LISTEN.
-    Unexpected,
-    /// FIN and SYN together, or no flag that a state knows.
-    BadFlags,
-    /// More out-of-order ranges than are kept.
-    OutOfOrderFull,
-    /// Payload in a state that takes none.
-    AfterClose,
-    /// Payload behind the remote's own FIN.
-    AfterFin,
-    /// The accept queue is full.
-    BacklogFull,
-    /// A cookie that this host did not make, or too old (RFC 4987 §3.6).
-    BadCookie,
-}
-
-impl DropReason {
-    /// The counter's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            DropReason::NoConnection => "tcp_no_connection",
-            DropReason::OutsideWindow => "tcp_outside_window",
-            DropReason::OldData => "tcp_old_data",
-            DropReason::Paws => "tcp_paws",
-            DropReason::BlindReset => "tcp_blind_reset",
-            DropReason::BlindSyn => "tcp_blind_syn",
-            DropReason::BadAck => "tcp_bad_ack",
-            DropReason::NoAck => "tcp_no_ack",
-            DropReason::IgnoredReset => "tcp_ignored_reset",
-            DropReason::Unexpected => "tcp_unexpected",
-            DropReason::BadFlags => "tcp_bad_flags",
-            DropReason::OutOfOrderFull => "tcp_out_of_order_full",
-            DropReason::AfterClose => "tcp_after_close",
-            DropReason::AfterFin => "tcp_after_fin",
-            DropReason::BacklogFull => "tcp_backlog_full",
-            DropReason::BadCookie => "tcp_bad_cookie",
-        }
-    }
 }
 
 /// A newer SYN met a connection in TIME-WAIT: the old block is done (`events.closed`), and the same

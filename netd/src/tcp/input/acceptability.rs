@@ -8,12 +8,13 @@ use core::time::Duration;
 use proto::time::Instant;
 
 use super::super::control_block::ControlBlock;
-use super::super::reaction::{DropReason, Reaction, Reopen};
+use super::super::reaction::{Reaction, Reopen};
 use super::super::segment::{Segment, SegmentOut};
 use super::super::seq::Position;
 use super::super::state::{Failure, State};
 use super::super::timers::Deadline;
 use super::{Env, Step};
+use crate::wire::drop_reason::DropReason;
 
 /// RFC 7323 §5.5: an older TS.Recent says nothing any more.
 const TIMESTAMP_AGE_MAX: Duration = Duration::from_secs(24 * 24 * 3600);
@@ -36,7 +37,7 @@ impl ControlBlock {
         // RFC 7323 §5.3, R1: PAWS comes before the sequence number.
         if self.is_from_the_past(now, segment) {
             let reply = self.acknowledge_unacceptable(now, segment);
-            return Break(Reaction::answered(DropReason::Paws, reply));
+            return Break(Reaction::answered(DropReason::TcpRfc7323Paws, reply));
         }
         let place = self.place_of(segment).filter(|place| self.is_acceptable(*place, segment.seq_len()));
         let Some(place) = place else {
@@ -63,7 +64,7 @@ impl ControlBlock {
     /// (unless the RST bit is set, if so drop the segment and return)".
     fn refuse_sequence(&mut self, now: Instant, segment: &Segment) -> Reaction {
         if segment.flags.rst() {
-            return Reaction::dropped(DropReason::OutsideWindow);
+            return Reaction::dropped(DropReason::TcpInvalidSequence);
         }
         let place = self.place_of(segment);
         let old = place.is_some_and(|place| place.plus(segment.seq_len()) <= self.receive.nxt);
@@ -76,8 +77,11 @@ impl ControlBlock {
             self.enter_time_wait(now);
         }
         let reply = self.acknowledge_unacceptable(now, segment);
-        let reason =
-            if old && segment.seq_len() > 0 { DropReason::OldData } else { DropReason::OutsideWindow };
+        let reason = if old && segment.seq_len() > 0 {
+            DropReason::TcpOldData
+        } else {
+            DropReason::TcpInvalidSequence
+        };
         Reaction::answered(reason, reply)
     }
 
@@ -129,7 +133,7 @@ impl ControlBlock {
     fn check_new_incarnation(&mut self, segment: &Segment) -> Step {
         let flags = segment.flags;
         if flags.rst() {
-            return Break(Reaction::dropped(DropReason::IgnoredReset));
+            return Break(Reaction::dropped(DropReason::TcpInvalidRst));
         }
         if !flags.syn() || flags.ack() || flags.fin() {
             return Continue(());
@@ -158,11 +162,11 @@ impl ControlBlock {
         }
         if !flags.ack() {
             self.syn_due = true;
-            return Break(Reaction::dropped(DropReason::OldData));
+            return Break(Reaction::dropped(DropReason::TcpOldData));
         }
         if self.passive {
             // Nobody whose SYN we answered answers with a SYN-ACK.
-            return Break(Reaction::dropped(DropReason::BlindSyn));
+            return Break(Reaction::dropped(DropReason::TcpInvalidSyn));
         }
         self.ack_now = true;
         Continue(Some(Position::FIRST))
@@ -180,7 +184,7 @@ impl ControlBlock {
             return Continue(());
         }
         if place != self.receive.nxt {
-            return Break(self.challenge(now, DropReason::BlindReset, env));
+            return Break(self.challenge(now, DropReason::TcpInvalidRst, env));
         }
         Break(match self.state {
             // A passive open goes back to LISTEN, which is the listener itself; an active one was
@@ -196,7 +200,7 @@ impl ControlBlock {
     pub(super) fn check_syn(&mut self, now: Instant, segment: &Segment, env: &mut Env<'_>) -> Step {
         let repeats = self.state == State::SynReceived && segment.seq == self.irs;
         if segment.flags.syn() && !repeats {
-            return Break(self.challenge(now, DropReason::BlindSyn, env));
+            return Break(self.challenge(now, DropReason::TcpInvalidSyn, env));
         }
         Continue(())
     }

@@ -8,7 +8,7 @@ use proto::time::Instant;
 
 use super::super::control_block::{ControlBlock, FIN_WAIT2_ORPHAN, RttProbe, TIME_WAIT};
 use super::super::listen;
-use super::super::reaction::{DropReason, Reaction};
+use super::super::reaction::Reaction;
 use super::super::recovery::{AckFacts, Phase};
 use super::super::sack::{SackNews, Scoreboard};
 use super::super::segment::Segment;
@@ -16,6 +16,7 @@ use super::super::seq::Position;
 use super::super::state::State;
 use super::super::timers::{Deadline, SendTimer};
 use super::{Env, Step};
+use crate::wire::drop_reason::DropReason;
 
 /// Samples from echoed timestamps beyond this come from a confused remote.
 const ECHO_AGE_MAX_MS: u32 = 120_000;
@@ -31,7 +32,7 @@ impl ControlBlock {
     ) -> Step {
         // "if the ACK bit is off, drop the segment and return".
         if !segment.flags.ack() {
-            return Break(Reaction::dropped(DropReason::NoAck));
+            return Break(Reaction::dropped(DropReason::TcpFlags));
         }
         let ack = Position::near(segment.ack, self.iss, self.send.una);
         if self.state == State::SynReceived {
@@ -41,7 +42,7 @@ impl ControlBlock {
         // acknowledged (RFC 9293: "If the ACK acks something not yet sent ... then send an ACK").
         let oldest = self.send.una.minus(u64::from(self.send.wnd_max));
         let Some(ack) = ack.filter(|ack| oldest <= *ack && *ack <= self.send.nxt) else {
-            return Break(self.challenge(now, DropReason::BadAck, env));
+            return Break(self.challenge(now, DropReason::TcpAckUnsentData, env));
         };
         self.take_ack(now, segment, seq, ack, reaction);
         self.advance_close(now, reaction)
@@ -59,7 +60,7 @@ impl ControlBlock {
     ) -> Step {
         let Some(ack) = ack.filter(|ack| self.send.una < *ack && *ack <= self.send.nxt) else {
             let reply = listen::reply_without_connection(segment);
-            return Break(Reaction::answered(DropReason::BadAck, reply));
+            return Break(Reaction::answered(DropReason::TcpAckUnsentData, reply));
         };
         self.sample_rtt(now, segment, ack);
         let wnd = self.window_of(segment);

@@ -17,11 +17,12 @@ use proto::time::Instant;
 use super::challenge::ChallengeLimiter;
 use super::control_block::ControlBlock;
 use super::listen;
-use super::reaction::{DropReason, Reaction};
+use super::reaction::Reaction;
 use super::segment::Segment;
 use super::seq::Position;
 use super::state::State;
 use super::timers::Deadline;
+use crate::wire::drop_reason::DropReason;
 
 /// What the steps share with the stack.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl ControlBlock {
     pub fn on_segment(&mut self, now: Instant, segment: &Segment, env: &mut Env<'_>) -> Reaction {
         match self.state {
             State::Closed => {
-                Reaction::answered(DropReason::NoConnection, listen::reply_without_connection(segment))
+                Reaction::answered(DropReason::NoSocket, listen::reply_without_connection(segment))
             }
             State::SynSent => self.in_syn_sent(now, segment),
             _ => match self.otherwise(now, segment, env) {

@@ -6,11 +6,12 @@ use proto::time::Instant;
 
 use super::super::control_block::ControlBlock;
 use super::super::listen;
-use super::super::reaction::{DropReason, Reaction};
+use super::super::reaction::Reaction;
 use super::super::segment::Segment;
 use super::super::seq::Position;
 use super::super::state::{Failure, State};
 use super::Step;
+use crate::wire::drop_reason::DropReason;
 
 impl ControlBlock {
     pub(super) fn in_syn_sent(&mut self, now: Instant, segment: &Segment) -> Reaction {
@@ -36,7 +37,7 @@ impl ControlBlock {
             return Continue(true);
         }
         let reply = if segment.flags.rst() { None } else { listen::reply_without_connection(segment) };
-        Break(Reaction::answered(DropReason::BadAck, reply))
+        Break(Reaction::answered(DropReason::TcpAckUnsentData, reply))
     }
 
     /// Second step: the RST bit. Without an acceptable ACK it is a blind guess.
@@ -44,14 +45,14 @@ impl ControlBlock {
         if acknowledged {
             self.finish(Failure::ConnectionRefused)
         } else {
-            Reaction::dropped(DropReason::IgnoredReset)
+            Reaction::dropped(DropReason::TcpInvalidRst)
         }
     }
 
     /// Fourth and fifth step: the SYN bit.
     fn syn_sent_syn(&mut self, now: Instant, segment: &Segment, acknowledged: bool) -> Reaction {
         if !segment.flags.syn() {
-            return Reaction::dropped(DropReason::Unexpected);
+            return Reaction::dropped(DropReason::TcpFlags);
         }
         self.last_received = now;
         self.take_syn(now, segment);

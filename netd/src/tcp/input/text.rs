@@ -7,12 +7,13 @@ use proto::time::Instant;
 
 use super::super::control_block::ControlBlock;
 use super::super::ranges::Range;
-use super::super::reaction::{Deliver, DropReason, Reaction};
+use super::super::reaction::{Deliver, Reaction};
 use super::super::segment::Segment;
 use super::super::seq::Position;
 use super::super::state::{Failure, State};
 use super::super::timers::Deadline;
 use super::Step;
+use crate::wire::drop_reason::DropReason;
 
 /// Longest delay of an acknowledgement: below RFC 9293 §3.8.6.3's half second, as Linux's least.
 const DELAYED_ACK: Duration = Duration::from_millis(40);
@@ -44,7 +45,7 @@ impl ControlBlock {
         }
         if !self.state.takes_data() {
             if !text.is_empty() {
-                reaction.dropped = Some(DropReason::AfterClose);
+                reaction.dropped = Some(DropReason::TcpClose);
             }
             self.ack_now = true;
             return Continue(());
@@ -53,7 +54,7 @@ impl ControlBlock {
             // RFC 9293 §3.6.1, RFC 2525 §2.17: data for which there is no reader resets.
             let reply = Some(self.assemble_reset(now));
             let ended = self.finish(Failure::Aborted);
-            return Break(Reaction { reply, dropped: Some(DropReason::AfterClose), ..ended });
+            return Break(Reaction { reply, dropped: Some(DropReason::TcpClose), ..ended });
         }
         self.note_full_segment(segment.payload_len);
         if has_fin {
@@ -83,7 +84,7 @@ impl ControlBlock {
         let (nxt, edge) = (self.receive.nxt, self.receive.edge);
         let mut end_max = edge;
         if self.remote_fin != Position::SYN && text.end > self.remote_fin {
-            reaction.dropped = Some(DropReason::AfterFin);
+            reaction.dropped = Some(DropReason::TcpClose);
             end_max = edge.min(self.remote_fin);
         }
         if text.start < nxt && !text.is_empty() {
@@ -91,7 +92,7 @@ impl ControlBlock {
         }
         let mut wanted = text.clipped(nxt, end_max);
         if text.end > edge && reaction.dropped.is_none() {
-            reaction.dropped = Some(DropReason::OutsideWindow);
+            reaction.dropped = Some(DropReason::TcpInvalidSequence);
             self.ack_now = true;
         }
         if let Some(store) = self.out_of_order.as_mut().filter(|_| !wanted.is_empty()) {
@@ -103,7 +104,7 @@ impl ControlBlock {
         }
         if wanted.is_empty() {
             if !text.is_empty() {
-                reaction.dropped.get_or_insert(DropReason::OldData);
+                reaction.dropped.get_or_insert(DropReason::TcpOldData);
                 self.ack_now = true;
             }
         } else if wanted.start > nxt {
@@ -147,7 +148,7 @@ impl ControlBlock {
         self.ack_now = true;
         let store = self.out_of_order.get_or_insert_with(Box::default);
         if store.insert(wanted).is_err() {
-            reaction.dropped = Some(DropReason::OutOfOrderFull);
+            reaction.dropped = Some(DropReason::TcpOfoDrop);
             return;
         }
         self.deliver(text, wanted, reaction);

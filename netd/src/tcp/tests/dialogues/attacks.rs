@@ -6,10 +6,10 @@ use super::*;
 fn only_an_exact_rst_resets() {
     let mut stage = Stage::established();
     let near = stage.hear(Flags::RST, 5, 0, 0);
-    assert_eq!(near.dropped, Some(DropReason::BlindReset));
+    assert_eq!(near.dropped, Some(DropReason::TcpInvalidRst));
     assert_eq!(near.reply.map(|out| out.flags), Some(ACK));
     let far = stage.hear(Flags::RST, 1 << 30, 0, 0);
-    assert_eq!((far.dropped, far.reply), (Some(DropReason::OutsideWindow), None));
+    assert_eq!((far.dropped, far.reply), (Some(DropReason::TcpInvalidSequence), None));
     assert!(stage.hear(Flags::RST, 0, 0, 0).events.closed);
     assert_eq!(stage.block.failure(), Some(Failure::ConnectionReset));
 }
@@ -19,7 +19,7 @@ fn a_syn_is_only_challenged() {
     let mut stage = Stage::established();
     for seq in [0, 7] {
         let reaction = stage.hear(Flags::SYN, seq, 0, 0);
-        assert_eq!(reaction.dropped, Some(DropReason::BlindSyn));
+        assert_eq!(reaction.dropped, Some(DropReason::TcpInvalidSyn));
         assert_eq!(reaction.reply.map(|out| out.flags), Some(ACK));
     }
     assert_eq!(stage.state(), State::Established);
@@ -30,12 +30,12 @@ fn an_acknowledgement_of_the_future_or_the_far_past_is_challenged() {
     let mut stage = Stage::established();
     for ack in [1, -70_000, 1 << 30] {
         let reaction = stage.hear(ACK, 0, ack, 10);
-        assert_eq!(reaction.dropped, Some(DropReason::BadAck));
+        assert_eq!(reaction.dropped, Some(DropReason::TcpAckUnsentData));
         assert_eq!(reaction.deliver, None);
         assert!(reaction.reply.is_some());
     }
     let none = stage.hear(Flags::NONE, 0, 0, 10);
-    assert_eq!(none.dropped, Some(DropReason::NoAck));
+    assert_eq!(none.dropped, Some(DropReason::TcpFlags));
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn an_older_timestamp_is_dropped_and_acknowledged() {
         ..stage.segment(ACK, seq, 0, 100)
     };
     let old = stage.hears(stamped(&stage, 69, 0));
-    assert_eq!(old.dropped, Some(DropReason::Paws));
+    assert_eq!(old.dropped, Some(DropReason::TcpRfc7323Paws));
     assert!(old.reply.is_some() && old.deliver.is_none());
     assert!(stage.hears(stamped(&stage, 75, 0)).deliver.is_some());
     let ack = loop {

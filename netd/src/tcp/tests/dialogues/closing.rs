@@ -66,7 +66,7 @@ fn a_fin_before_its_data_waits_for_it() {
     assert_eq!(stage.block.remote_end(), Some(150));
     // Data behind the end is nobody's.
     let behind = stage.hear(ACK, 151, 0, 10);
-    assert_eq!((behind.dropped, behind.deliver), (Some(DropReason::AfterClose), None));
+    assert_eq!((behind.dropped, behind.deliver), (Some(DropReason::TcpClose), None));
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn time_wait_gives_way_to_a_newer_syn_and_to_nothing_else() {
     stage.sends(FIN_ACK, 0, 0);
     let _ = stage.hear(FIN_ACK, 0, 1, 0);
     stage.sends(ACK, 1, 0);
-    assert_eq!(stage.hear(Flags::RST, 1, 1, 0).dropped, Some(DropReason::IgnoredReset));
+    assert_eq!(stage.hear(Flags::RST, 1, 1, 0).dropped, Some(DropReason::TcpInvalidRst));
     let old = stage.hear(Flags::SYN, -20, 0, 0);
     assert_eq!(old.reopen, None);
     let new = stage.hear(Flags::SYN, 5000, 0, 0);

@@ -17,12 +17,13 @@ use super::super::control_block::{ControlBlock, TIME_WAIT};
 use super::super::icmp::IcmpError;
 use super::super::isn::Secrets;
 use super::super::listen::{self, Backlog, Caller, Heard};
-use super::super::reaction::{Deliver, DropReason, Reaction};
+use super::super::reaction::{Deliver, Reaction};
 use super::super::segment::{Flags, Options, SackBlock, Segment, SegmentOut, Timestamps};
 use super::super::seq::SeqNum;
 use super::super::settings::{Keepalive, Settings, SocketOptions};
 use super::super::state::{Failure, State};
 use super::harness::IP_HEADER;
+use crate::wire::drop_reason::DropReason;
 
 pub(super) const ISS: u32 = 1000;
 pub(super) const IRS: u32 = 5_000_000;

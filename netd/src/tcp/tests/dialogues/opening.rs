@@ -34,9 +34,9 @@ fn syn_sent_is_refused_only_by_a_rst_that_acknowledges() {
     let mut stage = Stage::connecting(plain());
     stage.sends(Flags::SYN, 0, 0);
     let blind = stage.hear(Flags::RST, 0, 0, 0);
-    assert_eq!(blind.dropped, Some(DropReason::IgnoredReset));
+    assert_eq!(blind.dropped, Some(DropReason::TcpInvalidRst));
     let wrong = stage.hear(Flags::RST.with(ACK), 0, 1, 0);
-    assert_eq!((wrong.dropped, wrong.reply), (Some(DropReason::BadAck), None));
+    assert_eq!((wrong.dropped, wrong.reply), (Some(DropReason::TcpAckUnsentData), None));
     let right = stage.hear(Flags::RST.with(ACK), 0, 0, 0);
     assert!(right.events.closed);
     assert_eq!(stage.block.failure(), Some(Failure::ConnectionRefused));
@@ -83,19 +83,19 @@ fn a_listener_answers_by_the_book() {
     let settings = plain();
     let none = Backlog::default();
     let rst = Segment { flags: Flags::RST, ..Segment::default() };
-    assert!(matches!(knock(&rst, none, &settings), Heard::Dropped(DropReason::IgnoredReset)));
+    assert!(matches!(knock(&rst, none, &settings), Heard::Dropped(DropReason::TcpInvalidRst)));
     let ack = Segment { flags: ACK, ack: SeqNum::new(77), ..Segment::default() };
     match knock(&ack, none, &settings) {
-        Heard::Answered(reset, Some(DropReason::NoConnection)) => {
+        Heard::Answered(reset, Some(DropReason::NoSocket)) => {
             assert_eq!((reset.flags, reset.seq.get()), (Flags::RST, 77));
         }
         other => panic!("{other:?}"),
     }
     let full = Backlog { accept_full: true, ..none };
     let heard = knock(&syn(Options::NONE), full, &settings);
-    assert!(matches!(heard, Heard::Dropped(DropReason::BacklogFull)));
+    assert!(matches!(heard, Heard::Dropped(DropReason::TcpListenOverflow)));
     let nothing = Segment { flags: Flags::FIN, ..Segment::default() };
-    assert!(matches!(knock(&nothing, none, &settings), Heard::Dropped(DropReason::Unexpected)));
+    assert!(matches!(knock(&nothing, none, &settings), Heard::Dropped(DropReason::TcpFlags)));
 }
 
 #[test]
@@ -164,5 +164,5 @@ fn a_cookie_brings_back_the_connection_and_its_options() {
     assert_eq!(block.send.wnd(), 100 << 7);
     let forged = Segment { ack: cookie.seq.plus(2), ..ack };
     let heard = knock(&forged, backlog, &settings);
-    assert!(matches!(heard, Heard::Answered(_, Some(DropReason::BadCookie))));
+    assert!(matches!(heard, Heard::Answered(_, Some(DropReason::TcpCookieInvalid))));
 }

@@ -167,7 +167,7 @@ fn out_of_order_data_is_placed_and_reported() {
     assert_eq!(stage.block.received(), 1500);
     assert_eq!(stage.sends(ACK, 0, 0).ack.get(), IRS + 1501);
     let old = stage.hear(ACK, 0, 0, 800);
-    assert_eq!(old.dropped, Some(DropReason::OldData));
+    assert_eq!(old.dropped, Some(DropReason::TcpOldData));
     let dsack = old.reply.expect("acknowledged again").options.sack;
     assert_eq!(dsack.as_slice()[0].start.get(), IRS + 1);
 }
@@ -177,7 +177,7 @@ fn nothing_is_taken_beyond_the_window() {
     let mut stage = Stage::established();
     let reaction = stage.hear(ACK, 0, 0, 60_000);
     assert_eq!(reaction.deliver.map(|d| d.len), Some(50_000));
-    assert_eq!(reaction.dropped, Some(DropReason::OutsideWindow));
+    assert_eq!(reaction.dropped, Some(DropReason::TcpInvalidSequence));
     assert_eq!(stage.sends(ACK, 0, 0).window, 0);
     // A zero-window probe with the next octet.
     let probe = stage.hear(ACK, 50_000, 0, 1);
