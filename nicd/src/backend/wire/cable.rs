@@ -242,7 +242,7 @@ impl<M: Memory + Clone> Cable<M> {
     ///
     /// # Errors
     /// As [`Cable::send`].
-    pub fn next(&mut self) -> Result<Option<(usize, Marks)>, PeerCorrupt> {
+    pub fn peek(&mut self) -> Result<Option<(usize, Marks)>, PeerCorrupt> {
         if self.first.is_none() {
             self.first = self.pop()?;
         }
@@ -264,7 +264,7 @@ impl<M: Memory + Clone> Cable<M> {
     /// # Errors
     /// As [`Cable::send`].
     pub fn receive(&mut self, slab: &Slab<M>, frame: &mut Frame) -> Result<(), PeerCorrupt> {
-        let marks = self.next()?.map_or(Marks::NONE, |(_, marks)| marks);
+        let marks = self.peek()?.map_or(Marks::NONE, |(_, marks)| marks);
         if let Some(first) = frame.first_mut() {
             first.flags |= marks.flags;
             (first.csum_start, first.gso_size) = (marks.csum_start, marks.gso_size);
@@ -288,7 +288,7 @@ impl<M: Memory + Clone> Cable<M> {
     /// # Errors
     /// As [`Cable::send`].
     pub fn skip(&mut self) -> Result<(), PeerCorrupt> {
-        match self.next()? {
+        match self.peek()? {
             Some((len, _)) => self.take(len, |_, _, _| {}),
             None => Ok(()),
         }
@@ -354,7 +354,7 @@ mod tests {
     }
 
     fn receive(end: &mut End, slab: &Slab<Rc<HeapMemory>>) -> Option<Vec<u8>> {
-        let (len, _) = end.next().expect("sound")?;
+        let (len, _) = end.peek().expect("sound")?;
         let mut frame = frame(len);
         end.receive(slab, &mut frame).expect("sound");
         let mut bytes = Vec::new();
@@ -410,7 +410,7 @@ mod tests {
                     0 => drop(a.send_bytes(&[1; 3000])),
                     1 => drop(a.publish_and_release()),
                     2 => drop(a.arm()),
-                    _ => if let Ok(Some((len, _))) = a.next() {
+                    _ => if let Ok(Some((len, _))) = a.peek() {
                         let _ = if len > 8 * 16 * 1024 { a.skip() } else { a.receive(&slab, &mut frame(len)) };
                     },
                 }
@@ -428,12 +428,12 @@ mod tests {
         (first.csum_start, first.gso_size) = (34, 1448);
         assert!(a.send(&slab, &sent).expect("sound") && a.send_bytes(&[1; 60]).expect("sound"));
         let _ = a.publish_and_release();
-        let (len, marks) = b.next().expect("sound").expect("a frame");
+        let (len, marks) = b.peek().expect("sound").expect("a frame");
         assert!(len == 40_000 && marks.is_super_frame());
         let mut received = frame(len);
         b.receive(&slab, &mut received).expect("sound");
         assert_eq!(received.pieces(), sent.pieces());
-        assert_eq!(b.next(), Ok(Some((60, Marks::NONE))));
+        assert_eq!(b.peek(), Ok(Some((60, Marks::NONE))));
     }
 
     #[test]
@@ -474,7 +474,7 @@ mod tests {
         assert!(a.send_bytes(&[1; 60]).expect("sound"));
         assert_eq!(b.arm(), Ok(true), "not published");
         assert!(a.publish_and_release());
-        assert_eq!(b.next(), Ok(Some((60, Marks::NONE))));
+        assert_eq!(b.peek(), Ok(Some((60, Marks::NONE))));
         assert_eq!(b.arm(), Ok(false), "looked at, not taken");
     }
 }

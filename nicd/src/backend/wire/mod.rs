@@ -137,7 +137,7 @@ impl Wire {
         counts: &mut Counts,
     ) -> Result<Received, PeerCorrupt> {
         let Some(cable) = &mut self.cable else { return Ok(Received::Nothing) };
-        let Some((len, marks)) = cable.next()? else { return Ok(Received::Nothing) };
+        let Some((len, marks)) = cable.peek()? else { return Ok(Received::Nothing) };
         let longest = if marks.is_super_frame() { SUPER_FRAME_MAX } else { self.frame_max };
         if !(HEADER_MIN..=longest).contains(&len) {
             cable.skip()?;
