@@ -78,7 +78,7 @@ impl<M: Memory + Clone> Stack<M> {
                     self.counters.count(Counter::TcpOutRsts);
                 }
                 self.send_reply(now, &arrival.flow, &reply);
-                reason.map_or(Ok(()), |reason| Err(reason))
+                reason.map_or(Ok(()), Err)
             }
             Heard::HalfOpen(block) => self.half_open(now, index, arrival.flow, block).map(|_| ()),
             Heard::FromCookie(block) => {

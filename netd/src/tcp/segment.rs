@@ -213,7 +213,7 @@ impl Segment {
     #[must_use]
     pub fn first_octets(&self, octets: u32) -> Segment {
         let flags = Flags::from_bits(self.flags.bits() & !Flags::FIN.bits());
-        Segment { payload_len: octets.min(self.payload_len), flags, ..self.clone() }
+        Segment { payload_len: octets.min(self.payload_len), flags, ..*self }
     }
 
     /// SEG.LEN: sequence numbers the segment occupies, SYN and FIN counted (RFC 9293 §3.4).

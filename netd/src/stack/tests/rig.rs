@@ -27,6 +27,9 @@ use std::time::Duration;
 
 pub(super) type Mem = Rc<HeapMemory>;
 
+/// The frame pages of an interface.
+type Pool = Rc<FramePool<Mem>>;
+
 /// A frame on its way: the interface it left by, and its bytes.
 pub(super) type Sent = (u16, Vec<u8>);
 
@@ -233,7 +236,7 @@ fn attach(
     conns: &Mem,
     secrets: &Mem,
     sessions: Vec<(SessionId, Geometry, Mem)>,
-) -> (Stack<Mem>, Vec<Rc<FramePool<Mem>>>, Rc<FramePool<Mem>>) {
+) -> (Stack<Mem>, Vec<Pool>, Pool) {
     let pool =
         |_: &InterfaceConfig| Rc::new(FramePool::new(Rc::new(HeapMemory::new(plan.slab.bytes())), plan.slab));
     let pools: Vec<_> = plan.interfaces.iter().map(pool).collect();
