@@ -13,6 +13,8 @@ proto::counters! {
         TxBytes = "tx_bytes",
         /// Times that receiving stopped because netd had lent no more pages.
         RxStarved = "rx_starved",
+        /// Times that receiving stopped because enough waited for netd.
+        RxAhead = "rx_ahead",
         /// Times that transmitting stopped because the device took no more.
         TxStopped = "tx_stopped",
         /// Times that it went on again.

@@ -25,6 +25,9 @@ use thiserror::Error;
 
 /// Frames each way in one turn: NAPI_POLL_WEIGHT of Linux.
 pub const BUDGET: usize = 64;
+/// Descriptors that may wait for netd on the receive ring; with more there, frames stay with the
+/// device. What a ring holds dies with either of its ends, what the device queues does not.
+pub const AHEAD: u32 = 128;
 /// How long a netd may leave what was handed to it before it is reported (DESIGN §6).
 pub const STUCK_AFTER: Duration = Duration::from_millis(500);
 
@@ -202,8 +205,15 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
     fn receive(&mut self, now: Instant) -> Result<bool, TurnError> {
         let Some(port) = &mut self.port else { return Ok(false) };
         let mut frame = Frame::default();
+        let mut ahead = port.rings.receive.backlog()?;
         for _ in 0..BUDGET {
             if !self.readable || self.starved {
+                return Ok(false);
+            }
+            // netd lends pages again for those it takes: that wakes us, as when there were none.
+            if ahead >= AHEAD {
+                self.counts.count(Count::RxAhead);
+                self.starved = true;
                 return Ok(false);
             }
             frame.clear();
@@ -237,6 +247,7 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
                     return Err(LENT.into());
                 }
                 port.handed += 1;
+                ahead += 1;
             }
         }
         Ok(true)

@@ -456,6 +456,10 @@ impl Engine {
                     peer.role.name(),
                 );
                 self.introduce(peer, generation, nic::Ends { memory, wakes_us, wakes_peer })?;
+                if peer.role == Role::Nicd {
+                    // What its predecessor had in its hands is lost.
+                    self.stack.device_replaced(now(), peer.index);
+                }
             }
             News::PeerGone { peer, generation } => {
                 self.recorder.record(
@@ -466,6 +470,8 @@ impl Engine {
                 );
                 match peer.role {
                     Role::Nicd => {
+                        // What it had handed up is whole, and nobody writes it any more.
+                        while self.take_frames(now()) == BUDGET {}
                         if let Some(nic) = self.nics.get_mut(usize::from(peer.index)) {
                             nic.peer_gone(generation, self.poll.registry());
                         }

@@ -1,6 +1,7 @@
 //! What an administrator changes while the stack runs.
 
 use super::Stack;
+use super::socket::Kind;
 use crate::ip::fib::Route;
 use crate::ip::prefix::Prefix as Network;
 use crate::ip::route::RouteError;
@@ -78,6 +79,21 @@ impl<M: Memory + Clone> Stack<M> {
     pub fn set_features(&mut self, nic: u16, features: u32) {
         if let Some(interface) = self.ip.link.interfaces_mut().get_mut(usize::from(nic)) {
             interface.features = features;
+        }
+    }
+
+    /// The device of an interface has a new driver: what the old one had in its hands is lost, and
+    /// nobody shall wait for a timer because of it.
+    pub fn device_replaced(&mut self, now: Instant, nic: u16) {
+        let indices: Vec<u32> = self.sockets.indices().collect();
+        for index in indices {
+            let Some(socket) = self.sockets.get_mut(index) else { continue };
+            let Kind::Tcp(block) = &mut socket.kind else { continue };
+            let route = self.ip.routes.lookup(socket.opening.remote.ip());
+            if route.is_some_and(|route| route.interface == nic) && block.on_device_replaced(now) {
+                self.touch(index);
+                self.reschedule(now, index);
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 //! guesses about the path, timers, and out-of-order data beyond the kept ranges, which the remote
 //! sends again.
 
+use core::time::Duration;
 use proto::hard::conns::{self, Agreed, Opening, TcpState};
 use proto::time::Instant;
 
@@ -117,6 +118,9 @@ fn state_of(state: TcpState) -> Option<State> {
 fn distance(from: Position, to: Position) -> u32 {
     u32::try_from(to.since(from)).unwrap_or(u32::MAX)
 }
+
+/// Who heard nothing for as long as this owes the remote no word after a change of drivers.
+const SPOKE_LATELY: Duration = Duration::from_secs(2);
 
 impl ControlBlock {
     /// The initial receive sequence number and what was agreed, once a SYN of the remote has come.
@@ -299,5 +303,28 @@ impl ControlBlock {
                 }
             }
         }
+    }
+
+    /// Frames of a moment ago may be lost both ways: says what is known here, and sends again what is
+    /// not acknowledged. `false` when there is nothing to say.
+    pub fn on_device_replaced(&mut self, now: Instant) -> bool {
+        let waits = self.send.in_flight() > 0;
+        let (synchronised, half_open) = match self.state {
+            State::Closed | State::TimeWait => (false, false),
+            State::SynSent | State::SynReceived => (false, true),
+            _ => (true, false),
+        };
+        if half_open {
+            self.syn_due = true;
+        } else if synchronised && waits {
+            let flight = self.flight();
+            self.recovery.all_lost(&flight);
+            self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());
+            self.resume_credit = (RESUME_SEGMENTS * self.mss()).min(initial_window(self.mss()));
+            self.timers.pace = Deadline::at(now + RESUME_PACE);
+        }
+        let lately = now.since(self.last_received) < SPOKE_LATELY;
+        self.ack_now |= synchronised && (waits || lately);
+        half_open || (synchronised && (waits || lately))
     }
 }

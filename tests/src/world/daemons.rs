@@ -324,6 +324,9 @@ impl World {
             Who::Nicd => {
                 self.hosts[host].nicd = true;
                 self.watch[host].linked(self.now);
+                if let Some(netd) = &mut self.hosts[host].netd {
+                    netd.stack.device_replaced(self.now, 0);
+                }
                 self.hosts[host].device_free = self.now;
                 self.wake(host, Who::Netd);
             }

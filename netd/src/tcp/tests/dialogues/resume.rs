@@ -135,3 +135,26 @@ fn a_block_is_small() {
     assert!(size_of::<ControlBlock>() <= 640, "{}", size_of::<ControlBlock>());
     println!("a block has {} octets", size_of::<ControlBlock>());
 }
+
+#[test]
+fn a_new_driver_is_no_reason_to_wait_for_a_timer() {
+    let mut stage = Stage::established();
+    stage.write(3000);
+    for n in 0..3 {
+        stage.sends(ACK, n * 1000, 1000);
+    }
+    stage.silent();
+    assert!(stage.block.on_device_replaced(stage.now));
+    stage.sends(ACK, 0, 1000);
+    stage.sends(ACK, 1000, 1000);
+    stage.silent();
+    // The remote had it all.
+    let _ = stage.hear(ACK, 0, 3000, 0);
+    assert_eq!(stage.block.in_flight(), 0);
+    // With nothing under way an ACK says what is known, lately; later nobody waits for it.
+    assert!(stage.block.on_device_replaced(stage.now));
+    stage.sends(ACK, 3000, 0);
+    stage.wait(10_000);
+    assert!(!stage.block.on_device_replaced(stage.now));
+    stage.silent();
+}
