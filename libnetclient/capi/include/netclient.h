@@ -97,7 +97,7 @@ ssize_t nc_sendfile(int out, int from, off_t *offset, size_t count);
 
 /* Reserves room for up to len bytes in a connection's send stream and says where it lies: at most
  * *count pieces in iov, whose number comes back in *count. Returns the bytes reserved, at least
- * 1. They are the caller's until nc_send_commit; meanwhile every other send on the socket fails
+ * one. They are the caller's until nc_send_commit; meanwhile every other send on the socket fails
  * with EBUSY. Waits for room as a send does. */
 ssize_t nc_send_reserve(int fd, size_t len, struct iovec *iov, int *count);
 

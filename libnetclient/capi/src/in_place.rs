@@ -43,7 +43,7 @@ impl Pieces {
 
 /// Reserves room for up to `len` bytes in a connection's send stream and says where it lies: at most
 /// `*count` pieces in `iov`, whose number comes back in `*count`. Returns the bytes reserved, at least
-/// 1. They are the caller's until [`nc_send_commit`]; meanwhile every other send on the socket fails
+/// one. They are the caller's until [`nc_send_commit`]; meanwhile every other send on the socket fails
 /// with EBUSY. Waits for room as a send does.
 ///
 /// # Safety
