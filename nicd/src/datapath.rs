@@ -55,6 +55,8 @@ pub struct Turn {
     pub wake: bool,
     /// The budget was used up: call again.
     pub again: bool,
+    /// A frame was moved.
+    pub moved: bool,
 }
 
 /// The rings shared with one netd, and what of it is in our hands.
@@ -68,7 +70,7 @@ struct Port<M> {
     /// A whole frame that the device did not take.
     refused: Option<Frame>,
     armed: bool,
-    /// Descriptors handed to netd so far.
+    /// Descriptors of frames handed to netd so far.
     handed: u64,
     /// How many of them it had taken when last looked at, and since when that has not changed.
     stood: (u64, Option<Instant>),
@@ -169,6 +171,7 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
             port.rings.transmit.disarm();
             port.rings.fill.disarm();
         }
+        let before = self.moved();
         self.take_pages()?;
         let received = self.receive(now)?;
         let transmitted = self.transmit(now)?;
@@ -180,7 +183,12 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
         if wake {
             self.counts.count(Count::Wakeups);
         }
-        Ok(Turn { wake, again })
+        Ok(Turn { wake, again, moved: self.moved() != before })
+    }
+
+    /// Counts frames that came and went.
+    fn moved(&self) -> u64 {
+        self.counts.get(Count::RxFrames) + self.counts.get(Count::TxFrames)
     }
 
     /// Fill ring → device.
@@ -327,7 +335,8 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
     /// [`PeerCorrupt`] as [`Datapath::turn`].
     pub fn stuck_deadline(&mut self, now: Instant) -> Result<Option<Instant>, PeerCorrupt> {
         let Some(port) = &mut self.port else { return Ok(None) };
-        let left = u64::from(port.rings.receive.backlog()?) + u64::from(port.rings.completion.backlog()?);
+        // Completions may lie: netd takes them when it has work, or wants for pages.
+        let left = u64::from(port.rings.receive.backlog()?);
         let taken = port.handed - left;
         let since = match port.stood {
             _ if left == 0 => None,
@@ -350,7 +359,6 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
 /// A sent page back to netd.
 fn give<M: Memory + Clone>(port: &mut Port<M>, page: PageIndex) -> Result<(), PeerCorrupt> {
     let slot: [u8; DESCRIPTOR_SIZE] = Descriptor::plain(page, 0, 0).to_slot();
-    port.handed += 1;
     if port.rings.completion.push(&slot)? { Ok(()) } else { Err(LENT) }
 }
 

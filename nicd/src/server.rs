@@ -1,6 +1,7 @@
 //! The process around the datapath: the lane to the supervisors, wake-ups, notices, the clock.
 //!
-//! One thread and one mio loop: work until there is none, arm, look again, sleep. Nothing ticks.
+//! One thread and one mio loop: work until there is none, arm, look again, sleep. Nothing ticks. With a
+//! real-time priority it looks again for a moment before it arms, giving way with every turn.
 //! Before it says ready, a TAP that it had to make is in the vaults. When netd is gone its rings and
 //! pages are dropped at once and that is said; frames wait in the device until the next netd.
 
@@ -16,6 +17,7 @@ use proto::control::clock;
 use proto::control::messages::{Backend, NicConfig, Region as Tag};
 use proto::control::notices::{FilterNotice, LinkNotice};
 use proto::control::rendezvous::NoticeLane;
+use proto::daemon::turn::{self, SPIN};
 use proto::daemon::{EXIT_MISSING, EXIT_REFUSED, Gone, News, Start, Supervised};
 use proto::id::{Generation, Role, Seat};
 use proto::nic::rings::REGION_SIZE;
@@ -151,6 +153,10 @@ struct Server<N> {
     link: LinkNotice,
     table: Table<Arc<Region>>,
     recorder: Recorder<Arc<Region>>,
+    /// May spin before it sleeps.
+    real_time: bool,
+    /// Since when there has been nothing to do, while it spins.
+    idle_since: Option<Instant>,
     stopping: bool,
 }
 
@@ -201,6 +207,8 @@ impl<N: Nic<Arc<Region>>> Server<N> {
             },
             table: Table::attach(stats.clone(), start.seat, names),
             recorder: Recorder::attach(stats, start.seat),
+            real_time: turn::take(start.seat.index),
+            idle_since: None,
             stopping: false,
         };
         let args = [start.generation.0.into(), std::process::id().into(), 0];
@@ -250,23 +258,32 @@ impl<N: Nic<Arc<Region>>> Server<N> {
     /// Moves frames once; how long to wait for an event then.
     fn work(&mut self) -> Result<Option<Duration>, ServerError> {
         let now = clock::now();
-        let again = match self.datapath.turn(now) {
+        let (again, moved) = match self.datapath.turn(now) {
             Ok(turn) => {
                 if turn.wake {
                     self.wake_peer();
                 }
-                turn.again
+                (turn.again, turn.moved)
             }
             Err(TurnError::Device(error)) => return Err(ServerError::Device(error)),
             Err(TurnError::Peer(corrupt)) => {
                 self.corrupt(corrupt)?;
-                false
+                (false, false)
             }
         };
-        self.table.mirror(self.datapath.counts.each().map(|(_, count)| count));
+        if again || moved {
+            self.idle_since = None;
+            self.table.mirror(self.datapath.counts.each().map(|(_, count)| count));
+        }
         if again {
             return Ok(Some(Duration::ZERO));
         }
+        if self.real_time && now.since(*self.idle_since.get_or_insert(now)) < SPIN {
+            rustix::thread::sched_yield();
+            return Ok(Some(Duration::ZERO));
+        }
+        self.idle_since = None;
+        self.table.mirror(self.datapath.counts.each().map(|(_, count)| count));
         let stuck = match self.rest(now) {
             Ok(None) => return Ok(Some(Duration::ZERO)),
             Ok(Some(deadline)) => deadline,

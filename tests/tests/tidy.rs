@@ -15,6 +15,7 @@ const UNSAFE: &[&str] = &[
     "libnetclient/capi/src/transfer.rs",
     "libnetclient/capi/tests/calls.rs",
     "nicd/src/backend/tap/open.rs",
+    "proto/src/daemon/turn.rs",
     "proto/src/shm/copy_sum.rs",
     "proto/src/shm/fault.rs",
     "proto/src/shm/region.rs",

@@ -4,7 +4,8 @@
 //! (completions, released frames, then sockets), receive work from the topmost down (commands and
 //! kicks, whose data is nearly where it belongs, then the device's ring). A round is one batch: it
 //! ends with [`ORDER`], and only then do frames go down and clients learn of it. With nothing left
-//! the engine arms every ring, looks again, and sleeps until the next deadline; there is no tick.
+//! the engine arms every ring, looks again, and sleeps until the next deadline; there is no tick. With
+//! a real-time priority it first looks again for a moment ([`SPIN`]), giving way with every turn.
 
 mod clients;
 mod config;
@@ -29,6 +30,7 @@ use proto::capture::Way;
 use proto::control::clock::now;
 use proto::control::messages::Region as Tag;
 use proto::control::notices::Change;
+use proto::daemon::turn::{self, SPIN};
 use proto::daemon::{Gone, News, Start, Supervised};
 use proto::id::{Generation, Role, Seat};
 use proto::nic::packet_buf::PacketBuf;
@@ -110,6 +112,8 @@ struct Engine {
     recorder: Recorder<Mapped>,
     tap: Tap,
     poll: Poll,
+    /// May spin before it sleeps.
+    real_time: bool,
     /// Frames that each interface takes in the present round.
     room: Vec<usize>,
     /// Frames that this host sent to itself and has not looked at.
@@ -122,6 +126,7 @@ struct Engine {
 /// # Errors
 /// [`EngineError`].
 pub fn run(start: Start, mut supervised: Supervised) -> Result<(), EngineError> {
+    let real_time = turn::take(start.seat.index);
     let mut poll = Poll::new().map_err(system("epoll_create"))?;
     let mut events = Events::with_capacity(256);
     watch(poll.registry(), supervised.as_raw_fd(), LANE).map_err(system("watch the lane"))?;
@@ -139,7 +144,7 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), EngineError> 
             None => sleep(&mut poll, &mut events, None)?,
         }
     }
-    let mut engine = Engine::attach(&start, supervised, poll, clients)?;
+    let mut engine = Engine::attach(&start, supervised, poll, clients, real_time)?;
     for news in early {
         engine.on_news(news)?;
     }
@@ -168,6 +173,7 @@ impl Engine {
         supervised: Supervised,
         poll: Poll,
         mut clients: Clients,
+        real_time: bool,
     ) -> Result<Engine, EngineError> {
         let (seat, group) = (start.seat, &start.group);
         let stats_region = start.memory(Tag::Stats(seat));
@@ -218,6 +224,7 @@ impl Engine {
             recorder,
             tap,
             poll,
+            real_time,
             room: Vec::new(),
             looped: VecDeque::new(),
             stopping: false,
@@ -225,15 +232,21 @@ impl Engine {
     }
 
     fn serve(&mut self, events: &mut Events) -> Result<(), EngineError> {
-        let mut rounds = 0;
+        let (mut rounds, mut idle_since) = (0, None);
         while !self.stopping {
             let worked = self.round();
             self.report_broken()?;
             rounds += 1;
-            if worked && rounds < ROUNDS_PER_POLL {
+            if worked {
+                idle_since = None;
+                if rounds < ROUNDS_PER_POLL {
+                    continue;
+                }
+            } else if self.real_time && now().since(*idle_since.get_or_insert_with(now)) < SPIN {
+                rustix::thread::sched_yield();
                 continue;
             }
-            rounds = 0;
+            (rounds, idle_since) = (0, None);
             self.stats.mirror(self.stack.counters.each().map(|(_, count)| count));
             let worked = worked | self.stack.maintain();
             let until = match worked || !self.arm() {

@@ -29,6 +29,9 @@ const _: () = assert!(LENT[0] + LENT[1] <= LENT_MAX as usize);
 /// Frames that wait for a nicd that is not there; more are dropped as by a link that is down.
 const HELD_MAX: usize = 1024;
 
+/// Pages on their way out below which nothing is missing: they are taken back with the next work.
+const IN_FLIGHT_QUIET: usize = LENT_MAX as usize / 2;
+
 /// What an introduction brings.
 pub(super) struct Ends {
     pub(super) memory: OwnedFd,
@@ -277,7 +280,10 @@ impl NicLink {
     /// Before sleeping; `false` when something came meanwhile.
     pub(super) fn arm(&mut self) -> bool {
         let Some(nic) = &mut self.attached else { return true };
-        match (nic.rings.receive.arm(), nic.rings.completion.arm()) {
+        // A page that comes back is worth a wake-up only to somebody who may want for one.
+        let wanting = !self.held.is_empty() || nic.in_flight > IN_FLIGHT_QUIET;
+        let completion = if wanting { nic.rings.completion.arm() } else { Ok(true) };
+        match (nic.rings.receive.arm(), completion) {
             (Ok(receive), Ok(completion)) => receive && completion,
             (Err(rule), _) | (_, Err(rule)) => {
                 self.corrupt(rule);

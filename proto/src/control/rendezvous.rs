@@ -16,6 +16,7 @@
 //! Not here: what a notice means, who says it again after a restart.
 
 use crate::daemon::LANE_THREAD;
+use crate::daemon::turn;
 use crate::id::{Generation, Seat};
 use core::sync::atomic::{AtomicBool, Ordering};
 use ipc_channel::ipc::{IpcOneShotServer, IpcReceiver, IpcSender};
@@ -91,6 +92,7 @@ where
         let accepted = Arc::new(AtomicBool::new(false));
         let reader = Reader { peer, arrived, wake: wake.clone(), accepted: accepted.clone() };
         thread::Builder::new().name(format!("{LANE_THREAD}from {}", peer.0)).spawn(move || {
+            turn::roam();
             reader.serve(server);
         })?;
         let withdraw = |name: &str| {
@@ -113,6 +115,7 @@ where
         let (seat, generation) = self.us;
         let hello = Letter::Hello { seat, generation };
         thread::Builder::new().name(format!("{LANE_THREAD}to {name}")).spawn(move || {
+            turn::roam();
             let Ok(peer) = IpcSender::<Letter<Out>>::connect(name) else { return };
             let mut letter = hello;
             // Ends when the peer is gone (send fails) or this lane was dropped (recv fails).

@@ -19,6 +19,7 @@
 
 mod logging;
 mod supervised;
+pub mod turn;
 
 pub use logging::{EXIT_PANIC, LANE_THREAD, follow_panics, log_as};
 pub use supervised::{Gone, News, SessionEnds, Supervised};
