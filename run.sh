@@ -31,7 +31,8 @@ pkg-config pkg-config the C example of the tests
 ip iproute2 TAP devices and namespaces
 unshare util-linux private namespaces for the demo and the tests
 setpriv util-linux the second run of the tests as an ordinary user
-curl curl the remote of the demo'
+curl curl the remote of the demo
+strace strace the count of system calls in the tests'
 
 missing_packages() {
     local tool package

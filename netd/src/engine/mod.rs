@@ -413,13 +413,14 @@ impl Engine {
     fn after_sleep(&mut self, events: &Events) -> Result<(), EngineError> {
         for event in events {
             match event.token() {
+                // Heard to the end, so that the next word is an edge again.
+                LANE => self.hear()?,
                 SOCKD_NOTICES => self.on_config_requests(),
                 Token(n) if n >= SESSION => self.clients.drain(n - SESSION),
                 Token(n) if n >= NIC_NOTICES => self.on_link_notices(n - NIC_NOTICES),
                 _ => {}
             }
         }
-        self.hear()?;
         let time = now();
         for nic in &mut self.nics {
             if let Some((peer, generation)) = nic.stuck(time) {
