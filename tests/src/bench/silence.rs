@@ -3,8 +3,8 @@
 //!
 //! Windows of one second alternate: one without a kill, one that begins with a kill. In each the
 //! longest gap of every loaded connection counts; a row's values are the medians (or 99th percentiles)
-//! of the windows. At a kill of netd only connections with several segments under way count (the row
-//! also says how it is with all). The next window begins only when the group is whole and bytes move.
+//! of the windows. At a kill of netd only connections with several segments under way count, unless at
+//! some kill none had (the row says which, and how it is with all). The next window begins only when the group is whole and bytes move.
 
 use super::paths::stack_spec;
 use super::plot::{self, Sample};
@@ -181,10 +181,11 @@ fn rows_of(role: Role, kills: &[Kill], silences: &Silences, rate: f64, wanted: &
             Role::Netd => |silence| silence.several.clone(),
             _ => Silence::all,
         };
-        let struck = of(|kill| kill.struck, counted);
-        if struck.is_empty() {
-            say(&format!("{id}: at no kill had any connection several segments under way"));
-            continue;
+        let mut struck = of(|kill| kill.struck, counted);
+        let several = struck.len() == kills.len();
+        if !several {
+            // At that rate they rarely have: then all of them count, which is no easier.
+            struck = of(|kill| kill.struck, Silence::all);
         }
         let all = Series::new("all", of(|kill| kill.struck, Silence::all));
         let ours = Series::new("kill", struck);
@@ -198,6 +199,7 @@ fn rows_of(role: Role, kills: &[Kill], silences: &Silences, rate: f64, wanted: &
         };
         let more = vec![
             ("all_connections", rounded(all.median())),
+            ("several_segments_alone", json!(several && role == Role::Netd)),
             ("gbits", rounded(rate)),
             ("bytes_in_flight", json!(in_flight)),
         ];
