@@ -110,6 +110,7 @@ impl End {
                 gateway: None,
             }],
             frames: vec![pool.clone()],
+            loopback: Rc::new(FramePool::new(memory(SLAB.bytes()), SLAB)),
             conns: memory(table_size(CONNS)),
             conns_capacity: CONNS,
             secrets: memory(secrets::REGION_SIZE),
@@ -197,7 +198,7 @@ impl End {
             if self.stack.next_deadline().is_some_and(|due| due <= now) {
                 self.stack.on_timers(now);
             }
-            self.stack.poll_transmit(now, &mut [256]);
+            self.stack.poll_transmit(now, &mut [256; 2]);
             self.stack.settle(now, ORDER);
             while self.stack.next_answer().is_some() {}
             while self.stack.next_wake().is_some() {}
