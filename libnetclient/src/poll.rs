@@ -106,7 +106,7 @@ impl Poll {
         Ok(Poll { shared: Arc::new(shared) })
     }
 
-    /// Watches a socket; what it is ready for now is an event too. It is watched until it is closed
+    /// Watches a socket; what it is ready for already is an event too. It is watched until it is closed
     /// or taken off.
     ///
     /// # Errors
