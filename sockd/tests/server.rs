@@ -233,11 +233,12 @@ impl World {
                 FromDaemon::Ready => self.ready = true,
                 FromDaemon::KeepSession { request, session, geometry } => {
                     self.vault.insert(session, Parked { geometry, descriptors });
-                    lane.send(&ToDaemon::Done { request }, &[]).expect("sent");
+                    // One that was told to stop need not listen any more.
+                    let _ = lane.send(&ToDaemon::Done { request }, &[]);
                 }
                 FromDaemon::DropSession { request, session } => {
                     self.vault.remove(&session);
-                    lane.send(&ToDaemon::Done { request }, &[]).expect("sent");
+                    let _ = lane.send(&ToDaemon::Done { request }, &[]);
                 }
                 FromDaemon::Rendezvous { name, .. } => {
                     if let Some(netd) = &mut self.netd {

@@ -172,10 +172,13 @@ impl Epoll {
         let mut events = [Event::default(); EVENTS_MAX];
         let all = out.room;
         loop {
-            // Both kinds get their turn, whatever the other one has.
+            // Both kinds get their turn, whatever the other one has. The kernel is asked once: what is
+            // level-triggered there it would say again.
             let first = self.turn.fetch_xor(true, Ordering::Relaxed);
-            out.room = if first { all.div_ceil(2) } else { 0 };
-            self.look_at_kernel(out)?;
+            if first {
+                out.room = all.div_ceil(2);
+                self.look_at_kernel(out)?;
+            }
             let kernel_too = self.kernel_count.load(Ordering::Relaxed) > 0;
             out.room = if kernel_too && !first { all.div_ceil(2) } else { all };
             if out.room() > 0 {
@@ -183,7 +186,9 @@ impl Epoll {
                 out.put(&events[..count]);
             }
             out.room = all;
-            self.look_at_kernel(out)?;
+            if !first {
+                self.look_at_kernel(out)?;
+            }
             if out.used > 0 {
                 return Ok(out.used);
             }
