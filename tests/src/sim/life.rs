@@ -233,6 +233,11 @@ pub fn live(seed: u64) -> Report {
     world.run_until(start + BUSY, |_| false);
     let done = world.run_until(start + BUSY + Duration::from_secs(240), World::all_done);
     let mut report = Report::default();
+    if !done {
+        for (watch, host) in world.watch.iter().zip(&world.hosts) {
+            watch.only_cookies(host, &world.shared);
+        }
+    }
     let excused = {
         let oracle = world.shared.oracle.borrow();
         oracle.may_hang() && oracle.unfinished().is_empty()

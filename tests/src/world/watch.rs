@@ -523,6 +523,8 @@ impl Watch {
                 self.ended.insert(record.flow());
             }
             TcpState::Closed | TcpState::Listen => {}
+            // A late copy of a cookie's ACK makes a second connection of one that is over.
+            _ if self.cookies.contains(&record.flow()) && self.ended.contains(&record.flow()) => {}
             state if !may_be_gone(shared, seen.conn) => {
                 fail(shared, self.say(&format!("INV-T5: a record in {state:?} is lost"), record.flow()));
             }
@@ -662,6 +664,20 @@ impl Watch {
                 seen.wire.speak_before = self.patience.map(|patience| now + patience);
                 seen.wire.half_open = record.state.tcp_state == TcpState::SynReceived;
                 self.resumes += 1;
+            }
+        }
+    }
+
+    /// Connections that have only a cookie here: the ACK of it was lost or found no room, and a client
+    /// that has nothing to say waits for ever (RFC 4987 §3.6).
+    pub fn only_cookies(&self, host: &Host, shared: &Shared) {
+        let (records, _) = records::scan(&host.conns);
+        for ends in self.cookies.iter().filter(|ends| !records.iter().any(|r| r.flow() == **ends)) {
+            let mut oracle = shared.oracle.borrow_mut();
+            if let Some((conn, Side::Passive)) = name_of(shared, *ends)
+                && oracle.conn(conn).active.written == 0
+            {
+                oracle.may_fail(conn, "the ACK of a cookie was lost");
             }
         }
     }
