@@ -400,7 +400,7 @@ impl Engine {
     fn arm(&mut self) -> bool {
         let mut idle = self.stack.arm(now()) && self.looped.is_empty();
         for nic in &mut self.nics {
-            idle &= nic.arm();
+            idle &= nic.arm(self.stack.is_stopped(nic.index));
         }
         idle & self.sockd.arm()
     }

@@ -277,11 +277,13 @@ impl NicLink {
         }
     }
 
-    /// Before sleeping; `false` when something came meanwhile.
-    pub(super) fn arm(&mut self) -> bool {
+    /// Before sleeping; `stopped` when a socket waits for room or pages. `false` when something came
+    /// meanwhile.
+    pub(super) fn arm(&mut self, stopped: bool) -> bool {
         let Some(nic) = &mut self.attached else { return true };
         // A page that comes back is worth a wake-up only to somebody who may want for one.
-        let wanting = !self.held.is_empty() || nic.in_flight > IN_FLIGHT_QUIET;
+        let short = nic.lent.iter().zip(LENT).any(|(lent, most)| *lent < most);
+        let wanting = stopped || short || !self.held.is_empty() || nic.in_flight > IN_FLIGHT_QUIET;
         let completion = if wanting { nic.rings.completion.arm() } else { Ok(true) };
         match (nic.rings.receive.arm(), completion) {
             (Ok(receive), Ok(completion)) => receive && completion,

@@ -142,6 +142,11 @@ impl<M: Memory + Clone> Stack<M> {
         !self.tx_pending.is_empty() || stopped.into_iter().any(|(nic, who)| !who.is_empty() && free(nic))
     }
 
+    /// Whether some socket waits for room in an interface's ring, or for pages.
+    pub fn is_stopped(&self, nic: u16) -> bool {
+        !self.tx_pending.is_empty() || self.stopped.get(usize::from(nic)).is_some_and(|who| !who.is_empty())
+    }
+
     /// A neighbour has answered, or was given up: whoever waited for one looks again.
     pub(super) fn neighbours_moved(&mut self) {
         self.tx_pending.extend(self.awaiting.drain(..));

@@ -24,13 +24,19 @@ const PRIORITY: i32 = 1;
 /// there and back between two processes that sleep on two cores.
 pub const SPIN: Duration = Duration::from_micros(20);
 
+/// Set to 1 where a group is started: nicd and netd are to take a core at a real-time priority.
+pub const WANTED: &str = "AXOLOTL_REALTIME";
+
 /// The cores of the process before [`take`].
 static BEFORE: OnceLock<CpuSet> = OnceLock::new();
 
-/// Takes one core and SCHED_FIFO on it, for the calling thread and none that it makes. Threads of the
+/// Where [`WANTED`] says so, takes one core and SCHED_FIFO on it, for the calling thread and none that it makes. Threads of the
 /// same `number` share a core. `false` when it is not permitted or there are not so many cores beside
 /// the first: everything is then as it was.
 pub fn take(number: u16) -> bool {
+    if std::env::var_os(WANTED).is_none_or(|value| value != "1") {
+        return false;
+    }
     let Ok(allowed) = rustix::thread::sched_getaffinity(None) else { return false };
     let Some(core) = core_of(&allowed, number.into()) else { return false };
     let priority = libc::sched_param { sched_priority: PRIORITY };

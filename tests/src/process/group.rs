@@ -246,6 +246,9 @@ pub fn kernel_sockets(count: usize, to: SocketAddr) -> io::Result<Vec<mio::net::
             let stream = std::net::TcpStream::connect_timeout(&to, Duration::from_secs(10))?;
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
+            // Keeps a queue before the stack; what the machine's default keeps depends on its model of
+            // the path. Where it is not there the default has to do.
+            let _ = rustix::net::sockopt::set_tcp_congestion(&stream, "cubic");
             Ok(mio::net::TcpStream::from_std(stream))
         })
         .collect()

@@ -129,10 +129,11 @@ impl<'a> Strikes<'a> {
         let before = self.last.0;
         let moved_before = wait_until(PATIENCE, || (self.moved)() > before);
         let victims = self.victims(plan)?;
-        let under_way = self.fleet.in_flight();
+        let before_it = self.fleet.in_flight();
         self.settle_accounts();
         let begun = Instant::now();
         victims.iter().for_each(|row| Group::signal(row, Signal::KILL));
+        let under_way = before_it.max(self.fleet.in_flight());
         // From here on: what is under way now has nobody to answer it.
         self.fleet.watch(Some(plan.label));
         self.last_label = Some(plan.label);
