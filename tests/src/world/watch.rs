@@ -113,6 +113,11 @@ fn may_be_gone(shared: &Shared, conn: Option<(ConnId, Side)>) -> bool {
     conn.may_fail.is_some() || conn.may_be_refused || (conn.active.closed && conn.passive.closed)
 }
 
+/// Whether the accepting client is done with a connection.
+fn passive_is_done(shared: &Shared, conn: Option<(ConnId, Side)>) -> bool {
+    conn.is_some_and(|(conn, _)| shared.oracle.borrow().conn(conn).passive.closed)
+}
+
 /// The stream offset up to which `record` says bytes were received.
 fn received(record: &Record) -> u64 {
     let state = &record.state;
@@ -524,7 +529,7 @@ impl Watch {
             }
             TcpState::Closed | TcpState::Listen => {}
             // A late copy of a cookie's ACK makes a second connection of one that is over.
-            _ if self.cookies.contains(&record.flow()) && self.ended.contains(&record.flow()) => {}
+            _ if self.cookies.contains(&record.flow()) && passive_is_done(shared, seen.conn) => {}
             state if !may_be_gone(shared, seen.conn) => {
                 fail(shared, self.say(&format!("INV-T5: a record in {state:?} is lost"), record.flow()));
             }
