@@ -529,7 +529,10 @@ impl Watch {
             }
             TcpState::Closed | TcpState::Listen => {}
             // A late copy of a cookie's ACK makes a second connection of one that is over.
-            _ if self.cookies.contains(&record.flow()) && passive_is_done(shared, seen.conn) => {}
+            _ if self.cookies.contains(&record.flow())
+                && (self.ended.contains(&record.flow())
+                    || passive_is_done(shared, seen.conn)
+                    || table.records().any(|other| other.flow() == record.flow())) => {}
             state if !may_be_gone(shared, seen.conn) => {
                 fail(shared, self.say(&format!("INV-T5: a record in {state:?} is lost"), record.flow()));
             }
