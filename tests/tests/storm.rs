@@ -72,7 +72,7 @@ fn a_thousand_kills_lose_nothing() {
         let streams = kernel_sockets(connections, echo).expect("every connection opens");
         let load = Load {
             loaded: LOADED.min(connections),
-            ahead: 512 * 1024,
+            ahead: 128 * 1024,
             rate: setting("AXOLOTL_STORM_RATE", u64::MAX),
             murmur_every: Duration::from_millis(20),
             seed,

@@ -321,7 +321,6 @@ impl<S: Remote> Driver<S> {
                     self.read(n);
                 }
             }
-            self.account();
             if self.shared.give_up.load(Ordering::Acquire) {
                 self.give_up();
             }
@@ -330,6 +329,7 @@ impl<S: Remote> Driver<S> {
             }
             self.murmur();
             (0..self.links.len()).for_each(|n| self.write(n));
+            self.account();
         }
         Ok(Report {
             clean: self.links.iter().filter(|link| link.phase == Phase::Clean).count(),
