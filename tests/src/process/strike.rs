@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 /// histograms; this only ends a run that can't go on.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What is required of bytes under way at a kill, for it to be one under load.
+/// What is required of bytes under way at a kill, for it to be one under load: sent by the kernel's sockets
+/// and not acknowledged by the stack just before the signal or just after it, whichever is more.
 pub const UNDER_LOAD: u64 = 64 * 1024;
 
 /// The row of the windows in which nobody is struck.
