@@ -2,29 +2,18 @@
 
 mod fake;
 
-use fake::{HOST, Poke, start, start_sized};
+use fake::{Poke, at, pair, start, start_sized};
 use libnetclient::poll::{Event, Poll, Trigger};
 use libnetclient::select::Select;
 use libnetclient::{Ready, Size, TcpListener, TcpStream, UdpSocket};
 use rustix::event::PollFlags;
 use rustix::fd::AsFd;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(10);
 const NOW: Duration = Duration::from_millis(30);
-
-fn at(port: u16) -> SocketAddr {
-    format!("{HOST}:{port}").parse().expect("an address")
-}
-
-/// Two ends of a connection.
-fn pair(session: &libnetclient::Session, listener: &TcpListener) -> (TcpStream, TcpStream) {
-    let client = TcpStream::connect_in(session, listener.local_addr().expect("bound")).expect("connected");
-    let (server, _) = listener.accept().expect("accepted");
-    (client, server)
-}
 
 fn wait(poll: &Poll, timeout: Duration) -> Vec<Event> {
     let mut events = [Event::default(); 16];

@@ -2,7 +2,7 @@
 
 mod fake;
 
-use fake::{HOST, Poke, WINDOW, start};
+use fake::{Poke, WINDOW, at, start};
 use libnetclient::{TcpListener, TcpStream, UdpSocket};
 use mio::{Events, Interest, Poll, Token};
 use std::collections::HashMap;
@@ -12,10 +12,6 @@ use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(10);
 const NOW: Duration = Duration::from_millis(30);
-
-fn at(port: u16) -> SocketAddr {
-    format!("{HOST}:{port}").parse().expect("an address")
-}
 
 /// Waits for an event of `token` of which `wanted` holds.
 fn wait(poll: &mut Poll, token: Token, wanted: impl Fn(&mio::event::Event) -> bool) -> bool {

@@ -4,17 +4,13 @@
 
 mod fake;
 
-use fake::{HOST, start, start_sized};
+use fake::{at, start, start_sized};
 use libnetclient::Size;
 use libnetclient::tokio::{TcpListener, TcpStream, UdpSocket};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-fn at(port: u16) -> SocketAddr {
-    format!("{HOST}:{port}").parse().expect("an address")
-}
 
 /// Runs a test's tasks, at most for ten seconds.
 fn run(test: impl Future<Output = ()>) {

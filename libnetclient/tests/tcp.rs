@@ -2,16 +2,12 @@
 
 mod fake;
 
-use fake::{HOST, Poke, WINDOW, start, start_sized};
+use fake::{Poke, WINDOW, at, start, start_sized};
 use libnetclient::{Session, Size, TcpListener, TcpStream};
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
-
-fn at(port: u16) -> SocketAddr {
-    format!("{HOST}:{port}").parse().expect("an address")
-}
 
 fn pair(session: &Session, port: u16) -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind_in(session, at(port)).expect("bound");

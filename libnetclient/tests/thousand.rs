@@ -2,26 +2,14 @@
 
 mod fake;
 
-use fake::{HOST, start_sized};
+use fake::{at, pair, start_sized};
 use libnetclient::poll::{Event, Poll, Trigger};
-use libnetclient::{Ready, Size, TcpListener, TcpStream};
+use libnetclient::{Ready, Size, TcpListener};
 use std::io::{Read, Write};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(10);
-
-fn at(port: u16) -> SocketAddr {
-    format!("{HOST}:{port}").parse().expect("an address")
-}
-
-/// Two ends of a connection.
-fn pair(session: &libnetclient::Session, listener: &TcpListener) -> (TcpStream, TcpStream) {
-    let client = TcpStream::connect_in(session, listener.local_addr().expect("bound")).expect("connected");
-    let (server, _) = listener.accept().expect("accepted");
-    (client, server)
-}
 
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("proc").count()

@@ -2,16 +2,11 @@
 
 mod fake;
 
-use fake::{HOST, Poke, start};
+use fake::{Poke, at, start};
 use libnetclient::UdpSocket;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
-
-fn at(port: u16) -> SocketAddr {
-    format!("{HOST}:{port}").parse().expect("an address")
-}
 
 #[test]
 fn datagrams_keep_their_borders_and_their_sender() {

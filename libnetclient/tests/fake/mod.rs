@@ -5,7 +5,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use bincode::Options;
-use libnetclient::{Session, Size};
+use libnetclient::{Session, Size, TcpListener, TcpStream};
 use proto::arena::line::{ClientLine, Notes, StackLine, level, want};
 use proto::arena::place::{Direction, entry_of, pieces};
 use proto::arena::record::{HEADER_SIZE, Header, record_size};
@@ -34,6 +34,18 @@ pub const WINDOW: u32 = 256 * 1024;
 
 /// The host's only address; connections to another one are never answered.
 pub const HOST: &str = "10.0.0.1";
+
+/// A port of the host.
+pub fn at(port: u16) -> SocketAddr {
+    SocketAddr::new(HOST.parse().expect("an address"), port)
+}
+
+/// Two ends of a connection over a listener.
+pub fn pair(session: &Session, listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = TcpStream::connect_in(session, listener.local_addr().expect("bound")).expect("connected");
+    let (server, _) = listener.accept().expect("accepted");
+    (client, server)
+}
 
 /// Something that the test wants of the stack.
 pub enum Poke {
