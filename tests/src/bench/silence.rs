@@ -11,7 +11,7 @@ use super::plot::{self, Sample};
 use super::row::{Goal, Row, Series, rounded};
 use super::{ROUNDS, Wanted, say};
 use crate::process::group::{Group, Role, kernel_sockets};
-use crate::process::{fresh_seed, wait_until};
+use crate::process::{autopsy, fresh_seed, wait_until};
 use crate::remote::fleet::{Fleet, Load, Silence, Silences};
 use hdrhistogram::Histogram;
 use rustix::process::Signal;
@@ -144,11 +144,11 @@ fn strike(group: &Group, fleet: &Fleet, roles: &[Role], begun: Instant) -> io::R
             std::thread::sleep(WINDOW);
             let healed = || group.find(role).is_some_and(|row| row.pid != victim.pid) && group.whole();
             if !wait_until(PATIENCE, healed) {
-                return Err(failed(format!("{role}: not whole again\n{}", group.last_words())));
+                return Err(failed(format!("{role}: not whole again\n{}", autopsy::text(group))));
             }
             let moved = fleet.bytes();
             if !wait_until(PATIENCE, || fleet.bytes() > moved) {
-                return Err(failed(format!("{role}: nothing moves any more\n{}", group.last_words())));
+                return Err(failed(format!("{role}: nothing moves any more\n{}", autopsy::text(group))));
             }
             fleet.watch(None);
             kills.push(Kill { at, role, in_flight, calm, struck });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tests::process::group::{Group, Role, Spec, kernel_sockets};
 use tests::process::private_net::{self, PrivateNet};
 use tests::process::strike::{Plan, Strikes, table};
-use tests::process::{fresh_seed, wait_until};
+use tests::process::{autopsy, fresh_seed, wait_until};
 use tests::remote::counter;
 use tests::remote::fetch::Fetch;
 use tests::remote::fleet::{Fleet, Load};
@@ -228,7 +228,7 @@ fn demo(seed: u64, over: Over) -> Result<bool, String> {
     let plans = plans(&mut strikes);
     let (begun, count) = (Instant::now(), plans.len());
     for (n, plan) in plans.into_iter().enumerate() {
-        strikes.strike(&plan).map_err(|why| format!("{why}\n{}", group.last_words()))?;
+        strikes.strike(&plan).map_err(|why| format!("{why}\n{}", autopsy::text(&group)))?;
         println!(
             "{:>4} s  {:>3} of {} MiB  {:>2} of {count} strikes ({})  lost {}  wrong {}",
             begun.elapsed().as_secs(),
@@ -272,7 +272,7 @@ fn demo(seed: u64, over: Over) -> Result<bool, String> {
         && report.clean == CONNECTIONS
         && report.bytes_wrong == 0;
     if !held {
-        println!("{}", group.last_words());
+        println!("{}", autopsy::text(&group));
     }
     Ok(held)
 }

@@ -204,24 +204,18 @@ impl Group {
         }
     }
 
-    /// What the daemons and programs wrote, for a failure's message: the last lines of every log.
-    pub fn last_words(&self) -> String {
-        let logs = [self.dir.join(&self.name).join("log"), self.dir.clone()].map(std::fs::read_dir);
-        let mut text = String::new();
-        for entry in logs.into_iter().flatten().flatten().flatten().filter(|entry| entry.path().is_file()) {
-            let log = std::fs::read_to_string(entry.path()).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(12)..];
-            text += &format!("--- {}\n{}\n", entry.file_name().to_string_lossy(), tail.join("\n"));
-        }
-        text
+    /// The files that the daemons and programs write.
+    pub fn logs(&self) -> Vec<PathBuf> {
+        let dirs = [self.dir.join(&self.name).join("log"), self.dir.clone()].map(std::fs::read_dir);
+        let files = dirs.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
+        files.filter(|path| path.is_file()).collect()
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.last_words());
+            eprintln!("{}", super::autopsy::text(self));
         }
         let pids: Vec<ProcessRow> = self.processes();
         drop(self.watchdog.stdin.take());

@@ -2,12 +2,14 @@
 //!
 //! * [`private_net`]: a network namespace of one's own, for root and for ordinary users;
 //! * [`raw_link`]: frames as they are, onto an interface and off it;
+//! * [`autopsy`]: what is known of a group when a test gives it up;
 //! * [`group`]: a group in a run directory of its own, ended with its owner;
 //! * [`strike`]: kills at random times, each judged by what the connections saw;
 //! * [`raw_client`]: a client without a library, to be used wrongly;
 //! * [`silence`]: how long a kill is felt;
 //! * [`skip`]: what to do on a machine that can't.
 
+pub mod autopsy;
 pub mod group;
 pub mod private_net;
 pub mod raw_client;

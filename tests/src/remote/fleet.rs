@@ -325,6 +325,8 @@ impl<S: Remote> Driver<S> {
                 self.give_up();
             }
             if !self.finishing && self.shared.finish.load(Ordering::Acquire) {
+                // The last window's end was sent before: it closes while its connections are open.
+                self.notes();
                 self.finishing = true;
             }
             self.murmur();
