@@ -1,5 +1,5 @@
-//! Instructions for a packet with one connection and with a hundred thousand, counted by valgrind: the
-//! same on every machine, whatever else runs there.
+//! Instructions for a packet with one connection and with a hundred thousand, and for a segment of a run
+//! with and without software GRO, counted by valgrind: the same on every machine, whatever else runs there.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -15,13 +15,13 @@ fn program() -> PathBuf {
     here.ancestors().nth(2).expect("a build directory").join("examples/per_packet")
 }
 
-/// Instructions in `one_packet_each` alone; `None` without valgrind.
-fn instructions(connections: u32) -> Option<u64> {
+/// Instructions in `function` alone; `None` without valgrind.
+fn instructions(function: &str, words: &[&str]) -> Option<u64> {
     let out = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
-        .args(["--toggle-collect=*one_packet_each*"])
+        .arg(format!("--toggle-collect=*{function}*"))
         .arg(program())
-        .args([connections.to_string(), PACKETS.to_string()])
+        .args(words)
         .output()
         .ok()?;
     let said = String::from_utf8_lossy(&out.stderr);
@@ -33,11 +33,25 @@ fn instructions(connections: u32) -> Option<u64> {
 #[test]
 #[ignore = "minutes under valgrind: cargo test -p netd --test per_packet -- --ignored"]
 fn a_packet_costs_as_much_with_many_connections_as_with_one() {
-    let (Some(one), Some(many)) = (instructions(1), instructions(MANY)) else {
+    let count =
+        |connections: u32| instructions("one_packet_each", &[&connections.to_string(), &PACKETS.to_string()]);
+    let (Some(one), Some(many)) = (count(1), count(MANY)) else {
         println!("per packet: not counted, there is no valgrind");
         return;
     };
     let packets = u64::from(PACKETS);
     println!("per packet: {} instructions with 1 connection, {} with {MANY}", one / packets, many / packets);
     assert!(one > 0 && many * 100 <= one * MOST, "{one} instructions for 1 connection, {many} for {MANY}");
+}
+
+#[test]
+#[ignore = "under valgrind: cargo test -p netd --test per_packet -- --ignored"]
+fn a_run_that_is_joined_costs_less() {
+    let count = |how| instructions("take_run", &["1", "128", how]);
+    let (Some(plain), Some(joined)) = (count("plain"), count("joined")) else {
+        println!("per segment: not counted, there is no valgrind");
+        return;
+    };
+    println!("per segment of a run: {} instructions, joined {}", plain / 128, joined / 128);
+    assert!(joined > 0 && joined < plain, "{plain} instructions, joined {joined}");
 }

@@ -16,6 +16,7 @@ mod sockd;
 mod tap;
 
 use crate::counters::{Counter, Counters};
+use crate::link::gro::Gro;
 use crate::secrets::ENTROPY_SIZE;
 use crate::stack::{AttachError, LOOPBACK, ORDER, Setup, Stack};
 use crate::wire::drop_reason::DropReason;
@@ -116,6 +117,8 @@ struct Engine {
     real_time: bool,
     /// Frames that each interface takes in the present round.
     room: Vec<usize>,
+    /// Joins what comes in; empty between two rounds.
+    gro: Gro<Mapped>,
     /// Frames that this host sent to itself and has not looked at.
     looped: VecDeque<PacketBuf<Mapped>>,
     stopping: bool,
@@ -226,6 +229,7 @@ impl Engine {
             poll,
             real_time,
             room: Vec::new(),
+            gro: Gro::default(),
             looped: VecDeque::new(),
             stopping: false,
         })
@@ -314,8 +318,16 @@ impl Engine {
                 if tapped {
                     self.tap.show(time, Way::In, nic.index, &frame);
                 }
-                self.stack.on_frame(time, nic.index, frame);
+                self.gro.push(frame);
+                while let Some(frame) = self.gro.pop() {
+                    self.stack.on_frame(time, nic.index, frame);
+                }
                 left -= 1;
+            }
+            // What is joined of this batch is committed with it.
+            self.gro.flush();
+            while let Some(frame) = self.gro.pop() {
+                self.stack.on_frame(time, nic.index, frame);
             }
             if left == 0 {
                 self.stack.counters.count(Counter::TimeSqueeze);

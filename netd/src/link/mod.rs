@@ -1,5 +1,6 @@
 //! The link layer: Ethernet in and out, neighbours, interfaces.
 
+pub mod gro;
 pub mod interface;
 pub mod neighbour;
 pub mod pending;

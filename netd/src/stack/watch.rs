@@ -8,6 +8,9 @@ use core::hash::Hasher;
 use proto::recorder::{Crumb, Work};
 use siphasher::sip::SipHasher13;
 
+/// The flag bit that says nothing of what a segment is (RFC 9293 §3.1).
+const PSH: u8 = 8;
+
 /// Somebody who keeps a breadcrumb, and knows what has killed the daemon before.
 pub trait Watch {
     /// This comes next; `false` when it is poison and must be dropped.
@@ -44,10 +47,11 @@ pub(super) fn frame_crumb(head: &[u8]) -> Crumb {
         _ => digest(&[head.get(6..14).unwrap_or(head)]),
     };
     // Sequence number and flags of TCP, length and first bytes of the others; neither checksum nor
-    // acknowledgement, which differ when the same data comes again.
+    // acknowledgement nor PSH, which differ when the same data comes again, perhaps joined otherwise.
     let piece = match (is_ipv4, ip.get(9)) {
         (true, Some(6)) => {
-            digest(&[transport.get(4..8).unwrap_or(&[]), transport.get(13..14).unwrap_or(&[])])
+            let flags = transport.get(13).map_or(0, |flags| flags & !PSH);
+            digest(&[transport.get(4..8).unwrap_or(&[]), &[flags]])
         }
         (true, _) => digest(&[transport.get(..6).unwrap_or(transport), transport.get(8..).unwrap_or(&[])]),
         (false, _) => digest(&[head]),

@@ -1,9 +1,11 @@
 //! A stack with very many connections, whose remotes are frames made by hand.
 
+use netd::link::gro::Gro;
 use netd::link::interface::InterfaceConfig;
 use netd::secrets;
 use netd::stack::{ORDER, Setup, Stack};
 use netd::wire::address::MacAddr;
+use netd::wire::checksum::pseudo_header;
 use netd::wire::ipv4::{IpProtocol, Ipv4Header};
 use proto::Instant;
 use proto::arena::line::{ClientLine, Notes};
@@ -30,6 +32,8 @@ const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const PORT: u16 = 80;
 /// Connections of one remote address.
 const A_REMOTE: u32 = 50_000;
+/// The payload of a full segment with timestamps.
+const FULL: usize = 1448;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 /// MSS 1460, SACK permitted, timestamps, window scale 7: what a Linux host offers.
@@ -135,8 +139,15 @@ impl Crowd {
         frames.map(bytes).filter(|frame| frame[12..14] == [8, 0]).collect()
     }
 
-    /// A segment of remote `n`.
+    /// A segment of remote `n`, whose checksum the device has verified.
     fn segment(&mut self, n: u32, flags: u8, payload: &[u8]) {
+        let mut packet = self.frame(n, flags, payload);
+        packet.marks.csum = Csum::Valid;
+        self.stack.on_frame(self.now, 0, packet);
+    }
+
+    /// A segment of remote `n`, as it lies in frame pages.
+    fn frame(&mut self, n: u32, flags: u8, payload: &[u8]) -> PacketBuf<Mem> {
         let (src, port) = address(n);
         let Remote { seq, ack, stamp } = self.remotes[n as usize];
         let mut tcp = Vec::with_capacity(64 + payload.len());
@@ -156,13 +167,15 @@ impl Crowd {
         let mut frame = [OUR_MAC, [2, 1, 1, 1, 1, 1]].concat();
         frame.extend([8, 0]);
         let mut ip = [0; 20];
-        Ipv4Header::new(src, US, IpProtocol::TCP, 64, tcp.len()).emit(&mut ip);
+        let header = Ipv4Header::new(src, US, IpProtocol::TCP, 64, tcp.len());
+        header.emit(&mut ip);
+        let sum = pseudo_header(&header.pair(), IpProtocol::TCP.0, tcp.len() as u32).then(&tcp);
+        tcp[16..18].copy_from_slice(&sum.field().to_be_bytes());
         frame.extend(ip);
         frame.extend(tcp);
         let mut packet = PacketBuf::alloc(&self.pool, frame.len(), 0).expect("pages");
         packet.write(0, &frame).expect("our own page");
-        packet.marks.csum = Csum::Valid;
-        self.stack.on_frame(self.now, 0, packet);
+        packet
     }
 
     /// `more` connections come in, are established, and are accepted.
@@ -210,5 +223,36 @@ impl Crowd {
         }
         self.settle();
         assert!(self.sent().is_empty(), "an acknowledgement is not answered");
+    }
+
+    /// A batch of `count` full segments of connection 0, from a device without offloads.
+    pub fn a_run(&mut self, count: u32, joined: bool) {
+        let mut frames = Vec::with_capacity(count as usize);
+        for n in 0..count {
+            frames.push(self.frame(0, ACK, &[n as u8; FULL]));
+            self.remotes[0].seq = self.remotes[0].seq.wrapping_add(FULL as u32);
+        }
+        self.take_run(frames, joined);
+        self.settle();
+        assert!(!self.sent().is_empty(), "a run is acknowledged");
+    }
+
+    #[inline(never)]
+    fn take_run(&mut self, frames: Vec<PacketBuf<Mem>>, joined: bool) {
+        let mut gro = Gro::default();
+        for frame in frames {
+            if !joined {
+                self.stack.on_frame(self.now, 0, frame);
+                continue;
+            }
+            gro.push(frame);
+            while let Some(frame) = gro.pop() {
+                self.stack.on_frame(self.now, 0, frame);
+            }
+        }
+        gro.flush();
+        while let Some(frame) = gro.pop() {
+            self.stack.on_frame(self.now, 0, frame);
+        }
     }
 }

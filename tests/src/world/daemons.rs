@@ -6,6 +6,7 @@ use super::host::{Host, Netd, Sockd, Vaulted, Who};
 use super::records;
 use super::{Client, Event, GEOMETRY, World, Wrong};
 use crate::crash::{CrashMemory, Death, Point, Process, SharedBytes, Use};
+use netd::link::gro::Gro;
 use netd::link::interface::InterfaceConfig;
 use netd::stack::{LOOPBACK, Setup, Stack, Step, Watch};
 use netd::wire::address::MacAddr;
@@ -118,13 +119,21 @@ impl Netd {
             // A refusal is answered to sockd by the stack itself.
             let _ = stack.add_session(id, geometry, memory);
         }
+        let mut gro = Gro::default();
         for Marked { bytes, marks } in input.frames {
             if let Ok(mut frame) = PacketBuf::alloc(&self.frames, bytes.len(), 0)
                 && frame.write(0, &bytes).is_ok()
             {
                 frame.marks = marks;
+                gro.push(frame);
+            }
+            while let Some(frame) = gro.pop() {
                 stack.on_frame(now, 0, frame);
             }
+        }
+        gro.flush();
+        while let Some(frame) = gro.pop() {
+            stack.on_frame(now, 0, frame);
         }
         for bytes in input.looped {
             if let Ok(mut frame) = PacketBuf::alloc(&self.loopback, bytes.len(), 0)
