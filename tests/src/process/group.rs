@@ -208,7 +208,7 @@ impl Group {
     pub fn logs(&self) -> Vec<PathBuf> {
         let dirs = [self.dir.join(&self.name).join("log"), self.dir.clone()].map(std::fs::read_dir);
         let files = dirs.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
-        files.filter(|path| path.is_file()).collect()
+        files.filter(|path| path.extension().is_some_and(|end| end == "txt" || end == "log")).collect()
     }
 }
 
