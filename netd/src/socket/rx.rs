@@ -37,6 +37,11 @@ impl RxPages {
         self.consumed
     }
 
+    /// Whether it holds no page.
+    pub fn is_empty(&self) -> bool {
+        self.pages.is_empty()
+    }
+
     /// Makes sure that the bytes `offset..offset + len` have pages.
     ///
     /// # Errors
@@ -68,7 +73,7 @@ impl RxPages {
                 self.pages.push_back(NO_PAGE);
             }
             if self.pages[index] == NO_PAGE {
-                let page = session.take_page().ok_or(NoPages)?;
+                let page = session.take_page(slot).ok_or(NoPages)?;
                 self.pages[index] = page;
                 direction.set_page(&session.memory, &session.geometry, slot, entry_of(piece_at), page);
             }
@@ -229,7 +234,7 @@ impl RxPages {
                 if rx.pages[index] == NO_PAGE {
                     let entry = entry_of(number * PAGE_SIZE as u64);
                     let page = direction.page(&session.memory, &session.geometry, slot, entry)?;
-                    session.claim_page(page)?;
+                    session.claim_page(slot, page)?;
                     rx.pages[index] = page;
                 }
             }
@@ -272,7 +277,7 @@ mod tests {
             found.extend(piece);
         });
         assert_eq!(found, [1, 2, 3, 4]);
-        assert_eq!(core::iter::from_fn(|| next.take_page()).count(), 5);
+        assert_eq!(core::iter::from_fn(|| next.take_page(slot)).count(), 5);
     }
 
     #[test]
@@ -301,6 +306,6 @@ mod tests {
         assert!(rx.consume(&mut session, 2 * PAGE, 8 * PAGE, 8 * PAGE).is_err(), "backwards");
         assert!(rx.consume(&mut session, 8 * PAGE + 1, 8 * PAGE, 9 * PAGE).is_err(), "beyond");
         rx.consume(&mut session, 8 * PAGE, 8 * PAGE, 8 * PAGE).expect("all");
-        assert_eq!(core::iter::from_fn(|| session.take_page()).count(), 8);
+        assert_eq!(core::iter::from_fn(|| session.take_page(SlotIndex(0))).count(), 8);
     }
 }

@@ -38,6 +38,10 @@ pub struct Session<M> {
     limbo: Vec<u32>,
     /// Places whose receive pages may hold bytes out of order.
     out_of_order: BTreeSet<u32>,
+    /// Places that may hold receive pages, a bit each.
+    holding: Vec<u64>,
+    /// The place whose bit is looked at next.
+    holder_at: u32,
     passive_free: Vec<u32>,
     passive_fresh: u32,
     /// The client is gone or broke a rule: nothing is delivered, no new socket is placed.
@@ -50,34 +54,46 @@ pub struct Session<M> {
 #[derive(Debug)]
 struct Pages {
     free: Vec<u32>,
-    /// Pages from here on were never used.
+    /// Pages from here on were not given out by this incarnation.
     fresh: u32,
     count: u32,
+    /// Pages that a predecessor had given out, a bit each; those from `fresh` on are passed over.
+    claimed: Vec<u64>,
+    claimed_ahead: u32,
 }
 
 impl Pages {
     fn take(&mut self) -> Option<u32> {
-        self.free.pop().or_else(|| {
-            (self.fresh < self.count).then(|| {
-                self.fresh += 1;
-                self.fresh - 1
-            })
-        })
+        if let Some(page) = self.free.pop() {
+            return Some(page);
+        }
+        while self.fresh < self.count {
+            let page = self.fresh;
+            self.fresh += 1;
+            let claimed = self.claimed.get(page as usize / 64).is_some_and(|word| word >> (page % 64) & 1 == 1);
+            match claimed {
+                true => self.claimed_ahead -= 1,
+                false => return Some(page),
+            }
+        }
+        None
     }
 
-    /// Sets a page aside that a predecessor had given out; `false` when it is taken already.
+    /// Sets a page aside that a predecessor had given out, before any is taken; `false` when it is
+    /// taken already.
     fn claim(&mut self, page: u32) -> bool {
-        while self.fresh <= page {
-            self.free.push(self.fresh);
-            self.fresh += 1;
+        let (word, bit) = (page as usize / 64, 1 << (page % 64));
+        self.claimed.resize(self.claimed.len().max(word + 1), 0);
+        if page < self.fresh || self.claimed[word] & bit != 0 {
+            return false;
         }
-        match self.free.iter().position(|&free| free == page) {
-            Some(at) => {
-                self.free.swap_remove(at);
-                true
-            }
-            None => false,
-        }
+        self.claimed[word] |= bit;
+        self.claimed_ahead += 1;
+        true
+    }
+
+    fn free_count(&self) -> usize {
+        self.free.len() + (self.count - self.fresh - self.claimed_ahead) as usize
     }
 }
 
@@ -104,9 +120,17 @@ impl<M: Memory + Clone> Session<M> {
             occupied: 0,
             passive_in_use: 0,
             owes_wake: true,
-            rx_pages: Pages { free: Vec::new(), fresh: 0, count: geometry.rx_pages },
+            rx_pages: Pages {
+                free: Vec::new(),
+                fresh: 0,
+                count: geometry.rx_pages,
+                claimed: Vec::new(),
+                claimed_ahead: 0,
+            },
             limbo: Vec::new(),
             out_of_order: BTreeSet::new(),
+            holding: vec![0; geometry.sockets().div_ceil(64) as usize],
+            holder_at: 0,
             passive_free: Vec::new(),
             passive_fresh: geometry.active,
             ended: false,
@@ -192,9 +216,36 @@ impl<M: Memory + Clone> Session<M> {
         self.passive_in_use < self.geometry.passive
     }
 
-    /// A free receive page.
-    pub fn take_page(&mut self) -> Option<u32> {
-        self.rx_pages.take()
+    /// A free receive page for the socket at `slot`.
+    pub fn take_page(&mut self, slot: SlotIndex) -> Option<u32> {
+        let page = self.rx_pages.take()?;
+        self.note_holding(slot);
+        Some(page)
+    }
+
+    fn note_holding(&mut self, slot: SlotIndex) {
+        self.holding[slot.0 as usize / 64] |= 1 << (slot.0 % 64);
+    }
+
+    /// The next place that may hold receive pages, all of them in turn.
+    pub fn next_holder(&mut self) -> Option<SlotIndex> {
+        let (from, words) = (self.holder_at as usize, self.holding.len());
+        for turn in 0..=words {
+            let at = (from / 64 + turn) % words;
+            let ahead = if turn == 0 { !0 << (from % 64) } else { !0 };
+            let word = self.holding[at] & ahead;
+            if word != 0 {
+                let slot = at as u32 * 64 + word.trailing_zeros();
+                self.holder_at = (slot + 1) % (words as u32 * 64);
+                return Some(SlotIndex(slot));
+            }
+        }
+        None
+    }
+
+    /// The socket at `slot` holds no receive pages.
+    pub fn holds_none(&mut self, slot: SlotIndex) {
+        self.holding[slot.0 as usize / 64] &= !(1 << (slot.0 % 64));
     }
 
     /// A receive page is free again.
@@ -236,13 +287,16 @@ impl<M: Memory + Clone> Session<M> {
         self.out_of_order.pop_last().map(SlotIndex)
     }
 
-    /// During recovery: a page that a socket holds already.
+    /// During recovery: a page that the socket at `slot` holds already.
     ///
     /// # Errors
     /// [`PeerCorrupt`] when another socket holds it: the client wrote over a table.
-    pub fn claim_page(&mut self, page: u32) -> Result<(), PeerCorrupt> {
+    pub fn claim_page(&mut self, slot: SlotIndex, page: u32) -> Result<(), PeerCorrupt> {
         match page < self.geometry.rx_pages && self.rx_pages.claim(page) {
-            true => Ok(()),
+            true => {
+                self.note_holding(slot);
+                Ok(())
+            }
             false => Err(PeerCorrupt::new("receive page named twice")),
         }
     }
@@ -275,7 +329,7 @@ impl<M: Memory + Clone> Session<M> {
 
     /// Free receive pages.
     pub fn free_pages(&self) -> usize {
-        self.rx_pages.free.len() + (self.rx_pages.count - self.rx_pages.fresh) as usize
+        self.rx_pages.free_count()
     }
 
     /// Makes all notes visible; `true` when the client sleeps and its pipe must be written. The
@@ -346,12 +400,31 @@ mod tests {
     fn a_claimed_page_is_not_given_out() {
         let memory = Rc::new(HeapMemory::new(GEOMETRY.bytes()));
         let mut session = session(&memory);
-        assert_eq!(session.claim_page(3), Ok(()));
-        assert!(session.claim_page(3).is_err());
-        assert!(session.claim_page(8).is_err());
-        let mut rest: Vec<u32> = core::iter::from_fn(|| session.take_page()).collect();
+        let slot = SlotIndex(2);
+        assert_eq!(session.claim_page(slot, 3), Ok(()));
+        assert!(session.claim_page(slot, 3).is_err());
+        assert!(session.claim_page(slot, 8).is_err());
+        assert_eq!(session.free_pages(), 7);
+        let mut rest: Vec<u32> = core::iter::from_fn(|| session.take_page(slot)).collect();
         rest.sort_unstable();
         assert_eq!(rest, [0, 1, 2, 4, 5, 6, 7]);
+        session.return_page(3);
+        assert_eq!((session.free_pages(), session.take_page(slot)), (1, Some(3)));
+    }
+
+    #[test]
+    fn holders_are_named_in_turn() {
+        let geometry = Geometry { active: 100, passive: 100, ..GEOMETRY };
+        let memory = Rc::new(HeapMemory::new(geometry.bytes()));
+        let mut session = Session::attach(SessionId(1), geometry, memory, 0).expect("a sound arena");
+        assert_eq!(session.next_holder(), None);
+        for slot in [5, 63, 64, 199] {
+            session.take_page(SlotIndex(slot)).expect("a page");
+        }
+        let mut named = || session.next_holder().map(|slot| slot.0);
+        assert_eq!([named(), named(), named(), named(), named()], [5, 63, 64, 199, 5].map(Some));
+        [63, 64, 199].into_iter().for_each(|slot| session.holds_none(SlotIndex(slot)));
+        assert_eq!(session.next_holder(), Some(SlotIndex(5)), "the only one");
     }
 
     #[test]

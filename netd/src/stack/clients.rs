@@ -161,6 +161,54 @@ impl<M: Memory + Clone> Stack<M> {
         Ok(())
     }
 
+    /// A client moves `consumed` without a word as long as it need not wait: where receive pages are
+    /// short, the lines of those that hold some are looked at, some of them at a time, until `wanted`
+    /// are free.
+    pub(super) fn reclaim(&mut self, now: Instant, id: SessionId, wanted: usize) {
+        for _ in 0..LOOKS_FOR_PAGES {
+            let Some(session) = self.sessions.get_mut(&id) else { return };
+            if session.free_pages() >= wanted {
+                return;
+            }
+            let Some(slot) = session.next_holder() else { return };
+            self.look_at_consumed(now, id, slot);
+        }
+    }
+
+    /// Where the accept queue of a half-open connection's listener seems full: what the client has
+    /// accepted by now.
+    pub(super) fn look_at_listener(&mut self, now: Instant, index: u32) {
+        if let Some(at) = self.listener_of(index).and_then(|(_, listener)| listener.at) {
+            self.look_at_consumed(now, at.session, at.slot);
+        }
+    }
+
+    /// Takes over how much the client has consumed of the stream at `slot`, and nothing else.
+    pub(super) fn look_at_consumed(&mut self, now: Instant, id: SessionId, slot: SlotIndex) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let socket = session.record_at(slot).and_then(|index| self.sockets.get_mut(index.0));
+        let Some(socket) = socket else { return session.holds_none(slot) };
+        let client = ClientLine::load(&session.memory, &session.geometry, slot);
+        if client.epoch != socket.line.epoch || socket.closed || session.ended {
+            return;
+        }
+        let highest = socket.highest();
+        // What breaks a rule is found out when the client points at it.
+        let consumed = socket.rx.consume(session, client.consumed, socket.line.received, highest).is_ok();
+        if socket.rx.is_empty() {
+            session.holds_none(slot);
+        }
+        if consumed && client.consumed != socket.client.consumed {
+            socket.client.consumed = client.consumed;
+            let index = socket.held.index();
+            if let Kind::Tcp(block) = &mut socket.kind {
+                block.on_consumed(now, client.consumed);
+            }
+            self.touch(index);
+            self.reschedule(now, index);
+        }
+    }
+
     /// A listener or a datagram socket was closed: nothing is received for it any more, and what
     /// waits for accept is reset.
     fn close_unconnected(&mut self, now: Instant, index: u32) {
@@ -536,6 +584,9 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 }
+
+/// Lines that are looked at for consumed pages when one packet finds too few.
+const LOOKS_FOR_PAGES: usize = 16;
 
 /// Kicks of one session that are taken up in a row.
 const KICKS_PER_SESSION: usize = 32;

@@ -60,6 +60,13 @@ impl<M: Memory + Clone> Stack<M> {
         let listener = self.sockets.get(index).expect("the demultiplexer names sockets that there are");
         let Kind::Listener(state) = &listener.kind else { return Err(DropReason::NoSocket) };
         let most = backlog_of(&listener.opening);
+        if state.waiting(listener.rx.consumed()) > u64::from(most)
+            && let Some(at) = listener.at
+        {
+            self.look_at_consumed(now, at.session, at.slot);
+        }
+        let listener = self.sockets.get(index).expect("looked at above");
+        let Kind::Listener(state) = &listener.kind else { return Err(DropReason::NoSocket) };
         let backlog = Backlog {
             half_open_full: state.half_open >= most.min(HALF_OPEN_MAX),
             accept_full: state.waiting(listener.rx.consumed()) > u64::from(most),

@@ -221,10 +221,14 @@ impl<M: Memory + Clone> Stack<M> {
         // The handshake's last ACK finds no room to wait for accept: it is dropped, and comes again.
         let establishes = waits && segment.flags.ack() && !segment.flags.rst();
         if establishes && !self.can_queue(index, pages_at_worst(segment)) {
+            self.look_at_listener(now, index);
+            self.reclaim(now, session, ACCEPT_PAGES + pages_at_worst(segment));
+        }
+        if establishes && !self.can_queue(index, pages_at_worst(segment)) {
             self.prune(session, ACCEPT_PAGES + pages_at_worst(segment));
             return Err(DropReason::TcpListenOverflow);
         }
-        let taken = self.check_pages(index, segment)?;
+        let taken = self.check_pages(now, index, segment)?;
         // What is cut off was not received: the remote sends it again.
         let cut = (taken < segment.payload_len).then(|| segment.first_octets(taken));
         let segment = cut.as_ref().unwrap_or(segment);
@@ -253,20 +257,27 @@ impl<M: Memory + Clone> Stack<M> {
     /// How much of this segment's payload the session has pages for, more than nothing. What comes in order
     /// finds a page as long as there is one: data out of order never takes the last ones, and is
     /// given up when they run short.
-    fn check_pages(&mut self, index: u32, segment: &Segment) -> Result<u32, DropReason> {
+    fn check_pages(&mut self, now: Instant, index: u32, segment: &Segment) -> Result<u32, DropReason> {
         let all = segment.payload_len;
         if all == 0 {
             return Ok(0);
         }
         let socket = self.sockets.get(index).expect("the caller has found it");
-        let Kind::Tcp(block) = &socket.kind else { return Ok(all) };
         // Without a place nothing is delivered, or the accept queue's check has counted the pages.
         let Some(at) = socket.at else { return Ok(all) };
         let Some(session) = self.sessions.get(&at.session) else { return Ok(all) };
-        let (free, reserve) = (session.free_pages(), session.rx_reserve());
-        if free >= pages_at_worst(segment) + reserve {
+        let reserve = session.rx_reserve();
+        let ample = pages_at_worst(segment) + reserve;
+        if session.free_pages() >= ample {
             return Ok(all);
         }
+        self.reclaim(now, at.session, ample);
+        let free = self.sessions.get(&at.session).expect("looked at above").free_pages();
+        if free >= ample {
+            return Ok(all);
+        }
+        let socket = self.sockets.get(index).expect("the caller has found it");
+        let Kind::Tcp(block) = &socket.kind else { return Ok(all) };
         let known = block.state() != TcpState::SynSent;
         let Some(offset) = known.then(|| block.payload_offset(segment)).flatten() else {
             return if free >= pages_at_worst(segment) { Ok(all) } else { Err(DropReason::ProtoMem) };
@@ -394,6 +405,11 @@ impl<M: Memory + Clone> Stack<M> {
             slot: SlotIndex(0),
             epoch: Epoch(0),
         };
+        if let Some(at) = self.sockets.get(index).and_then(|socket| socket.at) {
+            let pages = record_size(record.len as usize) / PAGE_SIZE + 2;
+            let reserve = self.sessions.get(&at.session).map_or(0, |session| session.rx_reserve());
+            self.reclaim(now, at.session, pages + reserve);
+        }
         self.deliver_record(index, &record, Some(&frame))?;
         self.counters.count(Counter::UdpInDatagrams);
         Ok(())

@@ -81,3 +81,34 @@ fn data_out_of_order_does_not_keep_data_in_order_out() {
     expected.sort();
     assert!(found == expected, "{:?}", found.iter().map(Vec::len).collect::<Vec<_>>());
 }
+
+/// A client that reads and is busy elsewhere has told nobody of it: its pages are free all the same
+/// when another connection wants them, and a listener's queue has the room that it has.
+#[test]
+fn what_was_read_without_a_word_is_found_when_pages_are_short() {
+    let mut server = Rig::new(Plan::new(1, "10.0.0.1"));
+    let mut client = Rig::new(Plan::new(2, "10.0.0.2"));
+    let (mut listening, mut calling) = (server.client(SERVER), client.client(CLIENT));
+    server.listen(&mut listening, 0, "0.0.0.0:80", 4);
+    let mut accepted = Vec::new();
+    for n in 0..CONNECTIONS {
+        client.connect(&mut calling, n, &format!("10.0.0.2:{}", 1000 + n), "10.0.0.1:80");
+        pass(&mut client, &mut server, Duration::from_millis(10));
+        let records = listening.peek(0);
+        assert!(!records.is_empty(), "connection {n} is in the queue");
+        accepted.extend(listening.accept_quietly(0));
+    }
+    assert_eq!(accepted.len(), CONNECTIONS as usize);
+    for round in 1..=3 {
+        for n in 0..CONNECTIONS {
+            calling.write(n, b"hello");
+            client.settle();
+            pass(&mut client, &mut server, Duration::from_millis(10));
+            let slot = accepted[n as usize];
+            let bytes = listening.peek(slot);
+            assert_eq!(bytes, b"hello", "round {round}, connection {n}");
+            listening.consume_quietly(slot, bytes.len());
+        }
+    }
+    assert_eq!(server.stack.counters.dropped_in_all(), 0);
+}

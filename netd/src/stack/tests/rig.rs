@@ -370,6 +370,12 @@ impl App {
         self.publish(slot);
     }
 
+    /// As [`App::consume`], without a word to netd.
+    pub fn consume_quietly(&mut self, slot: u32, len: usize) {
+        self.lines[slot as usize].consumed += len as u64;
+        self.lines[slot as usize].store(&self.memory, &self.geometry, SlotIndex(slot));
+    }
+
     /// Reads and consumes all there is.
     pub fn read(&mut self, slot: u32) -> Vec<u8> {
         let bytes = self.peek(slot);
@@ -382,8 +388,11 @@ impl App {
     /// The records in a listener's or datagram socket's stream, with their payload.
     pub fn records(&mut self, slot: u32) -> Vec<(Header, Vec<u8>)> {
         let bytes = self.read(slot);
-        let mut rest = &bytes[..];
-        let mut records = Vec::new();
+        Self::records_in(&bytes)
+    }
+
+    fn records_in(bytes: &[u8]) -> Vec<(Header, Vec<u8>)> {
+        let (mut rest, mut records) = (bytes, Vec::new());
         while let Some(header) = rest.first_chunk().and_then(Header::from_bytes) {
             let len = header.len as usize;
             records.push((header, rest[HEADER_SIZE..HEADER_SIZE + len].to_vec()));
@@ -395,6 +404,17 @@ impl App {
     /// Accepts what waits; returns the places.
     pub fn accept(&mut self, slot: u32) -> Vec<u32> {
         let records = self.records(slot);
+        self.settle_in(records)
+    }
+
+    /// As [`App::accept`], without a word to netd.
+    pub fn accept_quietly(&mut self, slot: u32) -> Vec<u32> {
+        let bytes = self.peek(slot);
+        self.consume_quietly(slot, bytes.len());
+        self.settle_in(Self::records_in(&bytes))
+    }
+
+    fn settle_in(&mut self, records: Vec<(Header, Vec<u8>)>) -> Vec<u32> {
         let real = records.into_iter().filter(|(header, _)| !header.is_lost());
         real.map(|(header, _)| {
             self.move_in(header.slot, header.epoch);
