@@ -43,7 +43,7 @@ impl Limits {
             sockets_per_uid: 1 << 19,
             pages_per_uid: 1 << 18,
             default: Geometry { shards, active: 1024, passive: 4096, tx_pages: 4096, rx_pages: 4096 },
-            max: Geometry { shards, active: 1 << 16, passive: 1 << 17, tx_pages: 1 << 16, rx_pages: 1 << 16 },
+            max: Geometry { shards, active: 1 << 17, passive: 1 << 17, tx_pages: 1 << 16, rx_pages: 1 << 16 },
         }
     }
 }

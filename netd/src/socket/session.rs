@@ -70,7 +70,8 @@ impl Pages {
         while self.fresh < self.count {
             let page = self.fresh;
             self.fresh += 1;
-            let claimed = self.claimed.get(page as usize / 64).is_some_and(|word| word >> (page % 64) & 1 == 1);
+            let claimed =
+                self.claimed.get(page as usize / 64).is_some_and(|word| word >> (page % 64) & 1 == 1);
             match claimed {
                 true => self.claimed_ahead -= 1,
                 false => return Some(page),
