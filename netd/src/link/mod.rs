@@ -251,6 +251,15 @@ impl<M: Memory + Clone> Link<M> {
         Some(removed)
     }
 
+    /// What the device of an interface had in its hands is lost: neighbours that were being asked are asked
+    /// again.
+    pub fn device_replaced(&mut self, index: u16, counters: &mut Counters) {
+        let Some(interface) = self.interfaces.get(usize::from(index)) else { return };
+        let mut effects = Vec::new();
+        interface.neighbours.ask_again(|effect| effects.push(effect));
+        self.act(index, effects, counters);
+    }
+
     /// When [`Link::on_timers`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.interfaces.iter().filter_map(|interface| interface.neighbours.next_deadline()).min()

@@ -472,6 +472,19 @@ impl<P> NeighbourTable<P> {
         }
     }
 
+    /// What was on its way is lost: every question that no answer has come to is asked once more, beside
+    /// those that follow by the clock.
+    pub fn ask_again(&self, mut sink: impl FnMut(Effect<P>)) {
+        for entry in self.entries.iter().flatten() {
+            let dst = match entry.state {
+                NeighbourState::Incomplete if entry.asked > 0 => MacAddr::BROADCAST,
+                NeighbourState::Probe => entry.mac,
+                _ => continue,
+            };
+            sink(Effect::Solicit { target: entry.addr, dst });
+        }
+    }
+
     /// Tells the link that `addr` is ours, from the next [`on_timer`](NeighbourTable::on_timer) on: twice,
     /// two seconds apart (RFC 5227 §2.3).
     pub fn announce(&mut self, now: Instant, addr: Ipv4Addr) {

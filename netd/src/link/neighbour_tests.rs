@@ -93,6 +93,26 @@ fn packets_wait_for_the_answer() {
 }
 
 #[test]
+fn what_a_dead_driver_had_is_asked_again_at_once() {
+    let mut table = table(8);
+    let again = |table: &NeighbourTable<u32>| {
+        let mut effects = Vec::new();
+        table.ask_again(|effect| effects.push(effect));
+        effects
+    };
+    assert_eq!(table.output(at(0), ip(2), 100), ASKED);
+    assert_eq!(again(&table), [asked(2, MacAddr::BROADCAST)]);
+    due(&table, 1000);
+    arp(&mut table, at(5), answer(2, mac(2))).0.unwrap();
+    assert_eq!(again(&table), [], "it has answered");
+    assert!(matches!(table.output(at(40_000), ip(2), 1), Output::Send(1, _)));
+    assert_eq!(again(&table), [], "a confirmation may come by itself");
+    let now = due(&table, 45_000);
+    assert_eq!(timer(&mut table, now), [asked(2, mac(2))]);
+    assert_eq!(again(&table), [asked(2, mac(2))]);
+}
+
+#[test]
 fn three_questions_a_second_apart_then_failure() {
     let mut table = table(8);
     assert_eq!(table.output(at(0), ip(2), 100), ASKED);

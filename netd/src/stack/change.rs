@@ -85,6 +85,7 @@ impl<M: Memory + Clone> Stack<M> {
     /// The device of an interface has a new driver: what the old one had in its hands is lost, and
     /// nobody shall wait for a timer because of it.
     pub fn device_replaced(&mut self, now: Instant, nic: u16) {
+        self.ip.link.device_replaced(nic, &mut self.counters);
         let indices: Vec<u32> = self.sockets.indices().collect();
         for index in indices {
             let Some(socket) = self.sockets.get_mut(index) else { continue };
