@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// and not acknowledged by the stack just before the signal or just after it, whichever is more.
 pub const UNDER_LOAD: u64 = 64 * 1024;
 
+/// How long a strike waits for a moment with that much under way: between two bursts there is less.
+const LOAD_PATIENCE: Duration = Duration::from_millis(250);
+
 /// The row of the windows in which nobody is struck.
 pub const CALM: &str = "(no kill)";
 
@@ -130,7 +133,11 @@ impl<'a> Strikes<'a> {
         let before = self.last.0;
         let moved_before = wait_until(PATIENCE, || (self.moved)() > before);
         let victims = self.victims(plan)?;
-        let before_it = self.fleet.in_flight();
+        let mut before_it = 0;
+        wait_until(LOAD_PATIENCE, || {
+            before_it = self.fleet.in_flight();
+            before_it >= UNDER_LOAD
+        });
         self.settle_accounts();
         let begun = Instant::now();
         victims.iter().for_each(|row| Group::signal(row, Signal::KILL));
