@@ -26,7 +26,7 @@ const UNSAFE: &[&str] = &[
     "tests/tests/hotpath.rs",
 ];
 /// The longest file in lines.
-const LINES_MAX: usize = 1200;
+const LINES_MAX: usize = 800;
 /// The longest `main.rs` of a process.
 const MAIN_LINES_MAX: usize = 60;
 /// Crates that are processes; none may depend on another.

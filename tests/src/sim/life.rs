@@ -3,9 +3,9 @@
 
 use super::scenario::the_end;
 use crate::crash::Point;
-use crate::world::client::{Dialogue, Finish, Plan, Task};
 use crate::world::host::Who;
 use crate::world::network::Faults;
+use crate::world::plans::{Dialogue, Finish, Plan, Task};
 use crate::world::rng::Rng;
 use crate::world::{Config, Coverage, World};
 use proto::Instant;

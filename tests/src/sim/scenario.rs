@@ -6,9 +6,9 @@
 //! so that whatever leaks shows.
 
 use crate::oracle::{ConnId, Side, Stream};
-use crate::world::client::{Dialogue, Finish, Plan, Task};
 use crate::world::host::Who;
 use crate::world::network::Fate;
+use crate::world::plans::{Dialogue, Finish, Plan, Task};
 use crate::world::{Config, MakeTamper, Part, World, Wrong};
 use netd::stack::Step;
 use proto::arena::line::want;

@@ -11,15 +11,17 @@ mod daemons;
 pub mod device;
 pub mod host;
 pub mod network;
+pub mod plans;
 pub mod records;
 pub mod rng;
 pub mod watch;
 
 use crate::crash::{Death, Point, Process, Tamper};
-use client::{Client, Dialogue, Rest, Shared, Task};
+use client::{Client, Rest};
 use host::{Host, Who};
 use netd::stack::Step;
 use network::{Faults, Network};
+use plans::{Dialogue, Shared, Task};
 use proto::Instant;
 use proto::arena::Geometry;
 use rng::Rng;

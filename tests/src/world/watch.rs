@@ -11,8 +11,8 @@
 //! | a resumed netd speaks first; ranges that were kept are still acknowledged | INV-T6 |
 //! | an operation has one record | INV-T9 |
 
-use super::client::Shared;
 use super::host::Host;
+use super::plans::Shared;
 use super::records::{self, Record, Table};
 use crate::oracle::{ConnId, Side, Stream};
 use netd::tcp::segment::Segment;

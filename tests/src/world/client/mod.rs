@@ -5,196 +5,24 @@
 //! It looks at a socket only when a note told it to, or when it has something of its own to do, so
 //! that a lost note or wake-up shows as a connection that stands still.
 
+mod payload;
+
+use super::plans::{Finish, Plan, Shared, Task};
 use super::rng::Rng;
 use crate::crash::{CrashMemory, Point, Process};
-use crate::oracle::{ConnId, Oracle, Side, Stream};
+use crate::oracle::{ConnId, Side, Stream};
 use proto::Instant;
 use proto::arena::line::{ClientLine, Notes, StackLine, level, want};
-use proto::arena::place::{Direction, entry_of, pieces};
 use proto::arena::record::{HEADER_SIZE, Header, record_size};
 use proto::arena::{Geometry, NOTE_SIZE, PAGE_SIZE};
 use proto::control::client::{Ask, Granted, Reply, Request, VERSION};
 use proto::id::{Epoch, SessionId, SlotIndex};
 use proto::ring::spsc::{Consumer, Producer};
-use proto::shm::Memory;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
-
-/// How an end of a connection is brought to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
-    /// Writes all, says so (half-close), reads to the end, closes.
-    Orderly,
-    /// Writes all, reads to the end, then closes; the FIN leaves with the close.
-    AfterEnd,
-    /// Closes as soon as all is written.
-    Close,
-    /// Resets as soon as all is written.
-    Abort,
-    /// Half-closes, reads to the end, and keeps the socket until the client ends.
-    Keep,
-}
-
-/// What an end of a connection does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Plan {
-    /// Bytes it writes.
-    pub total: u64,
-    /// The most it writes at a time.
-    pub write_max: u64,
-    /// The most it reads at a time.
-    pub read_max: u64,
-    /// The longest pause before it goes on writing or reading.
-    pub think: Duration,
-    /// How it ends.
-    pub finish: Finish,
-    /// Socket options it sets, of `arena::line::want`.
-    pub options: u32,
-}
-
-impl Plan {
-    /// Writes `total` bytes as fast as it can and ends in order.
-    pub const fn of(total: u64, finish: Finish) -> Plan {
-        let most = 1 << 20;
-        Plan { total, write_max: most, read_max: most, think: Duration::ZERO, finish, options: 0 }
-    }
-}
-
-/// The plans of both ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Dialogue {
-    /// The connecting end.
-    pub active: Plan,
-    /// The accepting end.
-    pub passive: Plan,
-}
-
-/// What a client does, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Task {
-    /// Listens.
-    Listen {
-        /// On which port.
-        port: u16,
-        /// How many connections may wait.
-        backlog: u32,
-    },
-    /// Opens a connection; does not wait for it.
-    Connect {
-        /// Its name.
-        conn: ConnId,
-        /// From where; port 0 lets sockd choose.
-        local: SocketAddr,
-        /// Where to.
-        remote: SocketAddr,
-    },
-    /// Opens a datagram socket.
-    Datagram {
-        /// On which port.
-        port: u16,
-    },
-    /// Sends numbered datagrams from the socket on `port`.
-    Send {
-        /// The socket's port.
-        port: u16,
-        /// Where to.
-        remote: SocketAddr,
-        /// How many.
-        count: u32,
-        /// Payload bytes of each; at least 16.
-        len: u32,
-    },
-    /// Closes the listener or datagram socket on a port.
-    Close {
-        /// Which port.
-        port: u16,
-    },
-    /// Goes on when this time has come.
-    Wait(Instant),
-    /// Goes on when every connection of this client is closed.
-    Settle,
-    /// Ends as a program ends that returns from main: all at once.
-    Exit,
-}
-
-/// How an accepting client knows which connection it has got.
-#[derive(Debug, Default)]
-pub struct Directory {
-    names: BTreeMap<(SocketAddr, SocketAddr), ConnId>,
-    dialogues: BTreeMap<ConnId, Dialogue>,
-    /// Ports on which nobody listens any more.
-    closed: BTreeSet<SocketAddr>,
-}
-
-impl Directory {
-    /// Makes a connection's plans known.
-    pub fn plan(&mut self, conn: ConnId, dialogue: Dialogue) {
-        self.dialogues.insert(conn, dialogue);
-    }
-
-    /// The latest connection between these ends.
-    pub fn find(&self, active: SocketAddr, passive: SocketAddr) -> Option<ConnId> {
-        self.names.get(&(active, passive)).copied()
-    }
-
-    /// The plan of one end.
-    pub fn plan_of(&self, conn: ConnId, side: Side) -> Plan {
-        let dialogue = &self.dialogues[&conn];
-        match side {
-            Side::Active => dialogue.active,
-            Side::Passive => dialogue.passive,
-        }
-    }
-}
-
-/// What datagrams have been seen. Datagram `n` of a sender carries its sender's port and `n`.
-#[derive(Debug, Default)]
-pub struct Datagrams {
-    /// How many were sent.
-    pub sent: u64,
-    /// How often each was received, by its sender and number.
-    pub received: BTreeMap<(SocketAddr, u32), u32>,
-}
-
-/// What all clients of a world share.
-#[derive(Debug, Default)]
-pub struct Shared {
-    /// The oracle.
-    pub oracle: RefCell<Oracle>,
-    /// Names and plans.
-    pub directory: RefCell<Directory>,
-    /// Datagrams.
-    pub datagrams: RefCell<Datagrams>,
-}
-
-impl Shared {
-    /// A connection has its ends, before its first SYN leaves.
-    pub fn name(&self, active: SocketAddr, passive: SocketAddr, conn: ConnId) {
-        if std::env::var_os("AXOLOTL_TRACE").is_some() {
-            println!("conn {} is {active} to {passive}", conn.0);
-        }
-        let mut directory = self.directory.borrow_mut();
-        directory.names.insert((active, passive), conn);
-        if directory.closed.contains(&passive) {
-            self.oracle.borrow_mut().may_fail(conn, "nobody listens any more");
-        }
-    }
-
-    /// Nobody listens at `passive` from now on: connections that were not accepted may be reset.
-    fn closes(&self, passive: SocketAddr, why: &'static str) {
-        let mut directory = self.directory.borrow_mut();
-        directory.closed.insert(passive);
-        let mut oracle = self.oracle.borrow_mut();
-        for ((_, to), conn) in &directory.names {
-            if *to == passive && !oracle.conn(*conn).passive.handed_over {
-                oracle.may_fail(*conn, why);
-            }
-        }
-    }
-}
 
 /// One socket of a client.
 #[derive(Debug)]
@@ -845,66 +673,6 @@ impl Client {
 
     fn line(&mut self, slot: SlotIndex) -> &mut ClientLine {
         &mut self.socket(slot).line
-    }
-
-    fn copy_out(&self, slot: SlotIndex, offset: u64, len: usize) -> Vec<u8> {
-        let open = self.open.as_ref().expect("sockets belong to a session");
-        let direction = Direction::Rx { shard: 0 };
-        let mut bytes = vec![0; len];
-        let mut at = 0;
-        for piece in pieces(offset, len) {
-            let page = direction.page(&open.memory, &open.geometry, slot, piece.entry);
-            let Ok(page) = page else {
-                let what = format!("place {slot}: no page behind offset {offset}");
-                self.shared.oracle.borrow_mut().fail(what);
-                break;
-            };
-            let from = direction.byte_at(&open.geometry, page, piece.within);
-            open.memory.read(from, &mut bytes[at..at + piece.len]);
-            at += piece.len;
-        }
-        bytes
-    }
-
-    /// Sees to it that bytes from `offset` on have send pages; returns how many do, up to `len`.
-    fn cover(&mut self, slot: SlotIndex, offset: u64, len: u64) -> u64 {
-        let open = self.open.as_mut().expect("sockets belong to a session");
-        let socket = open.sockets.get_mut(&slot.0).expect("the caller has found it");
-        let last = (offset + len - 1) / PAGE_SIZE as u64;
-        while socket.first_page + (socket.pages.len() as u64) <= last {
-            let number = socket.first_page + socket.pages.len() as u64;
-            let Some(page) = open.tx_free.pop() else {
-                return (number * PAGE_SIZE as u64).saturating_sub(offset);
-            };
-            socket.pages.push_back(page);
-            let entry = entry_of(number * PAGE_SIZE as u64);
-            Direction::Tx.set_page(&open.memory, &open.geometry, slot, entry, page);
-        }
-        len
-    }
-
-    fn put(&self, slot: SlotIndex, offset: u64, bytes: &[u8]) {
-        let open = self.open.as_ref().expect("sockets belong to a session");
-        let socket = &open.sockets[&slot.0];
-        let (mut at, mut rest) = (offset, bytes);
-        for piece in pieces(offset, bytes.len()) {
-            let page = socket.pages[(at / PAGE_SIZE as u64 - socket.first_page) as usize];
-            let (now, later) = rest.split_at(piece.len);
-            open.memory.write(Direction::Tx.byte_at(&open.geometry, page, piece.within), now);
-            (rest, at) = (later, at + piece.len as u64);
-        }
-    }
-
-    /// Writes bytes of the stream into pages; returns how many found room.
-    fn copy_in(&mut self, slot: SlotIndex, conn: ConnId, side: Side, offset: u64, len: u64) -> u64 {
-        if len == 0 {
-            return 0;
-        }
-        let len = self.cover(slot, offset, len);
-        let mut bytes = vec![0; len as usize];
-        Stream { conn, writer: side }.fill(offset, &mut bytes);
-        self.put(slot, offset, &bytes);
-        len
     }
 
     /// Stores the line and tells netd.
