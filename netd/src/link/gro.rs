@@ -190,7 +190,7 @@ impl<M: Memory> Gro<M> {
         self.held = Some(next);
     }
 
-    /// Nothing more comes for now: what is held is ready.
+    /// Nothing more comes in this batch: what is held is ready.
     pub fn flush(&mut self) {
         self.ready.extend(self.held.take().and_then(Data::finish));
     }
