@@ -5,16 +5,20 @@
 
 use libnetclient::poll::{Event, Poll, Trigger};
 use libnetclient::{Ready, Session, Size, TcpListener, TcpStream};
+use rustix::process::Signal;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tests::process::group::{Group, Spec};
+use tests::process::group::{Group, Role, Spec};
+use tests::process::wait_until;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 83, 0, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 83, 0, 2);
 /// Four ports: an address has 28,232 ephemeral ports towards one.
 const PORTS: [u16; 4] = [7101, 7102, 7103, 7104];
+/// Kills of a netd while all connections stand.
+const STRIKES: usize = 5;
 /// Connections under way at a time.
 const WINDOW: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -84,7 +88,7 @@ fn serve(listeners: &[TcpListener; PORTS.len()], count: usize, end: &AtomicBool)
 }
 
 /// Connects `count` times, and then sends a byte on each, twice, and awaits it.
-fn ask(session: &Session, count: usize) -> (usize, usize) {
+fn ask(session: &Session, count: usize, strike: impl Fn()) -> (usize, usize) {
     let poll = Poll::new().expect("a poll");
     let mut streams: Vec<TcpStream> = Vec::with_capacity(count);
     let mut events = [Event::default(); 128];
@@ -135,7 +139,28 @@ fn ask(session: &Session, count: usize) -> (usize, usize) {
         }
         println!("{count} bytes there and back after {:?}", begun.elapsed());
     }
+    silence(&streams, &poll, strike);
     at_work
+}
+
+/// How long a connection is silent when netd at the other end is killed just before it asks.
+fn silence(streams: &[TcpStream], poll: &Poll, strike: impl Fn()) {
+    let mut events = [Event::default(); 128];
+    let mut spans = Vec::new();
+    for round in 0..STRIKES {
+        let asking = streams.len() / STRIKES * round;
+        strike();
+        let begun = Instant::now();
+        (&streams[asking]).write_all(&[7]).expect("room for a byte");
+        let mut byte = [0; 2];
+        while !matches!((&streams[asking]).read(&mut byte), Ok(1)) {
+            assert!(begun.elapsed() < PATIENCE, "connection {asking} is silent");
+            poll.wait(&mut events, Some(Duration::from_secs(1))).expect("waited");
+        }
+        spans.push(begun.elapsed());
+    }
+    spans.sort_unstable();
+    println!("{} connections: silent for {spans:?} when netd was killed", streams.len());
 }
 
 #[test]
@@ -154,7 +179,10 @@ fn very_many_connections_and_a_few_descriptors() {
     let (at_work, threads_at_work) = std::thread::scope(|scope| {
         scope.spawn(|| serve(&listeners, count, &end));
         let _end = End(&end);
-        ask(&asking, count)
+        ask(&asking, count, || {
+            assert!(wait_until(PATIENCE, || there.whole()), "everybody is back from the last time");
+            Group::signal(&there.find(Role::Netd).expect("a netd"), Signal::KILL);
+        })
     });
     let more = at_work - before;
     println!("{more} descriptors for {} sockets", 2 * count);

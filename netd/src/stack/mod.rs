@@ -102,6 +102,9 @@ pub struct Stack<M: Memory> {
     settings: Settings,
     /// Sockets that have something to send, in the order in which they said so.
     tx_pending: VecDeque<u32>,
+    /// Connections that have nothing to say after a resume but that they are there: when nobody else has
+    /// anything to send.
+    greetings: VecDeque<u32>,
     /// Sockets that have something to send, and wait for room, by the interface that has none.
     stopped: Vec<VecDeque<u32>>,
     /// Sockets that have something to send, and wait for a neighbour's answer.
@@ -279,6 +282,10 @@ impl<M: Memory + Clone> Stack<M> {
             socket.tx_pending = true;
             self.tx_pending.push_back(index);
         }
+        self.arm_timer(index, deadline);
+    }
+
+    fn arm_timer(&mut self, index: u32, deadline: Option<Instant>) {
         match deadline {
             Some(at) => self.timers.arm(index, at),
             None => {

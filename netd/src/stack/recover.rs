@@ -97,6 +97,7 @@ impl<M: Memory + Clone> Stack<M> {
                 ..Settings::default()
             },
             tx_pending: VecDeque::new(),
+            greetings: VecDeque::new(),
             stopped: Vec::new(),
             awaiting: Vec::new(),
             displaced: HashSet::new(),
@@ -180,9 +181,24 @@ impl<M: Memory + Clone> Stack<M> {
             // INV-R6: wake every peer once, whatever the predecessor still owed it.
             self.batch.tell(id);
         }
+        self.speak_first(now);
+    }
+
+    /// INV-T6. Those that have something under way come before those that only say that they are there.
+    fn speak_first(&mut self, now: Instant) {
+        for index in self.tx_pending.drain(..) {
+            self.sockets.get_mut(index).expect("just restored").tx_pending = false;
+        }
         for index in self.sockets.indices().collect::<Vec<_>>() {
             self.touch(index);
-            self.reschedule(now, index);
+            match &self.sockets.get(index).expect("an index of a socket").kind {
+                Kind::Tcp(block) if block.only_acknowledges() => {
+                    let deadline = block.next_deadline();
+                    self.greetings.push_back(index);
+                    self.arm_timer(index, deadline);
+                }
+                _ => self.reschedule(now, index),
+            }
         }
     }
 

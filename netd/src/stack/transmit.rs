@@ -35,6 +35,9 @@ use std::collections::VecDeque;
 /// Turns that one round gives at most, whatever comes of them.
 const TURNS_MAX: usize = 256;
 
+/// After a resume, connections without other words that speak in one round.
+const GREETINGS_PER_ROUND: usize = 32;
+
 /// Segments that one socket may send before the next one has its turn.
 const QUANTUM: usize = 16;
 
@@ -62,6 +65,7 @@ impl<M: Memory + Clone> Stack<M> {
     /// that interface alone.
     pub fn poll_transmit(&mut self, now: Instant, room: &mut [usize]) -> bool {
         self.unstop(room);
+        self.greet(now);
         let mut moved = false;
         // A turn may build nothing: the round ends whatever the sockets say.
         for _ in 0..TURNS_MAX {
@@ -90,6 +94,18 @@ impl<M: Memory + Clone> Stack<M> {
             }
         }
         moved
+    }
+
+    /// Lets some of those speak that have nothing to say but that they are there, when the way is free.
+    fn greet(&mut self, now: Instant) {
+        while self.may_greet() && self.tx_pending.len() < GREETINGS_PER_ROUND {
+            let index = self.greetings.pop_front().expect("there are some");
+            self.reschedule(now, index);
+        }
+    }
+
+    fn may_greet(&self) -> bool {
+        !self.greetings.is_empty() && self.awaiting.is_empty() && self.stopped.iter().all(VecDeque::is_empty)
     }
 
     /// The socket stands in a list of those that wait: it is not queued besides, and what was sent
@@ -139,7 +155,9 @@ impl<M: Memory + Clone> Stack<M> {
         let free =
             |nic: usize| room.get(nic).is_some_and(|room| *room > 0) && self.has_pages(self.nic_at(nic));
         let stopped = self.stopped.iter().enumerate();
-        !self.tx_pending.is_empty() || stopped.into_iter().any(|(nic, who)| !who.is_empty() && free(nic))
+        !self.tx_pending.is_empty()
+            || self.may_greet()
+            || stopped.into_iter().any(|(nic, who)| !who.is_empty() && free(nic))
     }
 
     /// Whether some socket waits for room in an interface's ring, or for pages.

@@ -13,7 +13,7 @@ use proto::time::Instant;
 
 use super::congestion::{Congestion, initial_window};
 use super::control_block::{Agreement, ControlBlock, FIN_WAIT2_ORPHAN, TIME_WAIT};
-use super::expiry::{RESUME_PACE, RESUME_SEGMENTS};
+use super::expiry::RESUME_SEGMENTS;
 use super::out_of_order::OutOfOrder;
 use super::ranges::Range;
 use super::rto::RttEstimator;
@@ -296,7 +296,6 @@ impl ControlBlock {
                     self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());
                 }
                 self.resume_credit = (RESUME_SEGMENTS * mss).min(initial_window(mss));
-                self.timers.pace = Deadline::at(now + RESUME_PACE);
                 self.arm_keepalive(now);
                 if self.state == State::FinWait2 && self.orphaned {
                     self.timers.lifetime = Deadline::at(now + FIN_WAIT2_ORPHAN);
@@ -321,7 +320,6 @@ impl ControlBlock {
             self.recovery.all_lost(&flight);
             self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());
             self.resume_credit = (RESUME_SEGMENTS * self.mss()).min(initial_window(self.mss()));
-            self.timers.pace = Deadline::at(now + RESUME_PACE);
         }
         let lately = now.since(self.last_received) < SPOKE_LATELY;
         self.ack_now |= synchronised && (waits || lately);

@@ -47,7 +47,7 @@ impl ControlBlock {
             self.ack_now = true;
         }
         if self.timers.pace.is_due(now) {
-            self.on_pace(now);
+            self.on_pace();
         }
         if self.timers.keepalive.is_due(now)
             && let Some(ended) = self.on_keepalive(now)
@@ -190,16 +190,14 @@ impl ControlBlock {
         None
     }
 
-    /// INV-T6: after a resume, a few segments at a time, at most an initial window.
-    fn on_pace(&mut self, now: Instant) {
+    /// INV-T6: after a resume, a few segments at a time, at most an initial window. What leaves starts the
+    /// next pace: a connection with nothing to send has no timer.
+    fn on_pace(&mut self) {
         self.timers.pace = Deadline::NEVER;
         if self.resume_credit == u32::MAX {
             return;
         }
         let mss = self.mss();
         self.resume_credit = (self.resume_credit + RESUME_SEGMENTS * mss).min(initial_window(mss));
-        if self.congestion_room() >= u64::from(self.resume_credit) {
-            self.timers.pace = Deadline::at(now + RESUME_PACE);
-        }
     }
 }

@@ -10,6 +10,7 @@ use core::time::Duration;
 use proto::time::Instant;
 
 use super::control_block::{ControlBlock, RttProbe, TailProbe};
+use super::expiry::RESUME_PACE;
 use super::ranges::Range;
 use super::recovery::Phase;
 use super::sack::Scoreboard;
@@ -122,6 +123,11 @@ impl ControlBlock {
     /// Whether there is neither unsent data nor an unsent FIN.
     pub(super) fn nothing_unsent(&self) -> bool {
         self.unsent() == 0 && (!self.fin_written || self.fin_sent())
+    }
+
+    /// Whether all there is to say is what was received: nothing is under way, and nothing waits to leave.
+    pub fn only_acknowledges(&self) -> bool {
+        !self.syn_due && self.send.in_flight() == 0 && self.nothing_unsent()
     }
 
     /// Octets of data never sent.
@@ -291,6 +297,9 @@ impl ControlBlock {
         self.last_sent = now;
         if self.resume_credit != u32::MAX {
             self.resume_credit = self.resume_credit.saturating_sub(octets);
+            if !self.timers.pace.is_set() {
+                self.timers.pace = Deadline::at(now + RESUME_PACE);
+            }
         }
     }
 

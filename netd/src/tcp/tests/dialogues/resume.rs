@@ -66,6 +66,7 @@ fn an_idle_connection_resumes_with_an_ack() {
     let ack = stage.sends(ACK, 0, 0);
     assert_eq!(ack.window, 50_000);
     stage.silent();
+    assert_eq!(stage.block.next_deadline(), None, "no timer where nothing waits");
     // The remote's window is remembered: new data need not wait for it to speak.
     stage.write(500);
     stage.sends(ACK, 0, 500);
