@@ -2,7 +2,7 @@
 //! the work whose instructions `tests/per_packet.rs` counts.
 //!
 //! `per_packet CONNECTIONS PACKETS`; with a third word, `plain` or `joined`, that many full segments of
-//! one connection come in, by software GRO or without it.
+//! one connection come in, by software GRO or without it; with `die`, the stack dies that many times.
 
 #[path = "../tests/crowd/mod.rs"]
 mod crowd;
@@ -16,6 +16,15 @@ fn main() {
     let mut crowd = Crowd::new(connections);
     crowd.connect(connections);
     if let Some(how) = std::env::args().nth(3) {
+        if how == "die" {
+            for _ in 0..packets {
+                let [attached, settled] = crowd.die();
+                println!(
+                    "{connections} connections: attached after {attached:?}, settled after {settled:?} more"
+                );
+            }
+            return;
+        }
         for _ in 0..packets / A_RUN {
             crowd.a_run(A_RUN, how == "joined");
         }

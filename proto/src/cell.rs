@@ -302,16 +302,26 @@ impl<M: Memory> CellWriter<M> {
     /// before anything is taken.
     pub fn recover(&mut self, mut each: impl FnMut(Held, Result<Image, CellCorrupt>)) {
         for index in (0..self.high_water).rev() {
-            let at = self.table.at(index);
-            let selector = Selector(self.table.memory.load_u64(at + SELECTOR_AT, Ordering::Acquire));
-            let held = Held { index, selector };
-            match self.table.image(index, selector) {
-                Ok(None) => self.free.push(index),
-                Ok(Some(image)) => each(held, Ok(image)),
-                Err(corrupt) => {
-                    each(Held { index, selector }, Err(corrupt));
-                    self.free(held);
-                }
+            if let Some((held, image)) = self.recover_one(index) {
+                each(held, image);
+            }
+        }
+    }
+
+    /// One step of [`Self::recover`], for a caller that walks the table itself: every index below
+    /// [`CellTable::high_water`] once, from the last one down. `None` for a cell that is not in use.
+    pub fn recover_one(&mut self, index: u32) -> Option<(Held, Result<Image, CellCorrupt>)> {
+        let at = self.table.at(index);
+        let selector = Selector(self.table.memory.load_u64(at + SELECTOR_AT, Ordering::Acquire));
+        match self.table.image(index, selector) {
+            Ok(None) => {
+                self.free.push(index);
+                None
+            }
+            Ok(Some(image)) => Some((Held { index, selector }, Ok(image))),
+            Err(corrupt) => {
+                self.free(Held { index, selector });
+                Some((Held { index, selector }, Err(corrupt)))
             }
         }
     }

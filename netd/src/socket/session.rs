@@ -11,7 +11,7 @@ use proto::arena::{Geometry, NOTE_SIZE};
 use proto::id::{Epoch, RecordIndex, SessionId, SlotIndex};
 use proto::ring::spsc::{Consumer, Producer};
 use proto::shm::Memory;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 /// Nobody lives at that place.
 const NOBODY: u32 = u32::MAX;
@@ -42,6 +42,8 @@ pub struct Session<M> {
     holding: Vec<u64>,
     /// The place whose bit is looked at next.
     holder_at: u32,
+    /// During recovery: places that the event ring names, a bit each.
+    told: Vec<u64>,
     passive_free: Vec<u32>,
     passive_fresh: u32,
     /// The client is gone or broke a rule: nothing is delivered, no new socket is placed.
@@ -132,6 +134,7 @@ impl<M: Memory + Clone> Session<M> {
             out_of_order: BTreeSet::new(),
             holding: vec![0; geometry.sockets().div_ceil(64) as usize],
             holder_at: 0,
+            told: Vec::new(),
             passive_free: Vec::new(),
             passive_fresh: geometry.active,
             ended: false,
@@ -322,10 +325,26 @@ impl<M: Memory + Clone> Session<M> {
         }
     }
 
-    /// After an attach: which places the ring still tells the client to look at. A note that was
-    /// counted and is not here got lost with the predecessor.
-    pub fn told(&self) -> HashSet<SlotIndex> {
-        self.events.outstanding().map(|note| SlotIndex(u32::from_ne_bytes(note))).collect()
+    /// After an attach: notes down which places the ring still tells the client to look at. A note that
+    /// was counted and is not there got lost with the predecessor.
+    pub fn begin_recovery(&mut self) {
+        self.told = vec![0; self.geometry.sockets().div_ceil(64) as usize];
+        for note in self.events.outstanding() {
+            let slot = u32::from_ne_bytes(note);
+            if let Some(word) = self.told.get_mut(slot as usize / 64) {
+                *word |= 1 << (slot % 64);
+            }
+        }
+    }
+
+    /// During recovery: whether the ring tells the client to look at `slot`.
+    pub fn is_told(&self, slot: SlotIndex) -> bool {
+        self.told.get(slot.0 as usize / 64).is_some_and(|word| word >> (slot.0 % 64) & 1 == 1)
+    }
+
+    /// Everything is taken over.
+    pub fn end_recovery(&mut self) {
+        self.told = Vec::new();
     }
 
     /// Free receive pages.

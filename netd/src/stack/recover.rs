@@ -19,6 +19,7 @@ use crate::link::Link;
 use crate::link::interface::InterfaceConfig;
 use crate::secrets::Secrets;
 use crate::socket::rx::RxPages;
+use crate::socket::session::Session;
 use crate::tcp::challenge::ChallengeLimiter;
 use crate::tcp::commit::Identity;
 use crate::tcp::control_block::ControlBlock;
@@ -72,12 +73,10 @@ impl<M: Memory + Clone> Stack<M> {
         sessions: Vec<(SessionId, Geometry, M)>,
     ) -> Result<Stack<M>, AttachError> {
         let secrets = Secrets::attach(&setup.secrets, &setup.entropy);
-        let mut conns = CellWriter::attach(setup.conns, LAYOUT, setup.conns_capacity)?;
+        let conns = CellWriter::attach(setup.conns, LAYOUT, setup.conns_capacity)?;
         let routes = routes_of(&setup.interfaces, &secrets)?;
         let spread = now.nanos() as u32;
         let link = Link::new(now, &setup.interfaces, &setup.frames, setup.loopback, secrets.hash, spread);
-        let mut images = Vec::new();
-        conns.recover(|held, image| images.push((held, image)));
         let mut stack = Stack {
             shard: setup.shard,
             ip: Ip::new(link, routes),
@@ -117,15 +116,24 @@ impl<M: Memory + Clone> Stack<M> {
                 stack.corrupt_rules.push_back((id, rule));
             }
         }
-        stack.take_over(now, images);
+        stack.take_over(now);
         Ok(stack)
     }
 
-    fn take_over(&mut self, now: Instant, images: Vec<(Held, Result<Image, CellCorrupt>)>) {
-        let mut found = Vec::new();
-        for (held, image) in images {
+    fn take_over(&mut self, now: Instant) {
+        let cells = self.conns.table().high_water();
+        self.sockets.reserve(cells);
+        self.timers.reserve(cells);
+        self.demux.flows.reserve(cells);
+        self.demux.flows.expect(cells as usize);
+        self.sessions.values_mut().for_each(Session::begin_recovery);
+        let (mut bound, mut corrupt) = (Vec::new(), Vec::new());
+        for index in (0..cells).rev() {
+            let Some((held, image)) = self.conns.recover_one(index) else { continue };
             match image.map(|image| Found::read(held, &image)) {
-                Ok(Ok(record)) => found.push(record),
+                // A connection needs nobody else to be there; there may be very many.
+                Ok(Ok(record)) if record.is_connection() => corrupt.extend(self.restore_one(now, record)),
+                Ok(Ok(record)) => bound.push(record),
                 Ok(Err(held)) => {
                     self.counters.count(Counter::CellsCorrupt);
                     self.conns.free(held);
@@ -134,34 +142,16 @@ impl<M: Memory + Clone> Stack<M> {
                 Err(CellCorrupt) => self.counters.count(Counter::CellsCorrupt),
             }
         }
-        // Listeners first: connections name them. A datagram socket that was given another remote
-        // may have left its old record behind: the later operation holds the place.
-        found.sort_by_key(|record| {
-            let later_first = u64::MAX - record.opening.op.0;
-            (
-                record.opening.kind != RecordKind::TcpListener,
-                record.opening.kind != RecordKind::Udp,
-                later_first,
-            )
-        });
-        let told: HashMap<SessionId, HashSet<SlotIndex>> =
-            self.sessions.iter().map(|(id, session)| (*id, session.told())).collect();
-        let mut corrupt = Vec::new();
-        for record in found {
-            let session = record.opening.session;
-            if !self.begin(|| crumb(Work::Recovery, &record.opening.to_bytes())) {
-                self.counters.count(Counter::CellsCorrupt);
-                self.conns.free(record.held);
-                continue;
-            }
-            if let Err(rule) = self.restore(now, record, &told) {
-                corrupt.push((session, rule));
-            }
-            self.end();
-            self.counters.count(Counter::Recovered);
+        // A datagram socket that was given another remote may have left its old record behind: the later
+        // operation holds the place.
+        bound.sort_by_key(|record| core::cmp::Reverse(record.opening.op.0));
+        for record in bound {
+            corrupt.extend(self.restore_one(now, record));
         }
+        self.count_half_open();
         self.restore_accept_queues(now);
-        corrupt.extend(self.tell_of_lost_records(&told));
+        corrupt.extend(self.tell_of_lost_records());
+        self.sessions.values_mut().for_each(Session::end_recovery);
         for (session, rule) in corrupt {
             self.session_corrupt(now, session, rule);
         }
@@ -202,13 +192,34 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 
+    /// Makes a socket of a record, under a breadcrumb of its own (INV-T8).
+    fn restore_one(&mut self, now: Instant, record: Found) -> Option<(SessionId, PeerCorrupt)> {
+        let session = record.opening.session;
+        if !self.begin(|| crumb(Work::Recovery, &record.opening.to_bytes())) {
+            self.counters.count(Counter::CellsCorrupt);
+            self.conns.free(record.held);
+            return None;
+        }
+        let restored = self.restore(now, record);
+        self.end();
+        self.counters.count(Counter::Recovered);
+        restored.err().map(|rule| (session, rule))
+    }
+
+    /// Listeners and the connections that are half-open at them know of each other again.
+    fn count_half_open(&mut self) {
+        let half_open = self.sockets.iter().filter(|socket| socket.half_open);
+        let listener = |socket: &Socket| self.listener_of(socket.held.index()).map(|(listener, _)| listener);
+        let listeners: Vec<u32> = half_open.filter_map(listener).collect();
+        for listener in listeners {
+            if let Some(Kind::Listener(state)) = self.sockets.get_mut(listener).map(|s| &mut s.kind) {
+                state.half_open += 1;
+            }
+        }
+    }
+
     /// Makes a socket of a record.
-    fn restore(
-        &mut self,
-        now: Instant,
-        record: Found,
-        told: &HashMap<SessionId, HashSet<SlotIndex>>,
-    ) -> Result<(), PeerCorrupt> {
+    fn restore(&mut self, now: Instant, record: Found) -> Result<(), PeerCorrupt> {
         let Found { held, opening, agreed, state } = record;
         let Some(kind) = self.restore_kind(now, &opening, agreed.as_ref(), &state) else {
             self.counters.count(Counter::CellsCorrupt);
@@ -223,12 +234,12 @@ impl<M: Memory + Clone> Stack<M> {
         let place = place_of(&opening, agreed.as_ref());
         let index = self.sockets.insert(socket);
         let placed = match place {
-            Some(at) if state.detached => self.say_gone_again(at, told),
+            Some(at) if state.detached => self.say_gone_again(at),
             Some(at) => {
                 if opening.op != OpId(0) {
                     self.operations.insert(opening.op, index);
                 }
-                self.restore_place(index, at, &state, told)
+                self.restore_place(index, at, &state)
             }
             None => Ok(()),
         };
@@ -288,23 +299,11 @@ impl<M: Memory + Clone> Stack<M> {
                 {
                     self.displaced.insert(index);
                 }
-                let half_open = self.sockets.get(index).is_some_and(|socket| socket.half_open);
-                if let Some(Kind::Listener(state)) =
-                    half_open.then(|| self.sockets.get_mut(opening.listener.0)).flatten().map(|s| &mut s.kind)
-                {
-                    state.half_open += 1;
-                }
             }
         }
     }
 
-    fn restore_place(
-        &mut self,
-        index: u32,
-        at: SocketRef,
-        state: &State,
-        told: &HashMap<SessionId, HashSet<SlotIndex>>,
-    ) -> Result<(), PeerCorrupt> {
+    fn restore_place(&mut self, index: u32, at: SocketRef, state: &State) -> Result<(), PeerCorrupt> {
         let Some(session) = self.sessions.get(&at.session) else {
             // The vault has no such session any more: nobody waits for these bytes.
             self.sockets.get_mut(index).expect("just made").closed = true;
@@ -319,7 +318,7 @@ impl<M: Memory + Clone> Stack<M> {
         let socket = self.sockets.get_mut(index).expect("just made");
         let was = StackLine::load(&session.memory, &session.geometry, at.slot);
         let client = ClientLine::load(&session.memory, &session.geometry, at.slot);
-        if !told.get(&at.session).is_some_and(|told| told.contains(&at.slot)) {
+        if !session.is_told(at.slot) {
             // A note that was counted and never got into the ring is given again.
             socket.line.event_seq = client.event_ack;
         }
@@ -361,11 +360,7 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// The place was left for good before the death; whether its client learned of it is not known,
     /// so it is told again (INV-R6).
-    fn say_gone_again(
-        &mut self,
-        at: SocketRef,
-        told: &HashMap<SessionId, HashSet<SlotIndex>>,
-    ) -> Result<(), PeerCorrupt> {
+    fn say_gone_again(&mut self, at: SocketRef) -> Result<(), PeerCorrupt> {
         let Some(session) = self.sessions.get_mut(&at.session) else { return Ok(()) };
         if at.slot.0 >= session.geometry.sockets() || session.record_at(at.slot).is_some() {
             return Ok(());
@@ -376,7 +371,7 @@ impl<M: Memory + Clone> Stack<M> {
             return Ok(());
         }
         line.flags |= level::GONE;
-        if !told.get(&at.session).is_some_and(|told| told.contains(&at.slot)) {
+        if !session.is_told(at.slot) {
             line.event_seq = ClientLine::load(&session.memory, &session.geometry, at.slot).event_ack;
         }
         line.store(&session.memory, &session.geometry, at.slot);
@@ -385,19 +380,18 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// INV-T7: a place that is open and has no record any more lost it to a failed check. Its client is
     /// told that the connection is over.
-    fn tell_of_lost_records(
-        &mut self,
-        told: &HashMap<SessionId, HashSet<SlotIndex>>,
-    ) -> Vec<(SessionId, PeerCorrupt)> {
+    fn tell_of_lost_records(&mut self) -> Vec<(SessionId, PeerCorrupt)> {
         let mut corrupt = Vec::new();
         for session in self.sessions.values_mut() {
             for slot in (0..session.geometry.sockets()).map(SlotIndex) {
-                let mut line = StackLine::load(&session.memory, &session.geometry, slot);
-                if line.epoch == Epoch(0) || session.record_at(slot).is_some() {
+                if session.record_at(slot).is_some()
+                    || StackLine::load_epoch(&session.memory, &session.geometry, slot) == Epoch(0)
+                {
                     continue;
                 }
+                let mut line = StackLine::load(&session.memory, &session.geometry, slot);
                 let client = ClientLine::load(&session.memory, &session.geometry, slot);
-                if !told.get(&session.id).is_some_and(|told| told.contains(&slot)) {
+                if !session.is_told(slot) {
                     line.event_seq = client.event_ack;
                 }
                 // A line was published after its record was committed, and says GONE before that is
@@ -453,10 +447,10 @@ impl<M: Memory + Clone> Stack<M> {
         // Every socket is looked at anyhow, and the ring has room again for the clients' next kicks.
         while let Ok(Some(_)) = session.next_kick() {}
         for slot in (0..session.geometry.sockets()).map(SlotIndex) {
-            // Written only where there is something to take up: places that were never used stay untouched.
-            let client = ClientLine::load(&session.memory, &session.geometry, slot);
-            let told = StackLine::load(&session.memory, &session.geometry, slot).kick_ack;
-            if session.record_at(slot).is_none() && client.kick_seq != told {
+            // Written only where there is something to take up: places that were never used stay as they are.
+            if session.record_at(slot).is_none()
+                && Notes::Kick.outstanding(&session.memory, &session.geometry, slot)
+            {
                 Notes::Kick.take_up(&session.memory, &session.geometry, slot);
             }
         }
@@ -468,6 +462,10 @@ impl<M: Memory + Clone> Stack<M> {
 }
 
 impl Found {
+    fn is_connection(&self) -> bool {
+        matches!(self.opening.kind, RecordKind::TcpActive | RecordKind::TcpPassive)
+    }
+
     fn read(held: Held, image: &Image) -> Result<Found, Held> {
         let Some(opening) = Opening::from_bytes(&image.opening) else { return Err(held) };
         let agreed = image.agreed.map(|bytes| Agreed::from_bytes(opening.kind, &bytes));

@@ -188,6 +188,16 @@ impl FlowTable {
         }
     }
 
+    /// Makes an empty table large enough for `flows` at once, so that they are entered without growth.
+    ///
+    /// # Panics
+    /// When the table is not empty.
+    pub fn expect(&mut self, flows: usize) {
+        assert!(self.is_empty() && self.old.is_none(), "only an empty table is made anew");
+        let slots = (flows.saturating_mul(8) / 7 + 1).next_power_of_two().max(SLOTS_MIN);
+        self.slots = Slots::new(slots);
+    }
+
     /// Work that would otherwise fall on the packet path: carries over up to `slots` old slots, and starts
     /// the next growth when the table is three quarters of the way to it. Returns whether there is more
     /// to do; to be called when the shard is idle.

@@ -58,6 +58,15 @@ pub struct Crowd {
     kicks: Producer<Mem, NOTE_SIZE>,
     line: ClientLine,
     remotes: Vec<Remote>,
+    setup: Box<dyn Fn() -> Setup<Mem>>,
+}
+
+fn set_neighbours(stack: &mut Stack<Mem>, now: Instant, most: u32) {
+    for n in 0..=most / A_REMOTE {
+        let addr = IpAddr::V4(address(n * A_REMOTE).0);
+        let change = Change::NeighbourAdd { nic: 0, addr, mac: [2, 1, 1, 1, 1, n as u8] };
+        stack.change(now, &change).expect("a neighbour can be set");
+    }
 }
 
 fn address(n: u32) -> (Ipv4Addr, u16) {
@@ -78,27 +87,26 @@ impl Crowd {
             gateway: None,
         };
         let capacity = most + 16;
-        let setup = Setup {
+        let conns = Rc::new(HeapMemory::new(table_size(capacity)));
+        let secrets = Rc::new(HeapMemory::new(secrets::REGION_SIZE));
+        let frames = pool.clone();
+        let setup: Box<dyn Fn() -> Setup<Mem>> = Box::new(move || Setup {
             shard: 0,
-            interfaces: vec![interface],
-            frames: vec![pool.clone()],
-            loopback,
-            conns: Rc::new(HeapMemory::new(table_size(capacity))),
+            interfaces: vec![interface.clone()],
+            frames: vec![frames.clone()],
+            loopback: loopback.clone(),
+            conns: conns.clone(),
             conns_capacity: capacity,
-            secrets: Rc::new(HeapMemory::new(secrets::REGION_SIZE)),
+            secrets: secrets.clone(),
             watch: None,
             bait: Vec::new(),
             entropy: [3; secrets::ENTROPY_SIZE],
-        };
+        });
         let geometry = Geometry { shards: 1, active: 4, passive: most, tx_pages: 16, rx_pages: 256 };
         let arena = Rc::new(HeapMemory::new(geometry.bytes()));
-        let mut stack = Stack::attach(now, setup, Vec::new()).expect("fresh memory");
+        let mut stack = Stack::attach(now, setup(), Vec::new()).expect("fresh memory");
         stack.add_session(SessionId(1), geometry, arena.clone()).expect("a fresh arena");
-        for n in 0..=most / A_REMOTE {
-            let addr = IpAddr::V4(address(n * A_REMOTE).0);
-            let change = Change::NeighbourAdd { nic: 0, addr, mac: [2, 1, 1, 1, 1, n as u8] };
-            stack.change(now, &change).expect("a neighbour can be set");
-        }
+        set_neighbours(&mut stack, now, most);
         let socket = SocketRef { session: SessionId(1), slot: SlotIndex(0), epoch: Epoch(1) };
         let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT);
         stack.on_command(now, &Command::Listen { op: OpId(1), socket, local, backlog: 1 << 20 });
@@ -114,6 +122,7 @@ impl Crowd {
             kicks,
             line,
             remotes: Vec::with_capacity(most as usize),
+            setup,
         };
         crowd.settle();
         crowd.sent();
@@ -223,6 +232,36 @@ impl Crowd {
         }
         self.settle();
         assert!(self.sent().is_empty(), "an acknowledgement is not answered");
+    }
+
+    /// The stack dies, and its successor takes over everything and settles its first batch. Returns how
+    /// long the two took.
+    pub fn die(&mut self) -> [Duration; 2] {
+        let most = self.remotes.len() as u32;
+        let sessions = vec![(SessionId(1), self.geometry, self.arena.clone())];
+        let setup = (self.setup)();
+        self.now = self.now + Duration::from_millis(1);
+        let begun = std::time::Instant::now();
+        self.take_over(setup, sessions);
+        let attached = begun.elapsed();
+        set_neighbours(&mut self.stack, self.now, most);
+        self.settle();
+        let settled = begun.elapsed() - attached;
+        assert_eq!(self.stack.record_count() as u32, most + 1, "nobody is lost");
+        let mut greeted = 0;
+        while self.stack.wants_transmit(&[4096, 64]) || greeted == 0 {
+            self.settle();
+            greeted += self.sent().len();
+        }
+        assert_eq!(greeted as u32, most, "every connection speaks once");
+        [attached, settled]
+    }
+
+    #[inline(never)]
+    fn take_over(&mut self, setup: Setup<Mem>, sessions: Vec<(SessionId, Geometry, Mem)>) {
+        let next = Stack::attach(self.now, setup, sessions).expect("what a stack has left");
+        // A dead process frees nothing piece by piece.
+        std::mem::forget(std::mem::replace(&mut self.stack, next));
     }
 
     /// A batch of `count` full segments of connection 0, from a device without offloads.

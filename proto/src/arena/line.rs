@@ -135,6 +135,13 @@ macro_rules! fields {
     };
 }
 
+impl StackLine {
+    /// Which use of the place netd's line speaks of; [`Epoch`] 0 where there was none yet.
+    pub fn load_epoch<M: Memory>(memory: &M, geometry: &Geometry, slot: SlotIndex) -> Epoch {
+        Epoch(memory.load_u32(geometry.place_at(slot) + STACK_AT + EPOCH_AT, Ordering::Acquire))
+    }
+}
+
 const EPOCH_AT: usize = 16;
 const FLAGS_AT: usize = 20;
 const KICK_SEQ_AT: usize = CLIENT_AT + 24;
@@ -199,6 +206,12 @@ impl Notes {
         *seq = seq.wrapping_add(1);
         memory.store_u32(at + seq_at, *seq, Ordering::Release);
         true
+    }
+
+    /// Whether the notifier has given a note that the receiver has not taken up.
+    pub fn outstanding<M: Memory>(self, memory: &M, geometry: &Geometry, slot: SlotIndex) -> bool {
+        let (at, (seq_at, ack_at)) = (geometry.place_at(slot), self.offsets());
+        memory.load_u32(at + seq_at, Ordering::Acquire) != memory.load_u32(at + ack_at, Ordering::Acquire)
     }
 
     /// For the receiver, before it reads the line: takes up every note given so far. Returns the
