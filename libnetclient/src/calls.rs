@@ -3,7 +3,7 @@
 use crate::socket::{Half, Look};
 use crate::{TcpListener, TcpStream, UdpSocket};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What a single call is to do otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,6 +25,18 @@ pub struct Datagram {
     pub remote: SocketAddr,
     /// Our address, as the sender named it.
     pub local: SocketAddr,
+    /// The interface it came in by, as if_nametoindex(3) would say: 1 for loopback; 0 when unknown.
+    pub interface: u32,
+}
+
+/// Where a datagram leaves, for one that says it itself (IP_PKTINFO).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// The source address; `None` leaves it to the socket and the stack.
+    pub source: Option<IpAddr>,
+    /// The interface, as [`Datagram::interface`] has it: where the way leads elsewhere the datagram is
+    /// dropped. 0 leaves it to the routes.
+    pub interface: u32,
 }
 
 impl TcpStream {
@@ -119,6 +131,25 @@ impl UdpSocket {
             None => self.remote().ok_or(rustix::io::Errno::DESTADDRREQ)?,
         };
         self.send_parts(dont_wait || self.socket.is_nonblocking(), bufs, to)
+    }
+
+    /// As [`UdpSocket::send_with`], saying where the datagram leaves.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::send_with`].
+    pub fn send_from(
+        &self,
+        bufs: &[IoSlice<'_>],
+        to: Option<SocketAddr>,
+        origin: Origin,
+        dont_wait: bool,
+    ) -> io::Result<usize> {
+        let to = match to {
+            Some(to) => to,
+            None => self.remote().ok_or(rustix::io::Errno::DESTADDRREQ)?,
+        };
+        let dont_wait = dont_wait || self.socket.is_nonblocking();
+        self.socket.block_unless(dont_wait, Half::Write, || self.try_send_from(bufs, to, origin))
     }
 
     /// Bytes of the datagram that comes next (FIONREAD).

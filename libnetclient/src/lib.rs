@@ -50,7 +50,7 @@ mod wait;
 mod waiter;
 mod zero_copy;
 
-pub use calls::{Datagram, Flags};
+pub use calls::{Datagram, Flags, Origin};
 pub use listener::{Incoming, TcpListener};
 pub use options::{Keepalive, TcpInfo};
 pub use ready::{Ready, Source};

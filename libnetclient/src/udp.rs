@@ -1,18 +1,18 @@
 //! UDP sockets: their streams carry records, each with the remote's address before the datagram.
 
-use crate::calls::Datagram;
+use crate::calls::{Datagram, Origin};
 use crate::session::Session;
 use crate::socket::{Half, Kind, Look, Receiving, Socket};
 use crate::tcp::{any, each_addr, open};
 use crate::wait::lock;
 use proto::PeerCorrupt;
-use proto::arena::line::level;
+use proto::arena::line::{level, want};
 use proto::arena::record::{HEADER_SIZE, Header, PAYLOAD_MAX, record_size};
 use proto::control::client::{Ask, Granted};
 use proto::id::{Epoch, SlotIndex};
 use rustix::io::Errno;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -118,15 +118,34 @@ impl UdpSocket {
 
     /// One attempt to send.
     pub(crate) fn try_send(&self, parts: &[IoSlice<'_>], remote: SocketAddr) -> io::Result<Look<usize>> {
+        self.try_send_from(parts, remote, Origin::default())
+    }
+
+    pub(crate) fn try_send_from(
+        &self,
+        parts: &[IoSlice<'_>],
+        remote: SocketAddr,
+        origin: Origin,
+    ) -> io::Result<Look<usize>> {
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
         if len > PAYLOAD_MAX {
             return Err(Errno::MSGSIZE.into());
         }
-        let local = lock(&self.ends).local;
+        let mut local = lock(&self.ends).local;
         if local.is_ipv4() && remote.is_ipv6() {
             return Err(Errno::AFNOSUPPORT.into());
         }
-        let header = Header { len: len as u32, remote, local, slot: SlotIndex(0), epoch: Epoch(0) };
+        if remote.ip() == IpAddr::V4(Ipv4Addr::BROADCAST) && !self.may_tell_all() {
+            return Err(Errno::ACCESS.into());
+        }
+        if let Some(source) = origin.source {
+            if !local.ip().is_unspecified() && local.ip() != source {
+                return Err(Errno::INVAL.into());
+            }
+            local.set_ip(source);
+        }
+        let slot = SlotIndex(origin.interface);
+        let header = Header { len: len as u32, remote, local, slot, epoch: Epoch(0) };
         let size = record_size(len);
         let Some(line) = self.socket.look() else { return Ok(Look::Wait) };
         if let Some(error) = self.socket.take_error() {
@@ -220,7 +239,8 @@ impl UdpSocket {
             if take {
                 receiving.consume(record_size(len))?;
             }
-            Ok(Look::Ready(Datagram { copied, len, remote: header.remote, local: header.local }))
+            let Header { remote, local, slot, .. } = header;
+            Ok(Look::Ready(Datagram { copied, len, remote, local, interface: slot.0 }))
         })
     }
 
@@ -311,20 +331,41 @@ impl UdpSocket {
         Err(Errno::OPNOTSUPP.into())
     }
 
-    /// Sending to broadcast addresses is not possible here.
+    /// Whether datagrams may go to all hosts of a network (SO_BROADCAST). Without it one to
+    /// 255.255.255.255 is EACCES; one to the broadcast address of a network is dropped by the stack, which
+    /// alone knows them.
     ///
     /// # Errors
-    /// EOPNOTSUPP to turn it on.
+    /// When the session is over.
     pub fn set_broadcast(&self, broadcast: bool) -> io::Result<()> {
-        if broadcast { Err(Errno::OPNOTSUPP.into()) } else { Ok(()) }
+        self.socket.set_want(want::BROADCAST, broadcast)
     }
 
-    /// Whether sending to broadcast addresses is possible: it is not.
+    /// Whether SO_BROADCAST is set.
     ///
     /// # Errors
     /// None; as std has it.
     pub fn broadcast(&self) -> io::Result<bool> {
-        Ok(false)
+        Ok(self.may_tell_all())
+    }
+
+    fn may_tell_all(&self) -> bool {
+        self.socket.wants() & want::BROADCAST != 0
+    }
+
+    /// SO_RCVBUF in bytes: most that waits to be received, one datagram aside; 0 leaves it to the stack.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn set_receive_buffer(&self, bytes: u32) -> io::Result<()> {
+        self.socket.set_line(|line| line.rcvbuf = bytes)
+    }
+
+    /// SO_SNDBUF in bytes: most that waits to leave. No less than the largest datagram counts; 0 leaves it
+    /// to the stack.
+    pub fn set_send_buffer(&self, bytes: u32) {
+        let most = record_size(PAYLOAD_MAX) as u32;
+        self.socket.set_send_limit(if bytes == 0 { 0 } else { bytes.max(most) });
     }
 
     /// The error that came for a datagram that was sent, the first time it is asked for.

@@ -16,6 +16,7 @@
 //! files by a test, which also finds it when it is out of date.
 
 pub mod abi;
+mod control;
 pub mod entry;
 pub mod epoll;
 pub mod in_place;

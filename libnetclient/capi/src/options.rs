@@ -28,6 +28,8 @@ const KEEP_COUNT_MAX: c_int = 127;
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Options {
     reuse_address: bool,
+    broadcast: bool,
+    packet_info: bool,
     keepalive: bool,
     keep: Keepalive,
     nodelay: bool,
@@ -73,6 +75,14 @@ impl Options {
     pub(crate) fn apply_to_datagram(&self, socket: &UdpSocket) {
         let _ = socket.set_read_timeout(self.receive_timeout);
         let _ = socket.set_write_timeout(self.send_timeout);
+        socket.set_send_buffer(self.send_buffer);
+        // A session that is over shows at the next call for the socket.
+        if self.receive_buffer > 0 {
+            let _ = socket.set_receive_buffer(self.receive_buffer);
+        }
+        if self.broadcast != socket.broadcast().unwrap_or(false) {
+            let _ = socket.set_broadcast(self.broadcast);
+        }
     }
 
     fn user_timeout(&self) -> Option<Duration> {
@@ -102,6 +112,11 @@ impl Entry {
             State::Fresh(_) => Ok(()),
             State::Epoll(_) => Err(Errno(libc::ENOTSOCK)),
         }
+    }
+
+    /// Whether IP_PKTINFO is set.
+    pub(crate) fn wants_packet_info(&self) -> bool {
+        lock(&self.options).packet_info
     }
 
     fn take_error(&self) -> Outcome<c_int> {
@@ -180,7 +195,14 @@ impl Entry {
                 let timeout = timeout_of(value)?;
                 self.set(|options| options.send_timeout = timeout, |o, s| s.set_write_timeout(o.send_timeout))
             }
-            (libc::SOL_SOCKET, libc::SO_BROADCAST) if number()? == 0 => Ok(()),
+            (libc::SOL_SOCKET, libc::SO_BROADCAST) => {
+                let on = number()? != 0;
+                self.set(|options| options.broadcast = on, nothing)
+            }
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) if self.kind == libc::SOCK_DGRAM => {
+                let on = number()? != 0;
+                self.set(|options| options.packet_info = on, nothing)
+            }
             (libc::SOL_SOCKET, _) => Err(Errno(libc::ENOPROTOOPT)),
             (libc::IPPROTO_TCP, libc::TCP_NODELAY) => {
                 self.is_tcp()?;
@@ -235,7 +257,10 @@ impl Entry {
             }
             (libc::SOL_SOCKET, libc::SO_REUSEADDR) => c_int::from(options.reuse_address),
             (libc::SOL_SOCKET, libc::SO_KEEPALIVE) => c_int::from(options.keepalive),
-            (libc::SOL_SOCKET, libc::SO_BROADCAST) => 0,
+            (libc::SOL_SOCKET, libc::SO_BROADCAST) => c_int::from(options.broadcast),
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) if self.kind == libc::SOCK_DGRAM => {
+                c_int::from(options.packet_info)
+            }
             (libc::SOL_SOCKET, libc::SO_SNDBUF) => doubled(options.send_buffer),
             (libc::SOL_SOCKET, libc::SO_RCVBUF) => doubled(options.receive_buffer),
             (libc::SOL_SOCKET, libc::SO_LINGER) => {

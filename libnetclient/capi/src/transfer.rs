@@ -7,11 +7,11 @@
 
 use crate::abi::{self, Errno, Outcome, int, size};
 use crate::entry::Entry;
-use crate::table;
+use crate::{control, table};
 use libc::{
     c_int, c_uint, c_void, iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec,
 };
-use libnetclient::Flags;
+use libnetclient::{Flags, Origin};
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -28,6 +28,8 @@ struct Received {
     /// It had more than was copied.
     cut: bool,
     remote: Option<SocketAddr>,
+    /// Of a datagram: our address, and the interface it came in by.
+    arrived: Option<(SocketAddr, u32)>,
 }
 
 fn receive(entry: &Entry, bufs: &mut [IoSliceMut<'_>], flags: c_int) -> Outcome<Received> {
@@ -44,13 +46,14 @@ fn receive(entry: &Entry, bufs: &mut [IoSliceMut<'_>], flags: c_int) -> Outcome<
         let datagram = entry.datagram()?.recv_with(bufs, how)?;
         let cut = datagram.len > datagram.copied;
         let count = if truncate { datagram.len } else { datagram.copied };
-        return Ok(Received { count, cut, remote: Some(datagram.remote) });
+        let arrived = Some((datagram.local, datagram.interface));
+        return Ok(Received { count, cut, remote: Some(datagram.remote), arrived });
     }
     let stream = entry.stream()?;
     if truncate && !how.peek {
         let wanted = bufs.iter().map(|buf| buf.len()).sum();
         let count = stream.discard(wanted, dont_wait)?;
-        return Ok(Received { count, cut: false, remote: None });
+        return Ok(Received { count, cut: false, remote: None, arrived: None });
     }
     let mut count = stream.recv_with(bufs, how)?;
     if flags & libc::MSG_WAITALL != 0 && !how.peek && !dont_wait {
@@ -67,16 +70,22 @@ fn receive(entry: &Entry, bufs: &mut [IoSliceMut<'_>], flags: c_int) -> Outcome<
             }
         }
     }
-    Ok(Received { count, cut: false, remote: None })
+    Ok(Received { count, cut: false, remote: None, arrived: None })
 }
 
-fn send(entry: &Entry, parts: &[IoSlice<'_>], flags: c_int, to: Option<SocketAddr>) -> Outcome<usize> {
+fn send(
+    entry: &Entry,
+    parts: &[IoSlice<'_>],
+    flags: c_int,
+    to: Option<SocketAddr>,
+    origin: Origin,
+) -> Outcome<usize> {
     if flags & libc::MSG_OOB != 0 {
         return Err(Errno(libc::EINVAL));
     }
     let dont_wait = entry.is_nonblocking() || flags & libc::MSG_DONTWAIT != 0;
     if entry.kind == libc::SOCK_DGRAM {
-        return Ok(entry.datagram()?.send_with(parts, to, dont_wait)?);
+        return Ok(entry.datagram()?.send_from(parts, to, origin, dont_wait)?);
     }
     let stream = entry.stream().map_err(|errno| match errno {
         // As tcp_sendmsg().
@@ -182,7 +191,11 @@ fn receive_message(entry: &Entry, message: &mut msghdr, flags: c_int) -> Outcome
     let bufs = unsafe { abi::buffers(message.msg_iov, message.msg_iovlen) }?;
     let received = receive(entry, bufs, flags)?;
     message.msg_flags = if received.cut { libc::MSG_TRUNC } else { 0 };
-    message.msg_controllen = 0;
+    match received.arrived.filter(|_| entry.wants_packet_info()) {
+        // SAFETY: by the contract of recvmsg(2).
+        Some((local, interface)) => unsafe { control::put_packet_info(message, local, interface) },
+        None => message.msg_controllen = 0,
+    }
     match received.remote {
         Some(remote) => {
             // SAFETY: by the contract of recvmsg(2).
@@ -203,10 +216,12 @@ fn send_message(entry: &Entry, message: &msghdr, flags: c_int) -> Outcome<usize>
         // SAFETY: by the contract of sendmsg(2).
         false => unsafe { abi::address(message.msg_name.cast(), message.msg_namelen) }?,
     };
-    send(entry, parts, flags, to)
+    // SAFETY: by the contract of sendmsg(2).
+    let origin = unsafe { control::origin(message, entry.kind == libc::SOCK_DGRAM) }?;
+    send(entry, parts, flags, to, origin)
 }
 
-/// recvmsg(2); there are no control messages.
+/// recvmsg(2); the one control message is IP_PKTINFO, where it was asked for.
 ///
 /// # Safety
 /// As there.
@@ -300,7 +315,7 @@ pub unsafe extern "C" fn nc_writev(fd: c_int, iov: *const iovec, count: c_int) -
         let count = usize::try_from(count).map_err(|_| Errno(libc::EINVAL))?;
         // SAFETY: by the caller's contract.
         let parts = unsafe { abi::parts(iov, count) }?;
-        send(&entry, parts, 0, None)
+        send(&entry, parts, 0, None, Origin::default())
     })())
 }
 
@@ -340,11 +355,11 @@ pub unsafe extern "C" fn nc_sendto(
             // SAFETY: by the caller's contract.
             false => unsafe { abi::address(addr, addr_len) }?,
         };
-        send(&entry, &[IoSlice::new(bytes)], flags, to)
+        send(&entry, &[IoSlice::new(bytes)], flags, to, Origin::default())
     })())
 }
 
-/// sendmsg(2); control messages are not looked at.
+/// sendmsg(2); the one control message is IP_PKTINFO.
 ///
 /// # Safety
 /// As there.

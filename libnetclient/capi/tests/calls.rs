@@ -293,6 +293,73 @@ fn datagrams_one_by_one_and_many() {
     close(&[a, b, fresh]);
 }
 
+/// A control buffer with one message.
+fn control(level: c_int, kind: c_int, data: &[u8]) -> ([u8; 64], usize) {
+    // SAFETY: plain arithmetic.
+    let (whole, at) = unsafe { (libc::CMSG_SPACE(data.len() as u32), libc::CMSG_LEN(0)) };
+    let mut bytes = [0u8; 64];
+    bytes[..8].copy_from_slice(&(at as usize + data.len()).to_ne_bytes());
+    bytes[8..12].copy_from_slice(&level.to_ne_bytes());
+    bytes[12..16].copy_from_slice(&kind.to_ne_bytes());
+    bytes[at as usize..][..data.len()].copy_from_slice(data);
+    (bytes, whole as usize)
+}
+
+#[test]
+fn datagrams_say_where_they_came_in_and_where_they_leave() {
+    let _stage = stage();
+    let (a, b) =
+        (nc_socket(libc::AF_INET, libc::SOCK_DGRAM, 0), nc_socket(libc::AF_INET, libc::SOCK_DGRAM, 0));
+    assert_eq!((bind(a, 53), bind(b, 54)), (0, 0));
+    assert_eq!(set(a, libc::IPPROTO_IP, libc::IP_PKTINFO, &[1]), 0);
+    assert_eq!(get(a, libc::IPPROTO_IP, libc::IP_PKTINFO), 1);
+    assert_eq!(connect(b, HOST, 53), 0);
+    let host = HOST.parse::<std::net::Ipv4Addr>().expect("an address").octets();
+    let send = |level: c_int, kind: c_int, data: &[u8]| {
+        let ((mut bytes, len), mut text) = (control(level, kind, data), *b"hello");
+        let mut iov = iovec { iov_base: text.as_mut_ptr().cast(), iov_len: 5 };
+        // SAFETY: numbers and pointers, for which zero is a value.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        (message.msg_iov, message.msg_iovlen) = (&raw mut iov, 1);
+        (message.msg_control, message.msg_controllen) = (bytes.as_mut_ptr().cast(), len);
+        // SAFETY: local buffers.
+        unsafe { nc_sendmsg(b, &raw const message, 0) }
+    };
+    let info = |source: [u8; 4]| [[0; 4], source, [0; 4]].concat();
+    assert_eq!(send(libc::IPPROTO_IP, libc::IP_PKTINFO, &info(host)), 5);
+    assert_eq!(failed(send(libc::IPPROTO_IP, libc::IP_PKTINFO, &info([10, 9, 9, 9])) as i64), libc::EINVAL);
+    assert_eq!(failed(send(libc::IPPROTO_IP, libc::IP_PKTINFO, &[0; 4]) as i64), libc::EINVAL);
+    assert_eq!(failed(send(libc::IPPROTO_IP, libc::IP_TTL, &[1, 0, 0, 0]) as i64), libc::EINVAL);
+    assert_eq!(failed(send(libc::SOL_SOCKET, libc::SO_MARK, &[0; 4]) as i64), libc::EINVAL);
+    assert_eq!(send(libc::SOL_SOCKET, libc::SCM_RIGHTS, &[0; 4]), 5, "as Linux: not for us");
+    for room in [64, 8] {
+        let (mut bytes, mut text) = ([0u8; 64], [0u8; 8]);
+        let mut iov = iovec { iov_base: text.as_mut_ptr().cast(), iov_len: 8 };
+        // SAFETY: numbers and pointers, for which zero is a value.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        (message.msg_iov, message.msg_iovlen) = (&raw mut iov, 1);
+        (message.msg_control, message.msg_controllen) = (bytes.as_mut_ptr().cast(), room);
+        // SAFETY: local buffers.
+        assert_eq!(unsafe { nc_recvmsg(a, &raw mut message, 0) }, 5);
+        let expected = control(libc::IPPROTO_IP, libc::IP_PKTINFO, &[[0; 4], host, host].concat());
+        match room {
+            64 => assert_eq!((bytes, message.msg_controllen, message.msg_flags), (expected.0, expected.1, 0)),
+            _ => assert_eq!((message.msg_controllen, message.msg_flags), (0, libc::MSG_CTRUNC)),
+        }
+    }
+    let all = at("255.255.255.255", 9);
+    // SAFETY: local buffers.
+    let to_all = || unsafe { nc_sendto(a, b"x".as_ptr().cast(), 1, 0, (&raw const all).cast(), LEN) };
+    assert_eq!(failed(to_all() as i64), libc::EACCES);
+    assert_eq!(set(a, libc::SOL_SOCKET, libc::SO_BROADCAST, &[1]), 0);
+    assert_eq!((get(a, libc::SOL_SOCKET, libc::SO_BROADCAST), to_all()), (1, 1));
+    let tcp = nc_socket(libc::AF_INET, libc::SOCK_STREAM, 0);
+    assert_eq!(failed(set(tcp, libc::IPPROTO_IP, libc::IP_PKTINFO, &[1])), libc::ENOPROTOOPT);
+    assert_eq!(failed(set(tcp, libc::SOL_SOCKET, libc::SO_REUSEPORT, &[1])), libc::ENOPROTOOPT);
+    assert_eq!(failed(set(tcp, libc::SOL_SOCKET, libc::SO_TIMESTAMP, &[1])), libc::ENOPROTOOPT);
+    close(&[a, b, tcp]);
+}
+
 #[test]
 fn bytes_in_place_and_files() {
     let _stage = stage();

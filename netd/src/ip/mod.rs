@@ -11,7 +11,7 @@ use crate::link::{Link, Packet};
 use crate::wire::address::AddressPair;
 use crate::wire::drop_reason::DropReason;
 use crate::wire::ipv4::{HEADER_LEN, IpProtocol, Ipv4Header};
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 use icmp::ErrorLimit;
 use proto::Instant;
 use proto::nic::packet_buf::PacketBuf;
@@ -55,6 +55,8 @@ pub struct Way {
     pub source: IpAddr,
     /// Bytes of a packet that the first link takes.
     pub mtu: u16,
+    /// The destination is all hosts of a network.
+    pub to_all: bool,
 }
 
 impl<M: Memory + Clone> Ip<M> {
@@ -78,7 +80,10 @@ impl<M: Memory + Clone> Ip<M> {
             return None;
         }
         let mtu = self.link.interface(nic)?.mtu;
-        Some(Way { nic, next_hop: path.next_hop, source: path.source, mtu })
+        let to_all = path.kind == AddrKind::Broadcast;
+        // RFC 1122 §3.3.6: what is for all hosts of a network goes to all stations of its link.
+        let next_hop = if to_all { IpAddr::V4(Ipv4Addr::BROADCAST) } else { path.next_hop };
+        Some(Way { nic, next_hop, source: path.source, mtu, to_all })
     }
 
     /// A packet from the link: checked and, if it is for a transport of ours, returned.

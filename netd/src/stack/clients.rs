@@ -607,6 +607,7 @@ fn socket_options(client: &ClientLine) -> SocketOptions {
     SocketOptions {
         nodelay: has(want::NODELAY),
         cork: has(want::CORK),
+        quickack: has(want::QUICKACK),
         keepalive: has(want::KEEPALIVE).then(|| Keepalive {
             idle_s: or(client.keepalive_idle_s, standard.idle_s),
             interval_s: or(client.keepalive_interval_s, standard.interval_s),

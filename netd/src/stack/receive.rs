@@ -28,7 +28,7 @@ use crate::wire::udp::{HEADER_LEN as UDP_LEN, UdpHeader};
 use crate::wire::unchecked::Unchecked;
 use core::net::{IpAddr, SocketAddr};
 use proto::Instant;
-use proto::arena::record::{HEADER_SIZE, Header, record_size};
+use proto::arena::record::{HEADER_SIZE, Header, interface_index, record_size};
 use proto::arena::{PAGE_SIZE, WINDOW_MAX};
 use proto::hard::conns::State;
 use proto::id::{Epoch, SessionId, SlotIndex};
@@ -383,7 +383,7 @@ impl<M: Memory + Clone> Stack<M> {
     // UDP
 
     fn receive_udp(&mut self, now: Instant, received: Received<M>, whole: &[u8]) -> Result<(), DropReason> {
-        let Received { header, mut frame, to_group, .. } = received;
+        let Received { header, mut frame, to_group, interface } = received;
         let pair = header.pair();
         let unchecked = UdpHeader::parse(frame.head(), frame.buf.len(), &pair)?;
         frame.trim(unchecked.covered().max(UDP_LEN).min(frame.buf.len()));
@@ -402,7 +402,7 @@ impl<M: Memory + Clone> Stack<M> {
             len: u32::from(udp.payload_len),
             remote: SocketAddr::new(pair.src(), udp.src_port),
             local: SocketAddr::new(pair.dst(), udp.dst_port),
-            slot: SlotIndex(0),
+            slot: SlotIndex(interface_index((interface != LOOPBACK).then_some(interface))),
             epoch: Epoch(0),
         };
         if let Some(at) = self.sockets.get(index).and_then(|socket| socket.at) {
@@ -427,7 +427,13 @@ impl<M: Memory + Clone> Stack<M> {
         let session = self.sessions.get_mut(&at.session).expect("a place lies in a session");
         let (start, len) = (socket.received(), record.len as usize);
         let size = record_size(len);
-        if start + size as u64 - socket.rx.consumed() > u64::from(WINDOW_MAX) {
+        let waiting = start - socket.rx.consumed();
+        // SO_RCVBUF; one datagram is always taken. An accept queue has its backlog.
+        let wanted = match (&socket.kind, socket.client.rcvbuf) {
+            (Kind::Udp(_), limit) if limit != 0 && waiting > 0 => limit.min(WINDOW_MAX),
+            _ => WINDOW_MAX,
+        };
+        if waiting + size as u64 > u64::from(wanted) {
             return Err(DropReason::SocketRcvbuff);
         }
         let reserve = if matches!(socket.kind, Kind::Udp(_)) { session.rx_reserve() } else { 0 };

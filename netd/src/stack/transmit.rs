@@ -23,8 +23,10 @@ use crate::wire::udp::{HEADER_LEN as UDP_LEN, UdpHeader};
 use crate::wire::unchecked::Checksum;
 use core::net::IpAddr;
 use core::time::Duration;
-use proto::arena::record::{HEADER_SIZE, Header, record_size};
+use proto::arena::line::want;
+use proto::arena::record::{HEADER_SIZE, Header, interface_index, record_size};
 use proto::control::operations::SocketRef;
+use proto::id::SlotIndex;
 use proto::nic::packet_buf::{Gso, PacketBuf};
 use proto::nic::slab::SMALL_SIZE;
 use proto::shm::Memory;
@@ -418,17 +420,30 @@ impl<M: Memory + Clone> Stack<M> {
         header: &Header,
         room: &mut [usize],
     ) -> Result<(), Unsent> {
-        let opening = &self.sockets.get(index).expect("the caller has found it").opening;
+        let socket = self.sockets.get(index).expect("the caller has found it");
+        let (opening, may_tell_all) = (&socket.opening, socket.client.flags & want::BROADCAST != 0);
         let (bound, port) = (opening.local.ip(), opening.local.port());
         let remote = match header.remote.ip() {
             ip if ip.is_unspecified() => opening.remote,
             _ => header.remote,
         };
-        let chosen = (!bound.is_unspecified()).then_some(bound);
-        let Some(way) = self.ip.way(remote.ip(), chosen) else {
+        // A datagram may name its own source (IP_PKTINFO), where the socket has none.
+        let named = header.local.ip();
+        let chosen = [bound, named].into_iter().find(|addr| !addr.is_unspecified());
+        let ours = chosen.is_none_or(|addr| addr == bound || self.ip.is_ours(addr));
+        let by = |way: &Way| {
+            let index = interface_index((way.nic != LOOPBACK).then_some(way.nic));
+            header.slot == SlotIndex(0) || header.slot == SlotIndex(index)
+        };
+        let Some(way) = ours.then(|| self.ip.way(remote.ip(), chosen)).flatten().filter(by) else {
             self.counters.drop(DropReason::IpOutNoRoutes);
             return Ok(());
         };
+        if way.to_all && !may_tell_all {
+            // EACCES was the client library's to say.
+            self.counters.drop(DropReason::IpOutNoRoutes);
+            return Ok(());
+        }
         let Some(pair) = AddressPair::new(way.source, remote.ip()) else {
             self.counters.drop(DropReason::IpOutNoRoutes);
             return Ok(());

@@ -348,6 +348,10 @@ impl ControlBlock {
 
     /// Changes what a client may change.
     pub fn set_options(&mut self, now: Instant, options: SocketOptions) {
+        if options.quickack && self.timers.delayed_ack.is_set() {
+            self.timers.delayed_ack = Deadline::NEVER;
+            self.ack_now = true;
+        }
         self.options = options;
         self.arm_keepalive(now);
     }

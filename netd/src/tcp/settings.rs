@@ -39,6 +39,8 @@ pub struct SocketOptions {
     pub nodelay: bool,
     /// TCP_CORK: only full segments leave, for at most 200 ms.
     pub cork: bool,
+    /// TCP_QUICKACK: acknowledgements are not delayed.
+    pub quickack: bool,
     /// SO_KEEPALIVE with its parameters.
     pub keepalive: Option<Keepalive>,
     /// TCP_USER_TIMEOUT: how long sent data may stay unacknowledged (RFC 9293 §3.8.3, R2);

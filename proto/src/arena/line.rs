@@ -35,6 +35,8 @@ pub mod want {
     pub const KEEPALIVE: u32 = 1 << 6;
     /// TCP_QUICKACK.
     pub const QUICKACK: u32 = 1 << 7;
+    /// SO_BROADCAST: datagrams may go to all hosts of a network.
+    pub const BROADCAST: u32 = 1 << 8;
 }
 
 /// What netd says of a socket, in [`StackLine::flags`].

@@ -23,10 +23,19 @@ pub struct Header {
     pub remote: SocketAddr,
     /// Our address, as the remote named it; unspecified to let the stack choose.
     pub local: SocketAddr,
-    /// Accept queue: the place of the new connection; else 0.
+    /// Accept queue: the place of the new connection. Datagrams: the [index](interface_index) of the
+    /// interface they came in or shall leave by, 0 where nobody cares.
     pub slot: SlotIndex,
     /// Accept queue: which use of that place, 0 for none ([`Header::LOST`]); else 0.
     pub epoch: Epoch,
+}
+
+/// What if_nametoindex(3) would say: 1 for loopback, which has no number (`None`), then the interfaces.
+pub const fn interface_index(number: Option<u16>) -> u32 {
+    match number {
+        None => 1,
+        Some(number) => number as u32 + 2,
+    }
 }
 
 /// Bytes that a record of `len` bytes of payload takes in the stream.

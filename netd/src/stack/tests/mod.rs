@@ -2,6 +2,7 @@
 
 mod accept_queue;
 mod checksums;
+mod datagrams;
 mod interfaces;
 mod loopback;
 mod pages;

@@ -425,13 +425,31 @@ impl App {
 
     /// Writes a datagram to `remote`.
     pub fn send_to(&mut self, slot: u32, remote: &str, payload: &[u8]) {
-        let remote = addr(remote);
-        let local = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
-        let header = Header { len: payload.len() as u32, remote, local, slot: SlotIndex(0), epoch: Epoch(0) };
+        let nowhere = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
+        self.send_from(slot, addr(remote), nowhere, 0, payload);
+    }
+
+    /// As [`App::send_to`], from an address and by an interface of the client's choice.
+    pub fn send_from(
+        &mut self,
+        slot: u32,
+        remote: SocketAddr,
+        local: SocketAddr,
+        interface: u32,
+        payload: &[u8],
+    ) {
+        let len = payload.len() as u32;
+        let header = Header { len, remote, local, slot: SlotIndex(interface), epoch: Epoch(0) };
         let mut record = header.to_bytes().to_vec();
         record.extend(payload);
         record.resize(record_size(payload.len()), 0);
         self.write(slot, &record);
+    }
+
+    /// What the client wants of a socket from now on, see [`want`].
+    pub fn want(&mut self, slot: u32, flags: u32) {
+        self.lines[slot as usize].flags = flags;
+        self.publish(slot);
     }
 
     /// Closes a socket.

@@ -136,7 +136,8 @@ impl ControlBlock {
         }
         // RFC 9293 §3.8.6.3, RFC 5681 §4.2.
         let unacknowledged = nxt.since(self.receive.last_ack_sent);
-        if unacknowledged >= ACK_EVERY * u64::from(self.full_receive_segment()) {
+        let enough = unacknowledged >= ACK_EVERY * u64::from(self.full_receive_segment());
+        if enough || self.options.quickack {
             self.ack_now = true;
         } else if !self.timers.delayed_ack.is_set() {
             self.timers.delayed_ack = Deadline::at(now + DELAYED_ACK);

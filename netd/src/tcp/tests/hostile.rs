@@ -116,6 +116,7 @@ fn socket_options() -> impl Strategy<Value = SocketOptions> {
         .prop_map(|(idle_s, interval_s, probes)| Keepalive { idle_s, interval_s, probes });
     (any::<bool>(), any::<bool>(), prop::option::of(keepalive), prop::option::of(any::<u64>())).prop_map(
         |(nodelay, cork, keepalive, timeout)| SocketOptions {
+            quickack: nodelay != cork,
             nodelay,
             cork,
             keepalive,

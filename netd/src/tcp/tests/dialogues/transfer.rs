@@ -209,3 +209,16 @@ fn keepalive_probes_and_gives_up() {
     assert!(reaction.events.closed && reaction.reply.is_some_and(|out| out.flags.rst()));
     assert_eq!(stage.block.failure(), Some(Failure::TimedOut));
 }
+
+#[test]
+fn quick_acknowledgements_are_not_delayed() {
+    let mut stage = Stage::established();
+    let _ = stage.hear(ACK, 0, 0, 100);
+    stage.silent();
+    let options = SocketOptions { quickack: true, ..SocketOptions::default() };
+    stage.block.set_options(stage.now, options);
+    stage.sends(ACK, 0, 0);
+    let _ = stage.hear(ACK, 100, 0, 100);
+    stage.sends(ACK, 0, 0);
+    stage.silent();
+}
