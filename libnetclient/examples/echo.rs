@@ -1,4 +1,4 @@
-//! An echo server: `echo PORT`. One thread, many connections, driven by mio.
+//! An echo server: `echo PORT [ADDRESS]`. One thread, many connections, driven by mio.
 
 use libnetclient::{TcpListener, TcpStream};
 use mio::event::Event;
@@ -86,10 +86,11 @@ fn serve(event: &Event, registry: &Registry, connections: &mut HashMap<Token, Co
 fn main() -> io::Result<()> {
     let port = std::env::args().nth(1).and_then(|port| port.parse::<u16>().ok());
     let Some(port) = port else {
-        eprintln!("usage: echo PORT");
+        eprintln!("usage: echo PORT [ADDRESS]");
         std::process::exit(2);
     };
-    let mut listener = TcpListener::bind(("0.0.0.0", port))?;
+    let addr = std::env::args().nth(2).unwrap_or_else(|| "0.0.0.0".to_owned());
+    let mut listener = TcpListener::bind((addr.as_str(), port))?;
     listener.set_nonblocking(true)?;
     println!("listening on {}", listener.local_addr()?);
     let mut poll = Poll::new()?;

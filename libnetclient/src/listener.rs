@@ -2,10 +2,11 @@
 
 use crate::session::Session;
 use crate::socket::{Half, Kind, Look, Placed, Socket};
-use crate::tcp::{TcpStream, each_addr, open};
+use crate::tcp::{TcpStream, each_addr, open, shown};
 use proto::PeerCorrupt;
 use proto::arena::record::{HEADER_SIZE, Header, record_size};
 use proto::control::client::Ask;
+use proto::zone;
 use rustix::io::Errno;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -55,7 +56,8 @@ impl TcpListener {
         backlog: u32,
     ) -> io::Result<TcpListener> {
         each_addr(addr, |local| {
-            let socket = open(session, Kind::Listener, Ask::Listen { local, backlog })?;
+            let ask = Ask::Listen { local: zone::from_client(local), backlog };
+            let socket = open(session, Kind::Listener, local.is_ipv6(), ask)?;
             Ok(TcpListener { socket })
         })
     }
@@ -76,14 +78,17 @@ impl TcpListener {
     /// The connection that an accept record names.
     pub(crate) fn accepted(&self, header: &Header) -> io::Result<(TcpStream, SocketAddr)> {
         let shard = self.socket.placed.shard;
-        let placed = Placed { slot: header.slot, epoch: header.epoch, shard, local: header.local };
+        // What comes to a listener of the IPv6 family is of that family, mapped if need be (RFC 3493 §3.7).
+        let v6 = self.socket.placed.local.is_ipv6();
+        let (local, remote) = (shown(header.local, v6), shown(header.remote, v6));
+        let placed = Placed { slot: header.slot, epoch: header.epoch, shard, local };
         let geometry = &self.socket.session.inner.geometry;
         if header.slot.0 < geometry.active {
             let rule = PeerCorrupt::new("an accepted connection at a place of ours");
             return Err(self.socket.session.inner.corrupt(rule));
         }
         let socket = Socket::place(&self.socket.session, Kind::Stream, placed)?;
-        Ok((TcpStream::accepted(socket, header.remote), header.remote))
+        Ok((TcpStream::accepted(socket, remote), remote))
     }
 
     pub(crate) fn next(&self) -> io::Result<Look<Header>> {

@@ -4,6 +4,7 @@ use crate::session::Session;
 use crate::socket::{Half, Kind, Look, Placed, Receiving, Socket};
 use proto::arena::line::{StackLine, level, want};
 use proto::control::client::{Ask, Granted};
+use proto::zone;
 use rustix::io::Errno;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, ToSocketAddrs};
@@ -25,11 +26,16 @@ pub(crate) fn any(like: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Asks sockd for a socket.
-pub(crate) fn open(session: &Session, kind: Kind, ask: Ask) -> io::Result<Arc<Socket>> {
+/// An address of the stack's as a socket of the IPv6 family, or of IPv4, shows it.
+pub(crate) fn shown(addr: SocketAddr, v6: bool) -> SocketAddr {
+    if v6 { zone::to_v6_client(addr) } else { zone::to_client(addr) }
+}
+
+/// Asks sockd for a socket, of the IPv6 family or of IPv4.
+pub(crate) fn open(session: &Session, kind: Kind, v6: bool, ask: Ask) -> io::Result<Arc<Socket>> {
     match session.inner.control.ask(ask)? {
         Granted::Socket { slot, epoch, shard, local } => {
-            Socket::place(session, kind, Placed { slot, epoch, shard, local })
+            Socket::place(session, kind, Placed { slot, epoch, shard, local: shown(local, v6) })
         }
         Granted::Session { .. } => {
             Err(io::Error::new(io::ErrorKind::InvalidData, "sockd granted something else"))
@@ -125,8 +131,16 @@ impl TcpStream {
     }
 
     fn start(session: &Session, local: SocketAddr, remote: SocketAddr) -> io::Result<TcpStream> {
-        let socket = open(session, Kind::Stream, Ask::Connect { local, remote })?;
-        Ok(TcpStream { socket, peer: remote })
+        let (peer, remote) = (remote, zone::from_client(remote));
+        let local = match zone::from_client(local) {
+            // The wildcard of IPv6 leaves the choice to IPv4 as well, where the remote is mapped.
+            wild if wild.ip().is_unspecified() && peer.is_ipv6() => {
+                SocketAddr::new(any(remote).ip(), wild.port())
+            }
+            local => local,
+        };
+        let socket = open(session, Kind::Stream, peer.is_ipv6(), Ask::Connect { local, remote })?;
+        Ok(TcpStream { socket, peer })
     }
 
     /// A connection that a listener accepted.

@@ -3,13 +3,14 @@
 use crate::calls::{Datagram, Origin};
 use crate::session::Session;
 use crate::socket::{Half, Kind, Look, Receiving, Socket};
-use crate::tcp::{any, each_addr, open};
+use crate::tcp::{any, each_addr, open, shown};
 use crate::wait::lock;
 use proto::PeerCorrupt;
 use proto::arena::line::{level, want};
 use proto::arena::record::{HEADER_SIZE, Header, PAYLOAD_MAX, record_size};
 use proto::control::client::{Ask, Granted};
 use proto::id::{Epoch, SlotIndex};
+use proto::zone;
 use rustix::io::Errno;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
@@ -44,7 +45,8 @@ impl UdpSocket {
     /// EADDRINUSE, EADDRNOTAVAIL, EACCES below port 1024.
     pub fn bind_in<A: ToSocketAddrs>(session: &Session, addr: A) -> io::Result<UdpSocket> {
         each_addr(addr, |local| {
-            let socket = open(session, Kind::Datagram, Ask::Datagram { local })?;
+            let ask = Ask::Datagram { local: zone::from_client(local) };
+            let socket = open(session, Kind::Datagram, local.is_ipv6(), ask)?;
             let ends = Ends { local: socket.placed.local, peer: None };
             Ok(UdpSocket { socket, ends: Arc::new(Mutex::new(ends)) })
         })
@@ -68,15 +70,21 @@ impl UdpSocket {
 
     fn associate(&self, remote: SocketAddr, peer: Option<SocketAddr>) -> io::Result<()> {
         let slot = self.socket.placed.slot;
-        match self.socket.session.inner.control.ask(Ask::DatagramConnect { slot, remote })? {
+        let ask = Ask::DatagramConnect { slot, remote: zone::from_client(remote) };
+        match self.socket.session.inner.control.ask(ask)? {
             Granted::Socket { local, .. } => {
-                *lock(&self.ends) = Ends { local, peer };
+                *lock(&self.ends) = Ends { local: shown(local, self.is_v6()), peer };
                 Ok(())
             }
             Granted::Session { .. } => {
                 Err(io::Error::new(io::ErrorKind::InvalidData, "sockd granted something else"))
             }
         }
+    }
+
+    /// Whether it is of the IPv6 family, and shows addresses of IPv4 mapped.
+    fn is_v6(&self) -> bool {
+        self.socket.placed.local.is_ipv6()
     }
 
     pub(crate) fn remote(&self) -> Option<SocketAddr> {
@@ -144,6 +152,7 @@ impl UdpSocket {
             }
             local.set_ip(source);
         }
+        let (remote, local) = (zone::from_client(remote), zone::from_client(local));
         let slot = SlotIndex(origin.interface);
         let header = Header { len: len as u32, remote, local, slot, epoch: Epoch(0) };
         let size = record_size(len);
@@ -239,8 +248,8 @@ impl UdpSocket {
             if take {
                 receiving.consume(record_size(len))?;
             }
-            let Header { remote, local, slot, .. } = header;
-            Ok(Look::Ready(Datagram { copied, len, remote, local, interface: slot.0 }))
+            let (remote, local) = (shown(header.remote, self.is_v6()), shown(header.local, self.is_v6()));
+            Ok(Look::Ready(Datagram { copied, len, remote, local, interface: header.slot.0 }))
         })
     }
 

@@ -49,6 +49,20 @@ proto::counters! {
         IcmpInMsgs = "icmp_in_msgs",
         /// ICMP messages sent.
         IcmpOutMsgs = "icmp_out_msgs",
+        /// Packets that were cut (RFC 4293 ipSystemStatsOutFragOKs).
+        FragOks = "ip_frag_oks",
+        /// Fragments that were made (RFC 4293 ipSystemStatsOutFragCreates).
+        FragCreates = "ip_frag_creates",
+        /// Neighbour discovery messages received.
+        NdpIn = "ndp_in",
+        /// Neighbour discovery messages sent.
+        NdpOut = "ndp_out",
+        /// Addresses that somebody else on the link had (RFC 4862 §5.4).
+        DadFailed = "dad_failed",
+        /// MLD messages received.
+        MldIn = "mld_in",
+        /// MLD messages sent.
+        MldOut = "mld_out",
         /// ARP packets received.
         ArpIn = "arp_in",
         /// ARP packets sent.

@@ -3,7 +3,9 @@
 use crate::wire::HEADER_AREA;
 use crate::wire::checksum::Sum;
 use proto::nic::packet_buf::PacketBuf;
+use proto::nic::pool::{FramePool, NoPages};
 use proto::shm::Memory;
+use std::rc::Rc;
 
 /// A received frame. Parsers read `head`, never the shared page; layers pull what they have read.
 #[derive(Debug)]
@@ -13,6 +15,7 @@ pub struct Frame<M: Memory> {
     head: [u8; HEADER_AREA],
     head_len: usize,
     pulled: usize,
+    packet_at: usize,
     /// The payload, from its first byte on, lies in the arena already: at this offset of the stream it
     /// belongs to, so many bytes.
     pub landed: Option<(u64, usize)>,
@@ -23,7 +26,7 @@ impl<M: Memory> Frame<M> {
     pub fn new(buf: PacketBuf<M>) -> Self {
         let mut head = [0; HEADER_AREA];
         let head_len = buf.read_up_to(0, &mut head);
-        Frame { buf, head, head_len, pulled: 0, landed: None }
+        Frame { buf, head, head_len, pulled: 0, packet_at: 0, landed: None }
     }
 
     /// The copied bytes from the current layer's header on; may be fewer than there are in `buf`.
@@ -32,12 +35,37 @@ impl<M: Memory> Frame<M> {
         self.head.get(self.pulled..end).unwrap_or(&[])
     }
 
-    /// A copy of the copied bytes from the current layer's header on, for an ICMP error that quotes
-    /// them after the headers have been pulled.
-    pub fn whole_head(&self) -> WholeHead {
-        let mut whole = WholeHead { bytes: [0; HEADER_AREA], len: self.head().len() };
-        whole.bytes[..whole.len].copy_from_slice(self.head());
-        whole
+    /// The network layer's header begins here: what an ICMP error about this packet quotes.
+    pub fn begin_packet(&mut self) {
+        self.packet_at = self.pulled;
+    }
+
+    /// The copied bytes from the network layer's header on.
+    pub fn packet_head(&self) -> &[u8] {
+        let end = self.head_len.min(self.pulled + self.buf.len());
+        self.head.get(self.packet_at..end).unwrap_or(&[])
+    }
+
+    /// The network layer's packet, at most `len_max` bytes of it, in a buffer of its own with `headroom`, and
+    /// the sum of what it holds: what an ICMP error quotes.
+    ///
+    /// # Errors
+    /// [`NoPages`].
+    pub fn quote(
+        &self,
+        pool: &Rc<FramePool<M>>,
+        headroom: usize,
+        len_max: usize,
+    ) -> Result<(PacketBuf<M>, Sum), NoPages> {
+        let pulled = self.head.get(self.packet_at..self.pulled.min(self.head_len)).unwrap_or(&[]);
+        let pulled = &pulled[..pulled.len().min(len_max)];
+        let rest = self.buf.len().min(len_max - pulled.len());
+        let mut quote = PacketBuf::alloc(pool, pulled.len() + rest, headroom)?;
+        quote.write(0, pulled)?;
+        quote.write_from(pulled.len(), &self.buf, 0, rest)?;
+        let mut sum = Sum::EMPTY;
+        quote.for_each_chunk(0, quote.len(), |chunk| sum = sum.then(chunk));
+        Ok((quote, sum))
     }
 
     /// Goes up a layer: `n` bytes of header are done with.
@@ -59,19 +87,5 @@ impl<M: Memory> Frame<M> {
         let mut sum = Sum::of(&[]);
         self.buf.for_each_chunk(0, self.buf.len(), |chunk| sum = sum.then(chunk));
         sum
-    }
-}
-
-/// The first bytes of a packet, kept aside.
-#[derive(Debug)]
-pub struct WholeHead {
-    bytes: [u8; HEADER_AREA],
-    len: usize,
-}
-
-impl WholeHead {
-    /// The bytes.
-    pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len]
     }
 }

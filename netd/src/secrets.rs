@@ -14,7 +14,7 @@ const MAGIC_AT: usize = 0;
 const KEYS_AT: usize = 8;
 
 /// Bytes of entropy that all keys together take.
-pub const ENTROPY_SIZE: usize = 80;
+pub const ENTROPY_SIZE: usize = 96;
 
 /// Size of the region in bytes.
 pub const REGION_SIZE: usize = 4096;
@@ -26,6 +26,8 @@ pub struct Secrets {
     pub hash: HashKey,
     /// Sequence numbers, timestamps and cookies.
     pub tcp: isn::Secrets,
+    /// Interface identifiers of IPv6 addresses, and what is to look random on a link.
+    pub addresses: HashKey,
     /// The budget of challenge ACKs.
     pub challenge: [u8; 16],
 }
@@ -48,6 +50,7 @@ impl Secrets {
             hash: HashKey([word(0), word(1)]),
             tcp: isn::Secrets { isn: key(1), timestamps: key(2), cookie: key(3) },
             challenge: key(4),
+            addresses: HashKey([word(10), word(11)]),
         }
     }
 }

@@ -6,12 +6,16 @@ use proto::control::notices::{FilterNotice, MULTICAST_MAX, Mac};
 
 const BROADCAST: Mac = [0xff; 6];
 
+/// What the addresses of IPv4's groups begin with: RFC 1112 §6.4.
+const IPV4_GROUPS: [u8; 3] = [0x01, 0x00, 0x5e];
+
 /// The filter of one interface.
 #[derive(Debug, Clone)]
 pub struct AddressFilter {
     own: Mac,
     promiscuous: bool,
     all_multicast: bool,
+    ipv4_groups: bool,
     multicast: Vec<Mac>,
 }
 
@@ -19,15 +23,22 @@ impl AddressFilter {
     /// Frames to `own` and to all.
     ///
     /// Until netd has said which groups it wants, all multicast passes: a stack that asks for nothing
-    /// (none does) loses nothing by it.
+    /// loses nothing by it.
     pub fn new(own: Mac) -> Self {
-        AddressFilter { own, promiscuous: false, all_multicast: true, multicast: Vec::new() }
+        AddressFilter {
+            own,
+            promiscuous: false,
+            all_multicast: true,
+            ipv4_groups: true,
+            multicast: Vec::new(),
+        }
     }
 
     /// From now on what netd says.
     pub fn set(&mut self, notice: FilterNotice) {
         self.promiscuous = notice.promiscuous;
         self.all_multicast = notice.all_multicast || notice.multicast.len() > MULTICAST_MAX;
+        self.ipv4_groups = notice.ipv4_groups;
         self.multicast = notice.multicast;
         self.multicast.truncate(MULTICAST_MAX);
         self.multicast.sort_unstable();
@@ -40,7 +51,10 @@ impl AddressFilter {
         *destination == self.own
             || self.promiscuous
             || *destination == BROADCAST
-            || (group && (self.all_multicast || self.multicast.binary_search(destination).is_ok()))
+            || (group
+                && (self.all_multicast
+                    || (self.ipv4_groups && destination.starts_with(&IPV4_GROUPS))
+                    || self.multicast.binary_search(destination).is_ok()))
     }
 }
 
@@ -61,6 +75,8 @@ mod tests {
         assert!(filter.passes(&OWN) && filter.passes(&BROADCAST) && !filter.passes(&GROUP));
         filter.set(FilterNotice { multicast: vec![[1, 1, 1, 1, 1, 1], GROUP], ..FilterNotice::default() });
         assert!(filter.passes(&GROUP) && !filter.passes(&[1, 0, 0x5e, 0, 0, 2]) && !filter.passes(&OTHER));
+        filter.set(FilterNotice { ipv4_groups: true, ..FilterNotice::default() });
+        assert!(filter.passes(&GROUP) && !filter.passes(&[0x33, 0x33, 0, 0, 0, 1]));
         filter.set(FilterNotice { promiscuous: true, ..FilterNotice::default() });
         assert!(filter.passes(&OTHER));
     }

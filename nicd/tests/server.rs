@@ -61,7 +61,15 @@ fn welcome(path: &Path) -> Welcome {
         path: path.to_str().expect("a path in ASCII").to_owned(),
         faults: WireFaults::default(),
     };
-    let nic = NicConfig { backend, mac: MAC, mtu: 1500, addrs: Vec::new(), gateway: None, offload: true };
+    let nic = NicConfig {
+        backend,
+        mac: MAC,
+        mtu: 1500,
+        addrs: Vec::new(),
+        gateways: Vec::new(),
+        slaac: false,
+        offload: true,
+    };
     let group = GroupConfig {
         name: "test".to_owned(),
         dir: "/nowhere".to_owned(),

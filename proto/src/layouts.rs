@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 pub const ARGUMENT: &str = "--layouts";
 
 /// Version of the region with netd's keys, whose layout netd owns.
-pub const SECRETS: u32 = 1;
+pub const SECRETS: u32 = 2;
 
 /// Name and version of one layout.
 pub type Layout = (&'static str, u32);

@@ -19,6 +19,7 @@ pub mod run_dir;
 pub mod shm;
 pub mod stats;
 pub mod time;
+pub mod zone;
 
 pub use error::PeerCorrupt;
 pub use time::Instant;

@@ -3,7 +3,7 @@
 //! Pure rules, asked by [`core`](crate::core). Whether an address is ours or a remote can be
 //! reached is netd's to say; which port is taken is [`ports`](crate::ports)'s.
 
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use proto::arena::Geometry;
 use rustix::io::Errno;
 
@@ -131,6 +131,9 @@ pub fn destination(remote: SocketAddr) -> SocketAddr {
         IpAddr::V4(ip) if ip.is_unspecified() => {
             SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), remote.port())
         }
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), remote.port())
+        }
         _ => remote,
     }
 }
@@ -157,9 +160,11 @@ pub fn may_connect(local: SocketAddr, remote: SocketAddr) -> Result<(), Errno> {
 /// Whether a UDP socket at `local` may have `remote` as its only remote.
 ///
 /// # Errors
-/// As udp(7): EAFNOSUPPORT when the families differ, EACCES for a broadcast address.
+/// As udp(7): EAFNOSUPPORT when the families differ, EACCES for a broadcast address. A socket at the IPv6
+/// wildcard speaks to both (RFC 3493 §3.7).
 pub fn may_associate(local: SocketAddr, remote: SocketAddr) -> Result<(), Errno> {
-    if local.is_ipv4() != remote.is_ipv4() {
+    let any_v6 = matches!(local.ip(), IpAddr::V6(ip) if ip.is_unspecified());
+    if local.is_ipv4() != remote.is_ipv4() && !any_v6 {
         return Err(Errno::AFNOSUPPORT);
     }
     match remote.ip() {

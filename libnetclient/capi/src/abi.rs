@@ -196,6 +196,9 @@ pub unsafe fn tell_address(addr: SocketAddr, family: c_int, at: *mut sockaddr, l
     }
     let mut out = [0u8; size_of::<sockaddr_in6>()];
     out[2..4].copy_from_slice(&addr.port().to_be_bytes());
+    if let SocketAddr::V6(v6) = addr {
+        out[24..28].copy_from_slice(&v6.scope_id().to_ne_bytes());
+    }
     let full = match (addr.ip(), family) {
         (IpAddr::V4(ip), libc::AF_INET) => {
             out[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());

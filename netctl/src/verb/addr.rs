@@ -3,6 +3,8 @@
 use crate::group::{Access, Failure};
 use crate::table::{Form, Table, json};
 use crate::verb::link;
+use proto::Instant;
+use proto::control::clock::now;
 use proto::control::messages::Prefix;
 use proto::hard::config::{Key, Value};
 use serde::Serialize;
@@ -16,6 +18,14 @@ struct Address {
     local: IpAddr,
     prefixlen: u8,
     tentative: bool,
+    /// A router announced its network, or it is link-local; else it was given.
+    dynamic: bool,
+    /// Seconds that it may still be used; without it for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    valid_life_time: Option<u64>,
+    /// Seconds that it may still be used for anything new; without it for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preferred_life_time: Option<u64>,
 }
 
 /// `ADDR/LEN` (or `ADDR` alone for a host, `default` not allowed) from what a person typed.
@@ -37,13 +47,18 @@ pub fn prefix_from(text: &str) -> Result<Prefix, Failure> {
 /// When the answer can't be written.
 pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Failure> {
     let names = link::names(access);
+    let now = now();
+    let left = |until: Instant| until.since(now).as_secs();
     let address = |record: proto::hard::config::Record| match (record.key, record.value) {
-        (Key::Address { link, addr, prefix_len }, Value::Address { verified }) => Some(Address {
+        (Key::Address { link, addr, prefix_len }, Value::Address { verified, life }) => Some(Address {
             dev: names.get(usize::from(link)).cloned().unwrap_or_else(|| link.to_string()),
             family: if addr.is_ipv4() { "inet" } else { "inet6" },
             local: addr,
             prefixlen: prefix_len,
             tentative: !verified,
+            dynamic: life.learned,
+            valid_life_time: life.valid.map(left),
+            preferred_life_time: life.preferred.map(left),
         }),
         _ => None,
     };
@@ -53,9 +68,12 @@ pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Fai
         Form::Table => {
             let mut table = Table::new(&["DEV", "FAMILY", "ADDRESS", "FLAGS"]);
             for a in &addresses {
-                let flags = if a.tentative { "tentative" } else { "-" };
+                let deprecated = a.preferred_life_time == Some(0);
+                let flags = [(a.tentative, "tentative"), (a.dynamic, "dynamic"), (deprecated, "deprecated")];
+                let flags: Vec<&str> = flags.iter().filter(|(on, _)| *on).map(|(_, flag)| *flag).collect();
+                let flags = if flags.is_empty() { "-".to_owned() } else { flags.join(",") };
                 let local = format!("{}/{}", a.local, a.prefixlen);
-                table.row([a.dev.clone(), a.family.into(), local, flags.into()]);
+                table.row([a.dev.clone(), a.family.into(), local, flags]);
             }
             table.write(out)
         }

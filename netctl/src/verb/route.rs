@@ -95,19 +95,25 @@ pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Fai
         })
         .collect();
     let route = |record: proto::hard::config::Record| match (record.key, record.value) {
-        (Key::Route { destination, prefix_len, table, metric }, Value::Route { gateway, link, source }) => {
-            Some(Route {
-                dst: if prefix_len == 0 { "default".into() } else { format!("{destination}/{prefix_len}") },
-                gateway,
-                dev: names.get(usize::from(link)).cloned().unwrap_or_else(|| link.to_string()),
-                prefsrc: source,
-                metric,
-                table,
-                protocol: "static",
-            })
-        }
+        (
+            Key::Route { destination, prefix_len, table, metric },
+            Value::Route { gateway, link, source, life },
+        ) => Some(Route {
+            dst: if prefix_len == 0 { "default".into() } else { format!("{destination}/{prefix_len}") },
+            gateway,
+            dev: names.get(usize::from(link)).cloned().unwrap_or_else(|| link.to_string()),
+            prefsrc: source,
+            metric,
+            table,
+            protocol: if life.learned { "ra" } else { "static" },
+        }),
         // The network of an address is reached through its link; an address alone has none.
-        (Key::Address { link, addr, prefix_len }, Value::Address { .. }) => {
+        (Key::Address { link, addr, prefix_len }, Value::Address { life, .. }) => {
+            let link_local = matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            if life.learned && !link_local {
+                // Whether its network is on the link is another record's to say.
+                return None;
+            }
             let alone = prefix_len == if addr.is_ipv4() { 32 } else { 128 };
             (!alone && !down.contains(&link)).then(|| Route {
                 dst: network(addr, prefix_len),

@@ -5,15 +5,17 @@
 //! counts, so that what an administrator changed outlives netd.
 
 use super::Mapped;
+use crate::ip::autoconf::{Learned, LearnedAddress, LearnedRoute};
 use crate::link::interface::InterfaceConfig;
-use crate::stack::Stack;
+use crate::stack::{LinkNews, Stack};
 use crate::wire::address::MacAddr;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proto::Instant;
 use proto::cell::TableError;
 use proto::control::messages::{GroupConfig, NicConfig, Prefix};
 use proto::control::notices::Change;
-use proto::hard::config::{ConfigError, ConfigWriter, Key, LinkName, Record, Value, read};
+use proto::hard::config::{ConfigError, ConfigWriter, Key, Life, LinkName, Record, Value, read};
+use proto::zone;
 use rustix::io::Errno;
 
 /// rtnetlink(7): RT_TABLE_MAIN.
@@ -25,14 +27,17 @@ pub(super) struct Configuration {
     writer: Option<ConfigWriter<Mapped>>,
     records: Vec<Record>,
     nics: u16,
+    /// Where addresses and routers of IPv6 are learned.
+    slaac: Vec<bool>,
 }
 
 impl Configuration {
     /// Takes over the region; shard 0 fills it when it is the first.
     pub(super) fn attach(memory: Mapped, group: &GroupConfig, writes: bool) -> Result<Self, TableError> {
         let nics = group.nics.len() as u16;
+        let slaac = group.nics.iter().map(|nic| nic.slaac).collect();
         if !writes {
-            return Ok(Configuration { writer: None, records: read(memory)?, nics });
+            return Ok(Configuration { writer: None, records: read(memory)?, nics, slaac });
         }
         let mut writer = ConfigWriter::attach(memory)?;
         for (index, nic) in group.nics.iter().enumerate() {
@@ -44,7 +49,7 @@ impl Configuration {
             }
         }
         let records = writer.records().collect();
-        Ok(Configuration { writer: Some(writer), records, nics })
+        Ok(Configuration { writer: Some(writer), records, nics, slaac })
     }
 
     /// What the interfaces start with.
@@ -53,19 +58,45 @@ impl Configuration {
     }
 
     fn interface(&self, nic: u16) -> InterfaceConfig {
-        let mut config = InterfaceConfig { mac: MacAddr::ZERO, mtu: 1500, addrs: Vec::new(), gateway: None };
+        let mut config = InterfaceConfig {
+            mac: MacAddr::ZERO,
+            mtu: 1500,
+            addrs: Vec::new(),
+            tentative: Vec::new(),
+            gateways: Vec::new(),
+            slaac: self.slaac[usize::from(nic)],
+            learned: Learned::default(),
+        };
         for record in &self.records {
             match (record.key, record.value) {
                 (Key::Link(link), Value::Link { mac, mtu, .. }) if link == nic => {
                     (config.mac, config.mtu) = (MacAddr(mac), mtu);
                 }
-                (Key::Address { link, addr, prefix_len }, _) if link == nic => {
-                    config.addrs.push(Prefix { addr, len: prefix_len });
+                (Key::Address { link, addr, prefix_len }, Value::Address { verified, life })
+                    if link == nic =>
+                {
+                    let prefix = Prefix { addr, len: prefix_len };
+                    let Life { learned, valid, preferred } = life;
+                    match (learned, verified) {
+                        (true, _) => {
+                            config.learned.addresses.push(LearnedAddress { prefix, valid, preferred });
+                        }
+                        (false, true) => config.addrs.push(prefix),
+                        (false, false) => config.tentative.push(prefix),
+                    }
                 }
                 (
-                    Key::Route { destination, prefix_len: 0, .. },
-                    Value::Route { gateway: Some(IpAddr::V4(gateway)), link, .. },
-                ) if link == nic && destination.is_ipv4() => config.gateway = Some(gateway),
+                    Key::Route { destination, prefix_len, metric, .. },
+                    Value::Route { gateway, link, life: Life { learned: true, valid, .. }, .. },
+                ) if link == nic => {
+                    let to = Prefix { addr: destination, len: prefix_len };
+                    let via = if let Some(IpAddr::V6(via)) = gateway { Some(via) } else { None };
+                    config.learned.routes.push(LearnedRoute { to, via, metric, until: valid });
+                }
+                (
+                    Key::Route { prefix_len: 0, metric: 0, .. },
+                    Value::Route { gateway: Some(gateway), link, .. },
+                ) if link == nic => config.gateways.push(gateway),
                 _ => {}
             }
         }
@@ -77,9 +108,10 @@ impl Configuration {
     pub(super) fn apply(&self, now: Instant, stack: &mut Stack<Mapped>) {
         for record in &self.records {
             let change = match (record.key, record.value) {
-                (Key::Route { destination, prefix_len, metric, .. }, Value::Route { gateway, link, .. })
-                    if prefix_len > 0 || metric > 0 =>
-                {
+                (
+                    Key::Route { destination, prefix_len, metric, .. },
+                    Value::Route { gateway, link, life, .. },
+                ) if (prefix_len > 0 || metric > 0) && !life.learned => {
                     let to = Prefix { addr: destination, len: prefix_len };
                     Change::RouteAdd { to, via: gateway, nic: link, metric }
                 }
@@ -97,6 +129,33 @@ impl Configuration {
         }
     }
 
+    /// Keeps what the links changed by themselves, before anything is sent that follows from it.
+    pub(super) fn note(&mut self, news: &LinkNews) {
+        let Some(writer) = self.writer.as_mut() else { return };
+        match *news {
+            LinkNews::Address { nic, address, learned } => {
+                let LearnedAddress { prefix, valid, preferred } = address;
+                let key = address_key(nic, prefix);
+                let value = Value::Address { verified: true, life: Life { learned, valid, preferred } };
+                // Without room it is learned again after a death.
+                let _ = writer.set(Record { key, value });
+            }
+            LinkNews::AddressGone { nic, prefix } => {
+                writer.remove(&address_key(nic, prefix));
+            }
+            LinkNews::Route { nic, route } => {
+                let life = Life { learned: true, valid: route.until, preferred: None };
+                let gateway = route.via.map(|via| IpAddr::V6(zone::without(via)));
+                let value = Value::Route { gateway, link: nic, source: None, life };
+                let _ = writer.set(Record { key: route_key(route.to, route.metric), value });
+            }
+            LinkNews::RouteGone { route, .. } => {
+                writer.remove(&route_key(route.to, route.metric));
+            }
+            LinkNews::Groups { .. } => {}
+        }
+    }
+
     /// Makes a change: first in the stack, which says whether it can be, then in hard state.
     pub(super) fn change(
         &mut self,
@@ -110,14 +169,14 @@ impl Configuration {
         let full = |_: ConfigError| code(Errno::NOSPC);
         match *change {
             Change::AddressAdd { nic, prefix } => {
-                let key = Key::Address { link: nic, addr: prefix.addr, prefix_len: prefix.len };
-                writer.set(Record { key, value: Value::Address { verified: true } }).map_err(full)?;
+                let key = address_key(nic, prefix);
+                writer.set(Record { key, value: address(prefix) }).map_err(full)?;
             }
             Change::AddressDel { nic, prefix } => {
-                writer.remove(&Key::Address { link: nic, addr: prefix.addr, prefix_len: prefix.len });
+                writer.remove(&address_key(nic, prefix));
             }
             Change::RouteAdd { to, via, nic, metric } => {
-                let value = Value::Route { gateway: via, link: nic, source: None };
+                let value = Value::Route { gateway: via, link: nic, source: None, life: Life::GIVEN };
                 writer.set(Record { key: route_key(to, metric), value }).map_err(full)?;
             }
             Change::RouteDel { to, .. } => {
@@ -151,6 +210,16 @@ impl Configuration {
     }
 }
 
+/// A given address: one of IPv6 is looked for on the link first.
+fn address(prefix: Prefix) -> Value {
+    Value::Address { verified: prefix.addr.is_ipv4(), life: Life::GIVEN }
+}
+
+/// The key of an address; without its zone, which is the link's.
+fn address_key(nic: u16, prefix: Prefix) -> Key {
+    Key::Address { link: nic, addr: zone::ip_without(prefix.addr), prefix_len: prefix.len }
+}
+
 fn route_key(to: Prefix, metric: u32) -> Key {
     Key::Route { destination: to.addr, prefix_len: to.len, table: TABLE_MAIN, metric }
 }
@@ -160,11 +229,15 @@ fn records_of(index: u16, nic: &NicConfig) -> Vec<Record> {
     let mut records = Vec::new();
     for prefix in &nic.addrs {
         let key = Key::Address { link: index, addr: prefix.addr, prefix_len: prefix.len };
-        records.push(Record { key, value: Value::Address { verified: true } });
+        records.push(Record { key, value: address(*prefix) });
     }
-    if let Some(gateway) = nic.gateway {
-        let everywhere = Prefix { addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED), len: 0 };
-        let value = Value::Route { gateway: Some(IpAddr::V4(gateway)), link: index, source: None };
+    for &gateway in &nic.gateways {
+        let addr = match gateway {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let everywhere = Prefix { addr, len: 0 };
+        let value = Value::Route { gateway: Some(gateway), link: index, source: None, life: Life::GIVEN };
         records.push(Record { key: route_key(everywhere, 0), value });
     }
     let name = LinkName::new(&format!("nic{index}")).expect("a short name");

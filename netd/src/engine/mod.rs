@@ -18,7 +18,7 @@ mod tap;
 use crate::counters::{Counter, Counters};
 use crate::link::gro::Gro;
 use crate::secrets::ENTROPY_SIZE;
-use crate::stack::{AttachError, LOOPBACK, ORDER, Setup, Stack};
+use crate::stack::{AttachError, LOOPBACK, LinkNews, ORDER, Setup, Stack};
 use crate::wire::drop_reason::DropReason;
 use clients::Clients;
 use config::Configuration;
@@ -296,6 +296,7 @@ impl Engine {
         for session in self.clients.faulted() {
             self.stack.session_corrupt(time, session, PeerCorrupt::new("a page of its memory is gone"));
         }
+        self.take_news();
         self.stack.settle(time, ORDER);
         self.hand_down();
         self.answer();
@@ -306,6 +307,24 @@ impl Engine {
             self.recorder.record(time, Kind::CORRUPT, [session.0.into(), 0, 0], rule.rule);
         }
         worked
+    }
+
+    /// What the links changed by themselves is kept before anything leaves that follows from it, and the
+    /// devices learn which groups are listened to.
+    fn take_news(&mut self) {
+        while let Some(news) = self.stack.next_news() {
+            self.config.note(&news);
+            if let LinkNews::Groups { nic } = news {
+                self.tell_groups(usize::from(nic));
+            }
+        }
+    }
+
+    fn tell_groups(&mut self, index: usize) {
+        let groups = self.stack.groups(index as u16);
+        if let (Some(nic), Some(groups)) = (self.nics.get_mut(index), groups) {
+            nic.listen_to(&groups);
+        }
     }
 
     fn take_frames(&mut self, time: Instant) -> usize {
@@ -508,9 +527,11 @@ impl Engine {
             }
             News::Rendezvous { peer, generation, name } => match peer.role {
                 Role::Nicd => {
-                    if let Some(nic) = self.nics.get_mut(usize::from(peer.index)) {
+                    let index = usize::from(peer.index);
+                    if let Some(nic) = self.nics.get_mut(index) {
                         nic.rendezvous(generation, name);
                     }
+                    self.tell_groups(index);
                 }
                 _ => self.sockd.rendezvous(generation, name),
             },

@@ -3,10 +3,11 @@
 
 use super::patience::Patience;
 use super::{Mapped, NIC, NIC_NOTICES, watch};
+use crate::wire::address::MacAddr;
 use mio::unix::SourceFd;
 use mio::{Registry, Token};
 use proto::control::clock::now;
-use proto::control::notices::{FilterNotice, LinkNotice};
+use proto::control::notices::{FilterNotice, LinkNotice, MULTICAST_MAX};
 use proto::control::rendezvous::NoticeLane;
 use proto::id::{Generation, Role, Seat};
 use proto::nic::descriptor::Descriptor;
@@ -151,6 +152,19 @@ impl NicLink {
             && let Err(error) = nic.notices.connect(name)
         {
             tracing::warn!("notices to {}: {error}", self.seat);
+        }
+    }
+
+    /// Tells the device which groups of IPv6 are listened to. Groups of IPv4 are not joined one by one:
+    /// all of them are wanted.
+    pub(super) fn listen_to(&mut self, groups: &[MacAddr]) {
+        let Some(nic) = &self.attached else { return };
+        let multicast: Vec<_> = groups.iter().map(|mac| mac.0).collect();
+        let all_multicast = multicast.len() > MULTICAST_MAX;
+        let multicast = if all_multicast { Vec::new() } else { multicast };
+        let notice = FilterNotice { promiscuous: false, all_multicast, ipv4_groups: true, multicast };
+        if let Err(error) = nic.notices.send(notice) {
+            tracing::debug!("groups to {}: {error}", self.seat);
         }
     }
 

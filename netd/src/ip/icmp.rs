@@ -1,18 +1,25 @@
-//! ICMP for IPv4: answers to echo requests, and the errors we send (RFC 792, RFC 1122 §3.2.2).
+//! ICMP of both families: answers to echo requests, the errors we send, and those we hear (RFC 792,
+//! RFC 1122 §3.2.2, RFC 4443).
 
-use super::{Ip, Received, TTL_DEFAULT};
+use super::{Ip, input::Received};
 use crate::counters::{Counter, Counters};
+use crate::frame::Frame;
 use crate::link::HEADROOM;
 use crate::wire::address::AddressPair;
 use crate::wire::checksum::Sum;
 use crate::wire::drop_reason::DropReason;
-use crate::wire::icmpv4::{HEADER_LEN, Icmpv4Message, QUOTE_LEN_MAX, Quote, error_is_allowed, quote_len};
+use crate::wire::extension::Problem;
+use crate::wire::icmpv4::{self, Icmpv4Message, UnreachableCode};
+use crate::wire::icmpv6::{self, CODE_PORT, CODE_REASSEMBLY, Icmpv6Message};
 use crate::wire::ipv4::{IpProtocol, Ipv4Header};
+use crate::wire::ipv6::Ipv6Header;
+use crate::wire::quote::{Complaint, Quote, Report};
 use core::net::IpAddr;
 use core::time::Duration;
 use proto::Instant;
 use proto::nic::packet_buf::PacketBuf;
 use proto::shm::Memory;
+use proto::zone;
 
 /// Errors sent per second at most: RFC 1812 §4.3.2.8, Linux `icmp_msgs_per_sec`.
 pub const ERRORS_PER_SECOND: u32 = 1000;
@@ -47,43 +54,136 @@ impl ErrorLimit {
     }
 }
 
-/// An ICMP error about a packet of ours, for the transport that sent it.
+/// What is the matter with a packet that somebody sent us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody has its port.
+    Port,
+    /// We have no such protocol; the number stands there.
+    Protocol {
+        /// From the start of the packet.
+        at: u32,
+    },
+    /// The rest of its fragments did not come.
+    Reassembly,
+    /// A header that can't be (IPv6).
+    Header(Problem),
+}
+
+impl Fault {
+    /// As ICMP for IPv4 says it; `None` where it has no word for it.
+    const fn v4(self) -> Option<Icmpv4Message> {
+        Some(match self {
+            Fault::Port => Icmpv4Message::Unreachable { code: UnreachableCode::PORT, next_hop_mtu: 0 },
+            Fault::Protocol { .. } => {
+                Icmpv4Message::Unreachable { code: UnreachableCode::PROTOCOL, next_hop_mtu: 0 }
+            }
+            Fault::Reassembly => Icmpv4Message::TimeExceeded { code: 1 },
+            Fault::Header(_) => return None,
+        })
+    }
+
+    /// As ICMP for IPv6 says it.
+    fn v6(self) -> Icmpv6Message {
+        let problem = |problem: Problem| Icmpv6Message::ParameterProblem {
+            code: problem.code,
+            pointer: problem.pointer,
+        };
+        match self {
+            Fault::Port => Icmpv6Message::Unreachable { code: CODE_PORT },
+            // RFC 8200 §4: code 1, unrecognised next header.
+            Fault::Protocol { at } => problem(Problem::next_header(at)),
+            Fault::Reassembly => Icmpv6Message::TimeExceeded { code: CODE_REASSEMBLY },
+            Fault::Header(wrong) => problem(wrong),
+        }
+    }
+}
+
+/// What came of an ICMP message.
+#[derive(Debug)]
+pub enum Heard {
+    /// It was answered, or taken in.
+    Done,
+    /// It reports an error to a transport.
+    Error(Report),
+    /// It was neighbour discovery's: a neighbour may have answered, an address may have come or gone.
+    Neighbours,
+}
+
+/// A message of either family.
 #[derive(Debug, Clone, Copy)]
-pub struct Report {
-    /// What it says.
-    pub message: Icmpv4Message,
-    /// The packet it speaks of.
-    pub quote: Quote,
+enum Message {
+    V4(Icmpv4Message),
+    V6(Icmpv6Message),
 }
 
 impl<M: Memory + Clone> Ip<M> {
-    /// An ICMP message for us: answered, or returned when it reports an error to a transport.
+    /// An ICMP message for us: answered, taken in, or returned when it reports an error to a transport.
     ///
     /// # Errors
     /// The reason why it was dropped.
     pub fn receive_icmp(
         &mut self,
         now: Instant,
+        received: Received<M>,
+        counters: &mut Counters,
+    ) -> Result<Heard, DropReason> {
+        counters.count(Counter::IcmpInMsgs);
+        match received.protocol {
+            IpProtocol::ICMPV6 => self.receive_icmpv6(now, received, counters),
+            _ => self.receive_icmpv4(now, received, counters),
+        }
+    }
+
+    fn receive_icmpv4(
+        &mut self,
+        now: Instant,
         mut received: Received<M>,
         counters: &mut Counters,
-    ) -> Result<Option<Report>, DropReason> {
-        counters.count(Counter::IcmpInMsgs);
+    ) -> Result<Heard, DropReason> {
         let len = received.frame.buf.len();
         let message = Icmpv4Message::parse(received.frame.head(), len)?.verify(received.frame.sum())?;
-        received.frame.pull(HEADER_LEN);
+        received.frame.pull(icmpv4::HEADER_LEN);
         match message {
             Icmpv4Message::EchoRequest { ident, sequence } => {
-                // RFC 1122 §3.2.2.6: an echo to a group may be ignored, and is (no amplification).
-                if received.to_group {
-                    return Err(DropReason::IcmpEchoGroup);
-                }
-                let pair = received.header.pair().reversed();
-                self.echo(now, &pair, ident, sequence, &received.frame.buf, counters)?;
-                Ok(None)
+                let reply = Icmpv4Message::EchoReply { ident, sequence };
+                self.echo(now, &received, Message::V4(reply), counters)
             }
             message if message.quotes_a_packet() => {
-                let quote = Quote::parse(received.frame.head())?;
-                Ok(Some(Report { message, quote }))
+                let quote = Quote::parse_v4(received.frame.head())?;
+                report(message.complaint(), quote)
+            }
+            _ => Err(DropReason::IcmpUnhandled),
+        }
+    }
+
+    fn receive_icmpv6(
+        &mut self,
+        now: Instant,
+        mut received: Received<M>,
+        counters: &mut Counters,
+    ) -> Result<Heard, DropReason> {
+        let (len, pair) = (received.frame.buf.len(), received.pair);
+        let message = Icmpv6Message::parse(received.frame.head(), len, &pair)?;
+        if let Icmpv6Message::Other { kind, .. } = *message.peek()
+            && !message.peek().quotes_a_packet()
+        {
+            return self.receive_on_link(now, kind, &received, counters);
+        }
+        let message = message.verify(received.frame.sum())?;
+        received.frame.pull(icmpv6::HEADER_LEN);
+        match message {
+            Icmpv6Message::EchoRequest { ident, sequence } => {
+                let reply = Icmpv6Message::EchoReply { ident, sequence };
+                self.echo(now, &received, Message::V6(reply), counters)
+            }
+            message if message.quotes_a_packet() => {
+                let mut quote = Quote::parse_v6(received.frame.head())?;
+                // Its addresses are of the link that the error came in by.
+                if let (AddressPair::V6 { src, dst }, Some(zone)) = (&mut quote.pair, here(&received)) {
+                    (*src, *dst) = (zone::with(*src, zone), zone::with(*dst, zone));
+                }
+                report(message.complaint(), quote)
             }
             _ => Err(DropReason::IcmpUnhandled),
         }
@@ -92,51 +192,70 @@ impl<M: Memory + Clone> Ip<M> {
     fn echo(
         &mut self,
         now: Instant,
-        pair: &AddressPair,
-        ident: u16,
-        sequence: u16,
-        payload: &PacketBuf<M>,
+        request: &Received<M>,
+        reply: Message,
         counters: &mut Counters,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Heard, DropReason> {
+        // RFC 1122 §3.2.2.6, RFC 4443 §4.2: an echo to a group may be ignored, and is (no amplification).
+        if request.to_group {
+            return Err(DropReason::IcmpEchoGroup);
+        }
+        let (pair, payload) = (request.pair.reversed(), &request.frame.buf);
         let way = self.way(pair.dst(), Some(pair.src())).ok_or(DropReason::IpOutNoRoutes)?;
         let pool = self.link.interface(way.nic).expect("a way leaves by an interface").frames.clone();
-        let mut sum = Sum::of(&[]);
-        payload.for_each_chunk(0, payload.len(), |chunk| sum = sum.then(chunk));
-        let mut reply = PacketBuf::alloc(&pool, payload.len(), HEADROOM).map_err(|_| DropReason::NoMem)?;
-        reply.write_from(0, payload, 0, payload.len()).map_err(|_| DropReason::NoMem)?;
-        self.send_icmp(now, pair, &Icmpv4Message::EchoReply { ident, sequence }, reply, sum, counters)
+        let sum = request.frame.sum();
+        let mut packet = PacketBuf::alloc(&pool, payload.len(), HEADROOM).map_err(|_| DropReason::NoMem)?;
+        packet.write_from(0, payload, 0, payload.len()).map_err(|_| DropReason::NoMem)?;
+        self.send_icmp(now, &pair, reply, packet, sum, counters)?;
+        Ok(Heard::Done)
     }
 
-    /// Tells the sender of a packet that it was not delivered, where RFC 1122 §3.2.2 and the limit
-    /// allow it. `head` is the packet from its IP header on, as much of it as is at hand.
+    /// Tells the sender of a packet that it was not delivered, where RFC 1122 §3.2.2 or RFC 4443 §2.4 and
+    /// the limit allow it. `frame` is the packet, whatever of its headers was pulled.
     pub fn send_error(
         &mut self,
         now: Instant,
-        header: &Ipv4Header,
-        head: &[u8],
+        pair: &AddressPair,
+        frame: &Frame<M>,
         to_group: bool,
-        message: &Icmpv4Message,
+        fault: Fault,
         counters: &mut Counters,
     ) {
-        let payload = head.get(usize::from(header.header_len)..).unwrap_or(&[]);
-        if !error_is_allowed(header, payload, to_group) {
-            return;
-        }
+        let head = frame.packet_head();
+        let allowed = match pair {
+            AddressPair::V4 { .. } => {
+                let Ok(header) = Ipv4Header::parse(head, usize::MAX) else { return };
+                let payload = head.get(usize::from(header.header_len)..).unwrap_or(&[]);
+                let allowed = icmpv4::error_is_allowed(&header, payload, to_group);
+                fault.v4().filter(|_| allowed).map(|message| (Message::V4(message), icmpv4::QUOTE_LEN_MAX))
+            }
+            AddressPair::V6 { .. } => {
+                let Ok(header) = Ipv6Header::parse(head, usize::MAX) else { return };
+                let even_so = matches!(fault, Fault::Header(Problem { to_groups: true, .. }));
+                let allowed = icmpv6::error_is_allowed(&header, head, to_group, even_so);
+                allowed.then_some((Message::V6(fault.v6()), icmpv6::QUOTE_LEN_MAX))
+            }
+        };
+        let Some((message, quote_max)) = allowed else { return };
         if !self.errors.allow(now) {
             return counters.drop(DropReason::IcmpRateLimit);
         }
-        let quote = &head[..quote_len(usize::from(header.total_len)).min(head.len()).min(QUOTE_LEN_MAX)];
-        let pair = header.pair().reversed();
-        let Some(way) = self.way(pair.dst(), Some(pair.src())) else {
+        let mut answer = pair.reversed();
+        if let AddressPair::V6 { src, dst } = &mut answer
+            && src.is_multicast()
+        {
+            // A group is no source: RFC 4443 §2.2 (b).
+            let Some(IpAddr::V6(own)) = self.way(IpAddr::V6(*dst), None).map(|way| way.source) else {
+                return counters.drop(DropReason::IpOutNoRoutes);
+            };
+            *src = own;
+        }
+        let Some(way) = self.way(answer.dst(), Some(answer.src())) else {
             return counters.drop(DropReason::IpOutNoRoutes);
         };
         let pool = self.link.interface(way.nic).expect("a way leaves by an interface").frames.clone();
-        let built = PacketBuf::alloc(&pool, quote.len(), HEADROOM).and_then(|mut packet| {
-            packet.write(0, quote)?;
-            Ok(packet)
-        });
-        let sent = match built {
-            Ok(packet) => self.send_icmp(now, &pair, message, packet, Sum::of(quote), counters),
+        let sent = match frame.quote(&pool, HEADROOM, quote_max) {
+            Ok((quote, sum)) => self.send_icmp(now, &answer, message, quote, sum, counters),
             Err(_) => Err(DropReason::NoMem),
         };
         if let Err(reason) = sent {
@@ -148,18 +267,33 @@ impl<M: Memory + Clone> Ip<M> {
         &mut self,
         now: Instant,
         pair: &AddressPair,
-        message: &Icmpv4Message,
+        message: Message,
         mut payload: PacketBuf<M>,
         sum: Sum,
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
-        let IpAddr::V4(_) = pair.dst() else { return Err(DropReason::UnhandledProto) };
         let way = self.way(pair.dst(), Some(pair.src())).ok_or(DropReason::IpOutNoRoutes)?;
-        let mut bytes = [0; HEADER_LEN];
-        message.emit(&mut bytes, sum);
-        payload.push(HEADER_LEN).and_then(|()| payload.write(0, &bytes)).map_err(|_| DropReason::NoMem)?;
+        let mut bytes = [0; icmpv6::HEADER_LEN];
+        let (written, protocol) = match message {
+            Message::V4(message) => (message.emit(&mut bytes, sum), IpProtocol::ICMP),
+            Message::V6(message) => (message.emit(&mut bytes, pair, sum, payload.len()), IpProtocol::ICMPV6),
+        };
+        payload
+            .push(written)
+            .and_then(|()| payload.write(0, &bytes[..written]))
+            .map_err(|_| DropReason::NoMem)?;
         counters.count(Counter::IcmpOutMsgs);
-        self.send(now, &way, pair, IpProtocol::ICMP, TTL_DEFAULT, payload, counters);
+        self.send(now, &way, pair, protocol, payload, counters);
         Ok(())
     }
+}
+
+/// The zone of the link that a packet came in by; none for loopback.
+pub(super) fn here<M: Memory>(received: &Received<M>) -> Option<u16> {
+    (received.interface != super::LOOPBACK).then(|| zone::of_interface(received.interface))
+}
+
+fn report(complaint: Option<Complaint>, quote: Quote) -> Result<Heard, DropReason> {
+    let complaint = complaint.ok_or(DropReason::IcmpUnhandled)?;
+    Ok(Heard::Error(Report { complaint, quote }))
 }

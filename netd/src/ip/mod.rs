@@ -1,25 +1,52 @@
-//! The network layer: what is for us, where packets go, and ICMP.
+//! The network layer of both families: what is for us, where packets go, fragments, and ICMP.
+//!
+//! ```text
+//! input.rs    a packet from the link, its headers checked        icmp.rs   echoes, errors sent and heard
+//! route.rs    addresses and routes (fib.rs, prefix.rs, source.rs)  output.rs a header in front, and away
+//! ndp.rs      neighbour discovery                                links.rs  IPv6 on each link (autoconf.rs, mld.rs)
+//! reassembly.rs  fragments that wait for the rest                path_mtu.rs  what paths carry
+//! ```
 
+pub mod autoconf;
 pub mod fib;
 pub mod icmp;
+pub mod input;
+pub mod links;
+pub mod mld;
+pub mod ndp;
+pub mod output;
+pub mod path_mtu;
 pub mod prefix;
+pub mod reassembly;
 pub mod route;
+pub mod source;
 
 use crate::counters::Counters;
-use crate::frame::Frame;
-use crate::link::{Link, Packet};
-use crate::wire::address::AddressPair;
-use crate::wire::drop_reason::DropReason;
-use crate::wire::ipv4::{HEADER_LEN, IpProtocol, Ipv4Header};
+use crate::keyed_hash::HashKey;
+use crate::link::Link;
+use crate::wire::{ipv4, ipv6};
 use core::net::{IpAddr, Ipv4Addr};
 use icmp::ErrorLimit;
+use links::{LinkHost, LinkNews};
+use output::Idents;
+use path_mtu::PathMtus;
 use proto::Instant;
-use proto::nic::packet_buf::PacketBuf;
 use proto::shm::Memory;
+use reassembly::Reassembly;
 use route::{AddrKind, LOOPBACK, RouteTable};
+use std::collections::VecDeque;
 
-/// Hops a packet of ours may take: RFC 1700, Linux `ip_default_ttl`.
+/// Hops a packet of ours may take: RFC 1700, Linux `ip_default_ttl`; RFC 8200 packets as well, unless a
+/// router says otherwise.
 pub const TTL_DEFAULT: u8 = 64;
+
+/// Length of the IP header that we put in front of a packet to `addr`.
+pub const fn header_len(addr: IpAddr) -> usize {
+    match addr {
+        IpAddr::V4(_) => ipv4::HEADER_LEN,
+        IpAddr::V6(_) => ipv6::HEADER_LEN,
+    }
+}
 
 /// The network layer of a shard.
 #[derive(Debug)]
@@ -28,20 +55,15 @@ pub struct Ip<M: Memory> {
     pub link: Link<M>,
     /// Where packets go.
     pub routes: RouteTable,
+    /// What paths carry, where it is less than their first link.
+    pub paths: PathMtus,
+    reassembly: Reassembly<M>,
+    hosts: Vec<LinkHost>,
+    /// When some of them has something to do.
+    hosts_due: Option<Instant>,
+    news: VecDeque<LinkNews>,
+    idents: Idents,
     errors: ErrorLimit,
-}
-
-/// A packet for a transport of ours, IP header pulled.
-#[derive(Debug)]
-pub struct Received<M: Memory> {
-    /// Its header.
-    pub header: Ipv4Header,
-    /// The transport's header and payload.
-    pub frame: Frame<M>,
-    /// Where it came in.
-    pub interface: u16,
-    /// Its destination is a group or a broadcast address.
-    pub to_group: bool,
 }
 
 /// How to get somewhere: the nicd to leave by, and what the first link takes.
@@ -53,16 +75,28 @@ pub struct Way {
     pub next_hop: IpAddr,
     /// The source address.
     pub source: IpAddr,
-    /// Bytes of a packet that the first link takes.
+    /// Bytes of a packet that the path is known to take.
     pub mtu: u16,
     /// The destination is all hosts of a network.
     pub to_all: bool,
+    /// Hops a packet may take.
+    pub hop_limit: u8,
 }
 
 impl<M: Memory + Clone> Ip<M> {
     /// On top of `link`, with the routes that are known.
-    pub fn new(link: Link<M>, routes: RouteTable) -> Self {
-        Ip { link, routes, errors: ErrorLimit::default() }
+    pub fn new(link: Link<M>, routes: RouteTable, key: HashKey) -> Self {
+        Ip {
+            link,
+            routes,
+            paths: PathMtus::new(key),
+            reassembly: Reassembly::default(),
+            hosts: Vec::new(),
+            hosts_due: None,
+            news: VecDeque::new(),
+            idents: Idents::new(key),
+            errors: ErrorLimit::default(),
+        }
     }
 
     /// Whether `ip` is an address of this host.
@@ -72,87 +106,37 @@ impl<M: Memory + Clone> Ip<M> {
 
     /// The way to `dst`, from `source` if the sender has chosen one; `None` when there is none.
     pub fn way(&self, dst: IpAddr, source: Option<IpAddr>) -> Option<Way> {
-        let path = self.routes.path(dst, source, None).ok()?;
+        let path = self.routes.path(dst, source, route::zone_interface(dst)).ok()?;
         // What is for an address of ours never leaves the host, whatever interface has the address.
         let nic = if path.kind == AddrKind::Local { LOOPBACK } else { path.interface };
         if nic != LOOPBACK && path.source.is_loopback() {
-            // RFC 1122 §3.2.1.3 (g): 127/8 never appears outside a host.
+            // RFC 1122 §3.2.1.3 (g), RFC 4291 §2.5.3: loopback addresses never appear outside a host.
             return None;
         }
-        let mtu = self.link.interface(nic)?.mtu;
+        let interface = self.link.interface(nic)?;
+        let first = interface.mtu_of(dst);
+        let mtu = self.paths.known(dst).map_or(first, |path| path.min(first));
+        let hop_limit = if dst.is_ipv4() { TTL_DEFAULT } else { interface.hop_limit };
         let to_all = path.kind == AddrKind::Broadcast;
         // RFC 1122 §3.3.6: what is for all hosts of a network goes to all stations of its link.
         let next_hop = if to_all { IpAddr::V4(Ipv4Addr::BROADCAST) } else { path.next_hop };
-        Some(Way { nic, next_hop, source: path.source, mtu, to_all })
+        Some(Way { nic, next_hop, source: path.source, mtu, hop_limit, to_all })
     }
 
-    /// A packet from the link: checked and, if it is for a transport of ours, returned.
-    ///
-    /// # Errors
-    /// The reason why it was dropped here.
-    pub fn receive(&mut self, packet: Packet<M>) -> Result<Received<M>, DropReason> {
-        let Packet { mut frame, interface, to_group: frame_to_group } = packet;
-        let header = Ipv4Header::parse(frame.head(), frame.buf.len())?;
-        if interface == LOOPBACK {
-            return looped(header, frame);
-        }
-        if !header.source_is_possible() {
-            return Err(DropReason::IpInvalidSource);
-        }
-        // RFC 1122 §3.2.1.3: our own address as a source from the wire is somebody's lie (LAND).
-        if self.is_ours(IpAddr::V4(header.src)) {
-            return Err(DropReason::IpLocalSource);
-        }
-        // RFC 1122 §3.2.1.3 (a), (g): "this host" is no destination, and 127/8 never leaves a host.
-        if header.dst.is_unspecified() || header.dst.is_loopback() {
-            return Err(DropReason::IpInvalidDest);
-        }
-        let kind = self.routes.kind(IpAddr::V4(header.dst));
-        let to_group = matches!(kind, AddrKind::Broadcast | AddrKind::Multicast);
-        if !to_group {
-            if !self.is_ours(IpAddr::V4(header.dst)) {
-                return Err(DropReason::IpInNoRoute);
-            }
-            // RFC 1122 §3.3.6: a broadcast frame carries no unicast packet.
-            if frame_to_group {
-                return Err(DropReason::UnicastInL2Multicast);
-            }
-        }
-        let header = header.whole()?;
-        frame.trim(usize::from(header.total_len));
-        frame.pull(usize::from(header.header_len));
-        Ok(Received { header, frame, interface, to_group })
+    /// Everything due at `now` happens. Returns whether neighbours moved.
+    pub fn on_timers(&mut self, now: Instant, counters: &mut Counters) -> bool {
+        let moved = self.link.on_timers(now, counters);
+        self.expire_fragments(now, counters);
+        self.on_link_timers(now, counters);
+        self.paths.expire(now);
+        moved
     }
 
-    /// Puts an IPv4 header in front of `packet` and sends it on its `way`.
-    #[expect(clippy::too_many_arguments, reason = "a header's fields")]
-    pub fn send(
-        &mut self,
-        now: Instant,
-        way: &Way,
-        pair: &AddressPair,
-        protocol: IpProtocol,
-        ttl: u8,
-        mut packet: PacketBuf<M>,
-        counters: &mut Counters,
-    ) {
-        let AddressPair::V4 { src, dst } = *pair else {
-            return counters.drop(DropReason::UnhandledProto);
-        };
-        let header = Ipv4Header::new(src, dst, protocol, ttl, packet.len());
-        let mut bytes = [0; HEADER_LEN];
-        header.emit(&mut bytes);
-        if packet.push(HEADER_LEN).and_then(|()| packet.write(0, &bytes)).is_err() {
-            return counters.drop(DropReason::NoMem);
-        }
-        self.link.send(now, way.nic, way.next_hop, packet, counters);
+    /// When [`Ip::on_timers`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        [self.link.next_deadline(), self.reassembly.next_deadline(), self.hosts_due]
+            .into_iter()
+            .flatten()
+            .min()
     }
-}
-
-/// A packet that this host sent to itself, from one of its addresses to one of its addresses.
-fn looped<M: Memory>(header: Ipv4Header, mut frame: Frame<M>) -> Result<Received<M>, DropReason> {
-    let header = header.whole()?;
-    frame.trim(usize::from(header.total_len));
-    frame.pull(usize::from(header.header_len));
-    Ok(Received { header, frame, interface: LOOPBACK, to_group: false })
 }

@@ -14,8 +14,10 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::HashMap;
 
 use super::fib::{Fib, Route};
-use super::prefix::{Prefix, common_bits};
+use super::prefix::Prefix;
+use super::source;
 use crate::keyed_hash::HashKey;
+use proto::zone;
 
 /// Addresses of ours at most; a bound for what is walked when a broadcast is looked for.
 pub const ADDRESSES_MAX: usize = 256;
@@ -29,6 +31,15 @@ pub struct InterfaceAddr {
     pub addr: IpAddr,
     /// The network that is on the link.
     pub prefix: Prefix,
+    /// Its network is on the link because of it.
+    pub on_link: bool,
+    /// It may be used, and should not be for anything new: RFC 4862 §5.5.4.
+    pub deprecated: bool,
+}
+
+/// The interface that a scoped address names, if it does.
+pub const fn zone_interface(addr: IpAddr) -> Option<u16> {
+    zone::interface(zone::of_ip(&addr))
 }
 
 /// In place of an interface's number: the host itself.
@@ -118,12 +129,29 @@ impl RouteTable {
     /// # Errors
     /// [`RouteError::Exists`], [`RouteError::Invalid`], [`RouteError::Full`].
     pub fn add_address(&mut self, interface: u16, addr: IpAddr, prefix_len: u8) -> Result<(), RouteError> {
+        self.add_address_on(interface, addr, prefix_len, true)
+    }
+
+    /// [`RouteTable::add_address`], where the route to its network comes with it only if that is `on_link`.
+    ///
+    /// # Errors
+    /// As [`RouteTable::add_address`].
+    pub fn add_address_on(
+        &mut self,
+        interface: u16,
+        addr: IpAddr,
+        prefix_len: u8,
+        on_link: bool,
+    ) -> Result<(), RouteError> {
+        let addr = zone::ip_with(addr, zone::of_interface(interface));
         let prefix = Prefix::of(addr, prefix_len).ok_or(RouteError::Invalid)?;
-        let added = InterfaceAddr { interface, addr, prefix };
+        let added = InterfaceAddr { interface, addr, prefix, on_link, deprecated: false };
         if !is_host(addr) || prefix.broadcast().is_some_and(|all| addr == IpAddr::V4(all)) {
             return Err(RouteError::Invalid);
         }
-        if self.addresses.contains(&added) {
+        let same =
+            |known: &InterfaceAddr| (known.interface, known.addr, known.prefix) == (interface, addr, prefix);
+        if self.addresses.iter().any(same) {
             return Err(RouteError::Exists);
         }
         if self.addresses.len() >= ADDRESSES_MAX {
@@ -139,6 +167,7 @@ impl RouteTable {
     /// Takes an address away, and its route unless another address of the same network stays. Routes
     /// that prefer it as their source go too, as with Linux. Returns whether there was one.
     pub fn remove_address(&mut self, interface: u16, addr: IpAddr, prefix_len: u8) -> bool {
+        let addr = zone::ip_with(addr, zone::of_interface(interface));
         let found = self.addresses.iter().position(|known| {
             known.interface == interface && known.addr == addr && known.prefix.len() == prefix_len
         });
@@ -155,6 +184,26 @@ impl RouteTable {
         true
     }
 
+    /// An address of ours should not be used for anything new, or may be again.
+    pub fn set_deprecated(&mut self, interface: u16, addr: IpAddr, deprecated: bool) {
+        let addr = zone::ip_with(addr, zone::of_interface(interface));
+        for known in &mut self.addresses {
+            if known.interface == interface && known.addr == addr {
+                known.deprecated = deprecated;
+            }
+        }
+        self.generation += 1;
+    }
+
+    /// A link-local address of ours that lost its zone on the way through this host.
+    pub fn own_zone(&self, addr: Ipv6Addr) -> Ipv6Addr {
+        let same = |known: &&InterfaceAddr| zone::ip_without(known.addr) == IpAddr::V6(addr);
+        match zone::is_scoped(&addr).then(|| self.addresses.iter().find(same)).flatten() {
+            Some(known) => zone::with(addr, zone::of_interface(known.interface)),
+            None => addr,
+        }
+    }
+
     /// The addresses of ours, in the order they were added.
     pub fn addresses(&self) -> &[InterfaceAddr] {
         &self.addresses
@@ -165,13 +214,14 @@ impl RouteTable {
     /// # Errors
     /// [`RouteError::Exists`] for a network and metric that have one, [`RouteError::Invalid`],
     /// [`RouteError::GatewayUnreachable`].
-    pub fn add_route(&mut self, route: Route) -> Result<(), RouteError> {
+    pub fn add_route(&mut self, mut route: Route) -> Result<(), RouteError> {
+        route.gateway = route.gateway.map(|via| zone::ip_with(via, zone::of_interface(route.interface)));
         let v4 = route.prefix.addr().is_ipv4();
         if let Some(gateway) = route.gateway {
+            // An IPv6 router is known by its link-local address, on-link by nature.
             if gateway.is_ipv4() != v4 || !is_host(gateway) || self.is_local(gateway) {
                 return Err(RouteError::Invalid);
             }
-            // An IPv6 router is known by its link-local address, on-link by nature.
             let link_local = matches!(gateway, IpAddr::V6(gateway) if gateway.is_unicast_link_local());
             let on_link = self
                 .fib
@@ -299,7 +349,8 @@ impl RouteTable {
             return Err(NoRoute);
         }
         let next_hop = gateway.unwrap_or(dst);
-        let source = source.or(preferred).or_else(|| self.select_source(out, next_hop)).ok_or(NoRoute)?;
+        let source =
+            source.or(preferred).or_else(|| self.select_source(out, next_hop, dst)).ok_or(NoRoute)?;
         Ok(RoutePath { interface: out, next_hop, source, kind })
     }
 
@@ -314,34 +365,25 @@ impl RouteTable {
     /// The source for packets that leave by `interface` towards `next_hop`: RFC 1122 §3.3.4.3, RFC 6724 §5.
     ///
     /// IPv4, as Linux: the first address of the interface in the next hop's network, else its first,
-    /// else the first of another. IPv6: of the interface, of the right scope (rule 2), then with the
-    /// longest common prefix (rule 8).
-    fn select_source(&self, interface: u16, next_hop: IpAddr) -> Option<IpAddr> {
+    /// else the first of another. IPv6: see [`source`].
+    fn select_source(&self, interface: u16, next_hop: IpAddr, dst: IpAddr) -> Option<IpAddr> {
+        if let IpAddr::V6(dst) = dst {
+            return source::select(&self.addresses, interface, dst).map(IpAddr::V6);
+        }
         let family = self.addresses.iter().filter(|known| known.addr.is_ipv4() == next_hop.is_ipv4());
         let on_link = family.clone().filter(|known| known.interface == interface);
-        match next_hop {
-            IpAddr::V4(_) => {
-                let same_network = on_link.clone().find(|known| known.prefix.contains(next_hop));
-                same_network.or_else(|| on_link.clone().next()).or_else(|| family.clone().next())
-            }
-            IpAddr::V6(dst) => {
-                let narrow = is_link_local(dst);
-                // max_by_key takes the last of equals; the first added is to be preferred.
-                on_link.rev().max_by_key(|known| {
-                    let same_scope = matches!(known.addr, IpAddr::V6(addr) if is_link_local(addr) == narrow);
-                    (same_scope, common_bits(known.addr, next_hop))
-                })
-            }
-        }
-        .map(|known| known.addr)
+        let same_network = on_link.clone().find(|known| known.prefix.contains(next_hop));
+        let chosen = same_network.or_else(|| on_link.clone().next()).or_else(|| family.clone().next());
+        chosen.map(|known| known.addr)
     }
 
     /// Makes the route of a network on a link what the addresses say: one, with the first of them as its
     /// source, or none.
     fn renew_connected(&mut self, interface: u16, prefix: Prefix) {
         self.fib.remove(&prefix, |known| known.connected && known.interface == interface);
-        let primary =
-            self.addresses.iter().find(|known| known.interface == interface && known.prefix == prefix);
+        let has =
+            |known: &&InterfaceAddr| known.interface == interface && known.prefix == prefix && known.on_link;
+        let primary = self.addresses.iter().find(has);
         let host = if prefix.addr().is_ipv4() { 32 } else { 128 };
         if let Some(primary) = primary.filter(|_| prefix.len() < host) {
             let source = Some(primary.addr);
@@ -364,11 +406,6 @@ fn is_host(addr: IpAddr) -> bool {
         IpAddr::V6(_) => false,
     };
     !reserved && !addr.is_unspecified() && !addr.is_multicast() && !addr.is_loopback()
-}
-
-/// Link-local scope, of hosts and of groups: RFC 4291 §2.5.6, §2.7.
-fn is_link_local(addr: Ipv6Addr) -> bool {
-    addr.is_unicast_link_local() || addr.segments()[0] & 0xff0f == 0xff02
 }
 
 #[cfg(test)]

@@ -192,9 +192,13 @@ fn ipv6_sources_by_scope_and_prefix() {
         table.add_address(ETH0, ip(addr), len).unwrap();
     }
     table.add_route(route("::/0", "fe80::ff", ETH0)).unwrap();
-    let source = |dst: &str| table.select_source(ETH0, ip(dst)).unwrap().to_string();
-    assert_eq!(source("fe80::9"), "fe80::1");
-    assert_eq!(source("ff02::1"), "fe80::1");
+    let source = |dst: &str| table.select_source(ETH0, ip(dst), ip(dst)).unwrap().to_string();
+    // Inside, the address of a link carries its zone: ETH0's number and one.
+    assert_eq!(source("fe80:3::9"), "fe80:3::1");
+    assert_eq!(source("ff02:3::1"), "fe80:3::1");
+    assert_eq!(table.path(ip("fe80:3::9"), None, Some(ETH0)).unwrap().interface, ETH0);
+    assert_eq!(path(&table, "2001:db8:9::9"), way(ETH0, "fe80:3::ff", "2001:db8:1::1"));
+    assert_eq!(table.own_zone("fe80::1".parse().unwrap()).to_string(), "fe80:3::1");
     assert_eq!(source("2001:db8:2::9"), "2001:db8:2::1");
     assert_eq!(source("2001:db8:1::9"), "2001:db8:1::1");
     assert_eq!(path(&table, "2001:db8:2::9"), way(ETH0, "2001:db8:2::9", "2001:db8:2::1"));

@@ -1,8 +1,9 @@
 //! One interface: its address on the link, its addresses above it, its neighbours, its pages.
 
 use super::neighbour::NeighbourTable;
+use crate::ip::autoconf::Learned;
 use crate::wire::address::MacAddr;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proto::control::messages::Prefix;
 use proto::nic::packet_buf::PacketBuf;
 use proto::nic::pool::FramePool;
@@ -16,10 +17,16 @@ pub struct InterfaceConfig {
     pub mac: MacAddr,
     /// Maximum transmission unit in bytes.
     pub mtu: u16,
-    /// The stack's addresses on it.
+    /// The stack's addresses on it; nobody else on the link has them.
     pub addrs: Vec<Prefix>,
-    /// Default gateway through it.
-    pub gateway: Option<Ipv4Addr>,
+    /// Addresses of IPv6 that are to be looked for on the link first (RFC 4862 §5.4).
+    pub tentative: Vec<Prefix>,
+    /// Default gateways through it.
+    pub gateways: Vec<IpAddr>,
+    /// Addresses and routers of IPv6 are learned from the link.
+    pub slaac: bool,
+    /// What was learned before.
+    pub learned: Learned,
 }
 
 /// An interface.
@@ -31,6 +38,12 @@ pub struct Interface<M: Memory> {
     pub mtu: u16,
     /// The stack's addresses on it.
     pub addrs: Vec<IpAddr>,
+    /// The IPv6 groups it listens to beside all nodes, as they stand on the wire.
+    pub groups: Vec<Ipv6Addr>,
+    /// What IPv6 packets may have, where a router says that it is less than [`Interface::mtu`].
+    pub mtu_v6: u16,
+    /// Hops that IPv6 packets may take from here: 64, or what a router says.
+    pub hop_limit: u8,
     /// Who else is on its link.
     pub neighbours: NeighbourTable<PacketBuf<M>>,
     /// What its device does for the stack: bits of [`proto::control::notices::feature`].
@@ -48,6 +61,47 @@ impl<M: Memory> Interface<M> {
             IpAddr::V6(v6) if v6.is_multicast() => Some(MacAddr::of_ipv6_multicast(v6)),
             _ => None,
         }
+    }
+
+    /// Bytes of a packet to `addr` that the link takes.
+    pub fn mtu_of(&self, addr: IpAddr) -> u16 {
+        match addr {
+            IpAddr::V4(_) => self.mtu,
+            IpAddr::V6(_) => self.mtu.min(self.mtu_v6),
+        }
+    }
+
+    /// The interface has that address from now on.
+    pub fn assign(&mut self, addr: IpAddr) {
+        if !self.addrs.contains(&addr) {
+            self.addrs.push(addr);
+        }
+    }
+
+    /// Whether this host has joined a group there.
+    pub fn listens_to(&self, group: Ipv6Addr) -> bool {
+        self.groups.contains(&group)
+    }
+
+    /// The IPv6 address that speaks to `target` on the link: of the same scope if there is one, then with
+    /// the most leading bits in common.
+    pub fn v6_towards(&self, target: Ipv6Addr) -> Option<Ipv6Addr> {
+        let v6 = self.addrs.iter().filter_map(|addr| match addr {
+            IpAddr::V6(v6) => Some(*v6),
+            IpAddr::V4(_) => None,
+        });
+        v6.max_by_key(|addr| {
+            let same_scope = addr.is_unicast_link_local() == target.is_unicast_link_local();
+            (same_scope, (addr.to_bits() ^ target.to_bits()).leading_zeros())
+        })
+    }
+
+    /// The link-local address.
+    pub fn link_local(&self) -> Option<Ipv6Addr> {
+        self.addrs.iter().find_map(|addr| match addr {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(*v6),
+            _ => None,
+        })
     }
 
     /// The first IPv4 address.

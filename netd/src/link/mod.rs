@@ -1,5 +1,6 @@
 //! The link layer: Ethernet in and out, neighbours, interfaces.
 
+pub mod discovery;
 pub mod gro;
 pub mod interface;
 pub mod neighbour;
@@ -7,21 +8,23 @@ pub mod pending;
 
 use crate::counters::{Counter, Counters};
 use crate::frame::Frame;
+use crate::ip::TTL_DEFAULT;
 use crate::ip::route::LOOPBACK;
 use crate::keyed_hash::HashKey;
 use crate::wire::address::MacAddr;
 use crate::wire::arp::{ArpPacket, PACKET_LEN};
 use crate::wire::drop_reason::DropReason;
 use crate::wire::ethernet::{EtherType, EthernetHeader, HEADER_LEN};
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use interface::{Interface, InterfaceConfig};
-use neighbour::{Effect, NeighbourLimits, NeighbourTable, Output};
+use neighbour::{Advertised, Effect, Evidence, NeighbourLimits, NeighbourTable, Output};
 use proto::Instant;
 use proto::control::notices::feature;
 use proto::nic::packet_buf::PacketBuf;
 use proto::nic::packet_buf::{Csum, Marks};
 use proto::nic::pool::FramePool;
 use proto::shm::Memory;
+use proto::zone;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -53,6 +56,17 @@ pub struct Packet<M: Memory> {
     pub interface: u16,
     /// The frame was sent to a group or to everybody.
     pub to_group: bool,
+    /// Which IP it says it is.
+    pub version: Version,
+}
+
+/// The two versions of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 impl<M: Memory + Clone> Link<M> {
@@ -66,10 +80,13 @@ impl<M: Memory + Clone> Link<M> {
         random: u32,
     ) -> Self {
         assert_eq!(configs.len(), pools.len(), "every interface has its pool");
-        let interface = |(config, frames): (&InterfaceConfig, &Rc<FramePool<M>>)| {
+        let interface = |(index, (config, frames)): (usize, (&InterfaceConfig, &Rc<FramePool<M>>))| {
             let mut neighbours =
                 NeighbourTable::new(config.mac, NeighbourLimits::default(), key, random, now);
-            let addrs: Vec<IpAddr> = config.addrs.iter().map(|prefix| prefix.addr).collect();
+            let learned = config.learned.addresses.iter().map(|address| &address.prefix);
+            let prefixes = config.addrs.iter().chain(learned);
+            let own_zone = zone::of_interface(index as u16);
+            let addrs: Vec<IpAddr> = prefixes.map(|prefix| zone::ip_with(prefix.addr, own_zone)).collect();
             for addr in &addrs {
                 if let IpAddr::V4(v4) = addr {
                     // RFC 5227 §2.3: whoever knew us under another link address learns of it.
@@ -80,17 +97,23 @@ impl<M: Memory + Clone> Link<M> {
                 mac: config.mac,
                 mtu: config.mtu,
                 addrs,
+                groups: Vec::new(),
+                mtu_v6: u16::MAX,
+                hop_limit: TTL_DEFAULT,
                 neighbours,
                 features: 0,
                 frames: frames.clone(),
             }
         };
-        let interfaces = configs.iter().zip(pools).map(interface).collect();
+        let interfaces = configs.iter().zip(pools).enumerate().map(interface).collect();
         let nobody = NeighbourLimits { entries: 2, pending: 0 };
         let loopback = Interface {
             mac: MacAddr::ZERO,
             mtu: LOOPBACK_MTU,
-            addrs: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            addrs: vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
+            groups: Vec::new(),
+            mtu_v6: u16::MAX,
+            hop_limit: TTL_DEFAULT,
             neighbours: NeighbourTable::new(MacAddr::ZERO, nobody, key, random, now),
             // No checksum is needed where no wire is.
             features: feature::TX_CHECKSUM,
@@ -117,7 +140,7 @@ impl<M: Memory + Clone> Link<M> {
         &mut self.interfaces
     }
 
-    /// A frame from interface `index`; returns what IPv4 has to look at.
+    /// A frame from interface `index`; returns what IP has to look at.
     ///
     /// # Errors
     /// The reason why the frame was dropped here.
@@ -139,8 +162,10 @@ impl<M: Memory + Clone> Link<M> {
             frame.buf.marks = Marks { csum: Csum::Valid, gso: None };
         }
         match header.ethertype {
-            EtherType::IPV4 => {
-                Ok(Some(Packet { frame, interface: index, to_group: header.dst.is_multicast() }))
+            EtherType::IPV4 | EtherType::IPV6 => {
+                let version = if header.ethertype == EtherType::IPV4 { Version::V4 } else { Version::V6 };
+                let to_group = header.dst.is_multicast();
+                Ok(Some(Packet { frame, interface: index, to_group, version }))
             }
             EtherType::ARP if index != LOOPBACK => {
                 counters.count(Counter::ArpIn);
@@ -191,12 +216,13 @@ impl<M: Memory + Clone> Link<M> {
     ) {
         if index == LOOPBACK {
             let (dst, src) = (MacAddr::ZERO, MacAddr::ZERO);
-            let header = EthernetHeader { dst, src, ethertype: EtherType::IPV4 };
+            let header = EthernetHeader { dst, src, ethertype: EtherType::of_ip(next_hop) };
             return self.emit(index, packet, &header.to_bytes(), counters);
         }
         let interface = &mut self.interfaces[usize::from(index)];
         if let Some(mac) = interface.group_mac(next_hop) {
-            let header = EthernetHeader { dst: mac, src: interface.mac, ethertype: EtherType::IPV4 };
+            let ethertype = EtherType::of_ip(next_hop);
+            let header = EthernetHeader { dst: mac, src: interface.mac, ethertype };
             return self.emit(index, packet, &header.to_bytes(), counters);
         }
         match interface.neighbours.output(now, next_hop, packet) {
@@ -222,6 +248,39 @@ impl<M: Memory + Clone> Link<M> {
         if let Some(interface) = self.interfaces.get_mut(usize::from(index)) {
             interface.neighbours.confirm(now, next_hop);
         }
+    }
+
+    /// A neighbour on the link of an interface has shown its link address. Returns whether the table took it
+    /// in.
+    pub fn learn(
+        &mut self,
+        now: Instant,
+        index: u16,
+        addr: IpAddr,
+        mac: MacAddr,
+        evidence: Evidence,
+        counters: &mut Counters,
+    ) -> bool {
+        let mut effects = Vec::new();
+        let Some(interface) = self.interfaces.get_mut(usize::from(index)) else { return false };
+        let taken = interface.neighbours.learn(now, addr, mac, evidence, |effect| effects.push(effect));
+        self.act(index, effects, counters);
+        taken
+    }
+
+    /// A neighbour has advertised itself (RFC 4861 §7.2.5). Returns whether the table took it in.
+    pub fn advertised(
+        &mut self,
+        now: Instant,
+        index: u16,
+        said: &Advertised,
+        counters: &mut Counters,
+    ) -> bool {
+        let mut effects = Vec::new();
+        let Some(interface) = self.interfaces.get_mut(usize::from(index)) else { return false };
+        let taken = interface.neighbours.advertised(now, said, |effect| effects.push(effect));
+        self.act(index, effects, counters);
+        taken
     }
 
     /// Sets a neighbour that nothing on the wire changes. `Some(false)` when there is no room, `None`
@@ -292,7 +351,9 @@ impl<M: Memory + Clone> Link<M> {
                     let request = ArpPacket::request(mac, source.unwrap_or(Ipv4Addr::UNSPECIFIED), target);
                     self.send_arp(index, &request, dst, counters);
                 }
-                Effect::Solicit { target: IpAddr::V6(_), .. } => {}
+                Effect::Solicit { target: IpAddr::V6(target), dst } => {
+                    self.solicit(index, target, dst, counters);
+                }
                 Effect::Announce(ip) => {
                     self.send_arp(index, &ArpPacket::announcement(mac, ip), MacAddr::BROADCAST, counters);
                 }

@@ -168,6 +168,19 @@ pub enum Evidence {
     Restored,
 }
 
+/// What a neighbour advertisement says: RFC 4861 §7.2.5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advertised {
+    /// Whose address it speaks of.
+    pub addr: IpAddr,
+    /// The link address it names, if any.
+    pub mac: Option<MacAddr>,
+    /// It answers a question.
+    pub solicited: bool,
+    /// It replaces what was known.
+    pub overrides: bool,
+}
+
 /// One row of the table as it is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Neighbour {
@@ -245,6 +258,11 @@ impl<P> NeighbourTable<P> {
             announcing: Vec::new(),
             hand: 0,
         }
+    }
+
+    /// A router says how long an answer counts (RFC 4861 §6.3.4).
+    pub const fn set_reachable_time(&mut self, time: Duration) {
+        self.reachable_time = time;
     }
 
     /// A packet for `next_hop`, an address on this link.
@@ -399,6 +417,51 @@ impl<P> NeighbourTable<P> {
         if new == NeighbourState::Reachable && evidence == Evidence::Answered {
             entry.confirmed = now;
         }
+        if new != old || new == NeighbourState::Reachable {
+            self.wheel.cancel(handle);
+        }
+        self.set_state(handle, new);
+        self.release(now, handle, &mut sink);
+        true
+    }
+
+    /// A neighbour advertisement: RFC 4861 §7.2.5. Returns whether the table took it in; a stranger's makes
+    /// no entry.
+    pub fn advertised(&mut self, now: Instant, said: &Advertised, mut sink: impl FnMut(Effect<P>)) -> bool {
+        let Some(handle) = self.by_addr.get(&said.addr).copied() else { return false };
+        let (reachable_time, our_mac) = (self.reachable_time, self.mac);
+        let entry = self.entry(handle);
+        let old = entry.state_at(now, reachable_time);
+        if old == NeighbourState::Permanent || said.mac.is_some_and(|mac| !mac.is_unicast()) {
+            return false;
+        }
+        let mac = match (said.mac, old.has_mac()) {
+            (Some(mac), _) => mac,
+            (None, true) => entry.mac,
+            // Without a link address it says nothing to somebody who knows none.
+            (None, false) => return false,
+        };
+        let moved = old.has_mac() && mac != entry.mac;
+        if moved && !said.overrides {
+            // It does not replace the address, and makes us doubt it.
+            if old == NeighbourState::Reachable {
+                self.set_state(handle, NeighbourState::Stale);
+            }
+            return true;
+        }
+        if !old.has_mac() || moved {
+            entry.mac = mac;
+            entry.header = link_header(our_mac, mac, said.addr);
+        }
+        entry.updated = now;
+        let new = match (said.solicited, old.has_mac() && !moved) {
+            (true, _) => {
+                entry.confirmed = now;
+                NeighbourState::Reachable
+            }
+            (false, true) => old,
+            (false, false) => NeighbourState::Stale,
+        };
         if new != old || new == NeighbourState::Reachable {
             self.wheel.cancel(handle);
         }
@@ -672,11 +735,7 @@ impl Entry {
 }
 
 fn link_header(src: MacAddr, dst: MacAddr, addr: IpAddr) -> LinkHeader {
-    let ethertype = match addr {
-        IpAddr::V4(_) => EtherType::IPV4,
-        IpAddr::V6(_) => EtherType::IPV6,
-    };
-    EthernetHeader { dst, src, ethertype }.to_bytes()
+    EthernetHeader { dst, src, ethertype: EtherType::of_ip(addr) }.to_bytes()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::ip::route::RouteError;
 use crate::wire::address::MacAddr;
 use core::net::IpAddr;
 use proto::Instant;
+use proto::control::messages::Prefix;
 use proto::control::notices::Change;
 use proto::shm::Memory;
 use rustix::io::Errno;
@@ -21,6 +22,9 @@ impl<M: Memory + Clone> Stack<M> {
         match *change {
             Change::AddressAdd { nic, prefix } => {
                 self.nic(nic)?;
+                if prefix.addr.is_ipv6() {
+                    return self.give_v6(now, nic, prefix);
+                }
                 self.ip.routes.add_address(nic, prefix.addr, prefix.len).map_err(errno)?;
                 let interface = &mut self.ip.link.interfaces_mut()[usize::from(nic)];
                 interface.addrs.push(prefix.addr);
@@ -31,6 +35,9 @@ impl<M: Memory + Clone> Stack<M> {
             }
             Change::AddressDel { nic, prefix } => {
                 self.nic(nic)?;
+                if self.ip.take_address(now, nic, prefix, &mut self.counters) {
+                    return Ok(());
+                }
                 if !self.ip.routes.remove_address(nic, prefix.addr, prefix.len) {
                     return Err(Errno::ADDRNOTAVAIL);
                 }
@@ -67,6 +74,19 @@ impl<M: Memory + Clone> Stack<M> {
             }
             // The engine copies frames, not the stack.
             Change::CaptureOpen => Ok(()),
+        }
+    }
+
+    /// An address of IPv6 is looked for on the link before it is used (RFC 4862 §5.4).
+    fn give_v6(&mut self, now: Instant, nic: u16, prefix: Prefix) -> Result<(), Errno> {
+        let usable = matches!(prefix.addr, IpAddr::V6(v6)
+            if !v6.is_unspecified() && !v6.is_multicast() && !v6.is_loopback() && prefix.len <= 128);
+        if !usable {
+            return Err(Errno::INVAL);
+        }
+        match self.ip.give_address(now, nic, prefix, &mut self.counters) {
+            true => Ok(()),
+            false => Err(Errno::EXIST),
         }
     }
 

@@ -28,6 +28,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
+pub use crate::ip::links::LinkNews;
 pub use crate::ip::route::LOOPBACK;
 pub use recover::AttachError;
 pub use settle::{ORDER, Step};
@@ -42,6 +43,7 @@ use crate::tcp::challenge::ChallengeLimiter;
 use crate::tcp::settings::Settings;
 use crate::timer_wheel::TimerWheel;
 use crate::transport::demux::Demux;
+use crate::wire::address::MacAddr;
 use batch::Batch;
 use proto::cell::CellWriter;
 use proto::control::operations::Answer;
@@ -214,7 +216,7 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// When [`Stack::on_timers`] must be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        [self.timers.next_deadline(), self.ip.link.next_deadline()].into_iter().flatten().min()
+        [self.timers.next_deadline(), self.ip.next_deadline()].into_iter().flatten().min()
     }
 
     /// Makes tables ready for the connections to come, a step at a time: called between batches, so
@@ -232,6 +234,17 @@ impl<M: Memory + Clone> Stack<M> {
     /// Number of records in use.
     pub fn record_count(&self) -> usize {
         self.sockets.indices().count()
+    }
+
+    /// What the links changed in the configuration, for whoever keeps it; to be kept before the batch is
+    /// settled.
+    pub fn next_news(&mut self) -> Option<LinkNews> {
+        self.ip.next_news()
+    }
+
+    /// The IPv6 groups that an interface listens to, all nodes' first; `None` where IPv6 is not spoken.
+    pub fn groups(&self, nic: u16) -> Option<Vec<MacAddr>> {
+        self.ip.groups(nic)
     }
 
     /// The next broken rule, for the flight recorder.
@@ -307,7 +320,7 @@ impl<M: Memory + Clone> Stack<M> {
             }
             self.end();
         }
-        if self.ip.link.on_timers(now, &mut self.counters) {
+        if self.ip.on_timers(now, &mut self.counters) {
             self.neighbours_moved();
         }
         self.report_unreachable(now);

@@ -7,14 +7,15 @@
 
 use crate::tcp::segment::SegmentOut;
 use crate::wire::checksum::Sum;
-use crate::wire::ipv4::HEADER_LEN as IPV4_LEN;
+use crate::wire::ipv6::HEADER_LEN as IPV6_LEN;
 use crate::wire::tcp::HEADER_LEN_MAX;
 use crate::wire::unchecked::Checksum;
 use proto::control::notices::feature;
 use proto::nic::packet_buf::{Csum, Marks};
 
-/// The most payload of a super-frame: an IPv4 packet has at most 65535 bytes (RFC 791 §3.1).
-const GSO_MAX: u32 = (u16::MAX as usize - IPV4_LEN - HEADER_LEN_MAX) as u32;
+/// The most payload of a super-frame: an IPv4 packet has at most 65535 bytes (RFC 791 §3.1), and a device
+/// is told of one of IPv6 by the same sixteen bits.
+const GSO_MAX: u32 = (u16::MAX as usize - IPV6_LEN - HEADER_LEN_MAX) as u32;
 /// Large pages that transmission leaves for what is received; with fewer no super-frame is built.
 const LARGE_RESERVE: usize = 80;
 /// What options that come and go take off a segment at most (RFC 9293 §3.1).
@@ -25,15 +26,19 @@ const OPTIONS_MAX: u32 = 40;
 pub(super) struct Offload {
     /// It fills in transport checksums.
     pub checksum: bool,
-    /// It cuts TCP super-frames over IPv4.
+    /// It cuts TCP super-frames of this packet's family.
     tso: bool,
 }
 
 impl Offload {
-    /// With these features (bits of [`feature`]) and so many free large pages.
-    pub fn of(features: u32, free_large: usize) -> Offload {
+    /// It does nothing.
+    pub const NONE: Offload = Offload { checksum: false, tso: false };
+
+    /// With these features (bits of [`feature`]) and so many free large pages, for a packet of IPv6 or IPv4.
+    pub fn of(features: u32, free_large: usize, v6: bool) -> Offload {
         let checksum = features & feature::TX_CHECKSUM != 0;
-        Offload { checksum, tso: checksum && features & feature::TSO4 != 0 && free_large > LARGE_RESERVE }
+        let cuts = features & if v6 { feature::TSO6 } else { feature::TSO4 } != 0;
+        Offload { checksum, tso: checksum && cuts && free_large > LARGE_RESERVE }
     }
 
     /// The most payload that TCP may put into one segment when there is room for `frames` frames.
@@ -72,9 +77,11 @@ mod tests {
     #[test]
     fn super_frames_need_a_device_and_pages() {
         let all = feature::TX_CHECKSUM | feature::TSO4;
-        assert_eq!(Offload::of(all, 1000).gso_max(1448, 1), GSO_MAX);
-        assert_eq!(Offload::of(feature::TSO4, 1000).gso_max(1448, 1), 1408, "no cutting without checksums");
-        assert_eq!(Offload::of(all, LARGE_RESERVE).gso_max(1448, 3), 3 * 1408);
-        assert_eq!(Offload::of(0, 0).gso_max(1448, 1_000), GSO_MAX);
+        assert_eq!(Offload::of(all, 1000, false).gso_max(1448, 1), GSO_MAX);
+        assert_eq!(Offload::of(all, 1000, true).gso_max(1448, 1), 1408, "the other family's");
+        let alone = Offload::of(feature::TSO4, 1000, false);
+        assert_eq!(alone.gso_max(1448, 1), 1408, "no cutting without checksums");
+        assert_eq!(Offload::of(all, LARGE_RESERVE, false).gso_max(1448, 3), 3 * 1408);
+        assert_eq!(Offload::of(0, 0, false).gso_max(1448, 1_000), GSO_MAX);
     }
 }

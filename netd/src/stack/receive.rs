@@ -7,8 +7,9 @@ use super::watch::frame_crumb;
 use super::{LOOPBACK, Stack};
 use crate::counters::Counter;
 use crate::frame::Frame;
-use crate::ip::Received;
-use crate::ip::icmp::Report;
+use crate::ip::header_len;
+use crate::ip::icmp::{Fault, Heard};
+use crate::ip::input::Received;
 use crate::tcp::icmp::IcmpError;
 use crate::tcp::input::Env;
 use crate::tcp::listen::reply_without_connection;
@@ -20,9 +21,8 @@ use crate::transport::flow_table::FlowKey;
 use crate::wire::address::AddressPair;
 use crate::wire::checksum::Sum;
 use crate::wire::drop_reason::DropReason;
-use crate::wire::icmpv4::{Icmpv4Message, UnreachableCode};
-use crate::wire::ipv4;
-use crate::wire::ipv4::{IpProtocol, Ipv4Header};
+use crate::wire::ipv4::IpProtocol;
+use crate::wire::quote::{Complaint, Quote, Report};
 use crate::wire::tcp::{self, TcpHeader};
 use crate::wire::udp::{HEADER_LEN as UDP_LEN, UdpHeader};
 use crate::wire::unchecked::Unchecked;
@@ -73,20 +73,21 @@ impl<M: Memory + Clone> Stack<M> {
             self.neighbours_moved();
             return Ok(());
         };
-        let whole = packet.frame.whole_head();
-        let received = self.ip.receive(packet)?;
-        match received.header.protocol {
+        let Some(received) = self.ip.receive(now, packet, &mut self.counters)? else { return Ok(()) };
+        match received.protocol {
             IpProtocol::TCP => self.receive_tcp(now, received),
-            IpProtocol::UDP => self.receive_udp(now, received, whole.as_slice()),
-            IpProtocol::ICMP => {
-                if let Some(report) = self.ip.receive_icmp(now, received, &mut self.counters)? {
-                    self.on_icmp_report(now, &report)?;
+            IpProtocol::UDP => self.receive_udp(now, received),
+            IpProtocol::ICMP | IpProtocol::ICMPV6 if received.protocol == icmp_of(&received.pair) => {
+                match self.ip.receive_icmp(now, received, &mut self.counters)? {
+                    Heard::Done => {}
+                    Heard::Error(report) => self.on_icmp_report(now, &report)?,
+                    Heard::Neighbours => self.neighbours_moved(),
                 }
                 Ok(())
             }
             _ => {
-                let message = Icmpv4Message::Unreachable { code: UnreachableCode::PROTOCOL, next_hop_mtu: 0 };
-                self.send_error(now, &received.header, whole.as_slice(), received.to_group, &message);
+                let fault = Fault::Protocol { at: received.next_header_at };
+                self.send_error(now, &received.pair, &received.frame, received.to_group, fault);
                 Err(DropReason::IpNoProto)
             }
         }
@@ -95,23 +96,22 @@ impl<M: Memory + Clone> Stack<M> {
     fn send_error(
         &mut self,
         now: Instant,
-        header: &Ipv4Header,
-        head: &[u8],
+        pair: &AddressPair,
+        frame: &Frame<M>,
         to_group: bool,
-        message: &Icmpv4Message,
+        fault: Fault,
     ) {
-        self.ip.send_error(now, header, head, to_group, message, &mut self.counters);
+        self.ip.send_error(now, pair, frame, to_group, fault, &mut self.counters);
     }
 
     // TCP
 
     fn receive_tcp(&mut self, now: Instant, received: Received<M>) -> Result<(), DropReason> {
-        let Received { header, mut frame, to_group, .. } = received;
+        let Received { pair, mut frame, to_group, .. } = received;
         self.counters.count(Counter::TcpInSegs);
         if to_group {
             return Err(DropReason::TcpGroupAddress);
         }
-        let pair = header.pair();
         let unchecked = TcpHeader::parse(frame.head(), frame.buf.len(), &pair)?;
         let ports = unchecked.peek();
         let flow = FlowKey::of_received(&pair, ports.src_port, ports.dst_port);
@@ -382,9 +382,8 @@ impl<M: Memory + Clone> Stack<M> {
 
     // UDP
 
-    fn receive_udp(&mut self, now: Instant, received: Received<M>, whole: &[u8]) -> Result<(), DropReason> {
-        let Received { header, mut frame, to_group, interface } = received;
-        let pair = header.pair();
+    fn receive_udp(&mut self, now: Instant, received: Received<M>) -> Result<(), DropReason> {
+        let Received { pair, mut frame, to_group, interface, .. } = received;
         let unchecked = UdpHeader::parse(frame.head(), frame.buf.len(), &pair)?;
         frame.trim(unchecked.covered().max(UDP_LEN).min(frame.buf.len()));
         let udp = match frame.buf.marks.csum {
@@ -393,8 +392,7 @@ impl<M: Memory + Clone> Stack<M> {
         };
         let flow = FlowKey::of_received(&pair, udp.src_port, udp.dst_port);
         let Some(index) = self.demux.udp(&flow) else {
-            let message = Icmpv4Message::Unreachable { code: UnreachableCode::PORT, next_hop_mtu: 0 };
-            self.send_error(now, &header, whole, to_group, &message);
+            self.send_error(now, &pair, &frame, to_group, Fault::Port);
             return Err(DropReason::NoSocket);
         };
         frame.pull(UDP_LEN);
@@ -461,9 +459,8 @@ impl<M: Memory + Clone> Stack<M> {
 
     // ICMP
 
-    /// An ICMP error about a packet of ours (RFC 1122 §4.1.3.3, §4.2.3.9).
+    /// An ICMP error about a packet of ours (RFC 1122 §4.1.3.3, §4.2.3.9, RFC 4443 §2.4 (d)).
     fn on_icmp_report(&mut self, now: Instant, report: &Report) -> Result<(), DropReason> {
-        let AddressPair::V4 { .. } = report.quote.pair else { return Err(DropReason::IcmpQuoteInvalid) };
         let flow = FlowKey {
             addresses: report.quote.pair,
             local_port: report.quote.src_port(),
@@ -475,17 +472,28 @@ impl<M: Memory + Clone> Stack<M> {
                 let socket =
                     self.sockets.get_mut(index).expect("the demultiplexer names sockets that there are");
                 let Kind::Tcp(block) = &mut socket.kind else { return Err(DropReason::IcmpQuoteInvalid) };
-                let Some(kind) = tcp_icmp(&report.message) else { return Err(DropReason::IcmpUnhandled) };
+                let remote = flow.remote_addr();
+                let kind = tcp_icmp(report.complaint, remote).ok_or(DropReason::IcmpUnhandled)?;
+                let known = block.path_mss();
                 let reaction = block.on_icmp(now, kind, report.quote.tcp_seq());
+                // The segment was in flight: what it met on its way holds for all that go there.
+                if let Complaint::TooBig { mtu } = report.complaint
+                    && block.path_mss() < known
+                {
+                    self.ip.paths.lower(now, remote, mtu);
+                }
                 self.react(now, index, reaction, None);
                 Ok(())
             }
             IpProtocol::UDP => {
                 let index = self.demux.udp(&flow).ok_or(DropReason::IcmpQuoteInvalid)?;
+                if let Complaint::TooBig { mtu } = report.complaint {
+                    self.ip.paths.lower(now, flow.remote_addr(), mtu);
+                }
                 let socket =
                     self.sockets.get_mut(index).expect("the demultiplexer names sockets that there are");
                 // Linux: only a connected socket hears of it.
-                if let (Kind::Udp(udp), Some(errno)) = (&mut socket.kind, udp_icmp(&report.message))
+                if let (Kind::Udp(udp), Some(errno)) = (&mut socket.kind, udp_icmp(report.complaint))
                     && socket.opening.remote.port() != 0
                 {
                     udp.error = errno.raw_os_error() as u8;
@@ -501,11 +509,22 @@ impl<M: Memory + Clone> Stack<M> {
     pub(super) fn report_unreachable(&mut self, now: Instant) {
         for packet in core::mem::take(&mut self.ip.link.unreachable) {
             let frame = Frame::new(packet);
-            let Ok(quote) = crate::wire::icmpv4::Quote::parse(frame.head()) else { continue };
-            let message = Icmpv4Message::Unreachable { code: UnreachableCode::HOST, next_hop_mtu: 0 };
+            let quote = match frame.head().first().map(|first| first >> 4) {
+                Some(6) => Quote::parse_v6(frame.head()),
+                _ => Quote::parse_v4(frame.head()),
+            };
+            let Ok(quote) = quote else { continue };
             // Nobody is told twice of what nobody sent.
-            let _ = self.on_icmp_report(now, &Report { message, quote });
+            let _ = self.on_icmp_report(now, &Report { complaint: Complaint::Host, quote });
         }
+    }
+}
+
+/// The ICMP of a packet's family.
+const fn icmp_of(pair: &AddressPair) -> IpProtocol {
+    match pair {
+        AddressPair::V4 { .. } => IpProtocol::ICMP,
+        AddressPair::V6 { .. } => IpProtocol::ICMPV6,
     }
 }
 
@@ -518,25 +537,23 @@ pub(super) fn pages_at_worst(segment: &Segment) -> usize {
 }
 
 /// What an ICMP error means to TCP: RFC 1122 §4.2.3.9, RFC 5927 §5, §6.
-fn tcp_icmp(message: &Icmpv4Message) -> Option<IcmpError> {
-    match message {
-        Icmpv4Message::Unreachable { code, next_hop_mtu } => Some(match *code {
-            UnreachableCode::FRAGMENTATION_NEEDED => IcmpError::PacketTooBig {
-                path_mss: next_hop_mtu.saturating_sub((ipv4::HEADER_LEN + tcp::HEADER_LEN) as u16),
-            },
-            UnreachableCode::PORT | UnreachableCode::PROTOCOL => IcmpError::PortUnreachable,
-            UnreachableCode::NET => IcmpError::NetworkUnreachable,
-            _ => IcmpError::HostUnreachable,
-        }),
-        Icmpv4Message::TimeExceeded { .. } => Some(IcmpError::HostUnreachable),
-        _ => None,
-    }
+fn tcp_icmp(complaint: Complaint, remote: IpAddr) -> Option<IcmpError> {
+    Some(match complaint {
+        Complaint::TooBig { mtu } => {
+            let headers = (header_len(remote) + tcp::HEADER_LEN) as u16;
+            IcmpError::PacketTooBig { path_mss: mtu.saturating_sub(headers) }
+        }
+        Complaint::Port | Complaint::Protocol => IcmpError::PortUnreachable,
+        Complaint::Network => IcmpError::NetworkUnreachable,
+        Complaint::Host | Complaint::Prohibited | Complaint::Expired => IcmpError::HostUnreachable,
+        Complaint::Problem => return None,
+    })
 }
 
 /// The errno that a connected datagram socket gets: Linux's icmp_err_convert.
-fn udp_icmp(message: &Icmpv4Message) -> Option<Errno> {
-    match *message {
-        Icmpv4Message::Unreachable { code: UnreachableCode::PORT, .. } => Some(Errno::CONNREFUSED),
+fn udp_icmp(complaint: Complaint) -> Option<Errno> {
+    match complaint {
+        Complaint::Port => Some(Errno::CONNREFUSED),
         _ => None,
     }
 }

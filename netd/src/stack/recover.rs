@@ -11,10 +11,10 @@ use super::socket::{ACCEPT_RECORD, Kind, Listener, RECEIVE_LIMIT, Socket, Udp};
 use super::watch::crumb;
 use super::{Released, Setup, Sockets, Stack};
 use crate::counters::{Counter, Counters};
-use crate::ip::Ip;
 use crate::ip::fib::Route;
 use crate::ip::prefix::Prefix;
 use crate::ip::route::RouteTable;
+use crate::ip::{Ip, header_len, links};
 use crate::link::Link;
 use crate::link::interface::InterfaceConfig;
 use crate::secrets::Secrets;
@@ -27,8 +27,7 @@ use crate::tcp::settings::Settings;
 use crate::tcp::state::State as BlockState;
 use crate::timer_wheel::TimerWheel;
 use crate::transport::demux::Demux;
-use crate::wire::ipv4;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::IpAddr;
 use proto::arena::line::{ClientLine, Notes, StackLine, level};
 use proto::arena::record::Header;
 use proto::arena::{Geometry, WINDOW_MAX};
@@ -79,7 +78,7 @@ impl<M: Memory + Clone> Stack<M> {
         let link = Link::new(now, &setup.interfaces, &setup.frames, setup.loopback, secrets.hash, spread);
         let mut stack = Stack {
             shard: setup.shard,
-            ip: Ip::new(link, routes),
+            ip: Ip::new(link, routes, secrets.hash),
             conns,
             sockets: Sockets::default(),
             operations: HashMap::new(),
@@ -111,6 +110,7 @@ impl<M: Memory + Clone> Stack<M> {
             bait: setup.bait,
             counters: Counters::default(),
         };
+        stack.ip.begin_links(now, &setup.interfaces, stack.secrets.addresses, &mut stack.counters);
         for (id, geometry, memory) in sessions {
             if let Err(rule) = stack.add_session(id, geometry, memory) {
                 stack.corrupt_rules.push_back((id, rule));
@@ -264,7 +264,7 @@ impl<M: Memory + Clone> Stack<M> {
             RecordKind::TcpActive | RecordKind::TcpPassive => {
                 let identity = Identity::of_record(opening, agreed);
                 let settings = self.settings_towards(opening.remote.ip());
-                let header = ipv4::HEADER_LEN as u16;
+                let header = header_len(opening.remote.ip()) as u16;
                 Kind::Tcp(Box::new(ControlBlock::restore(now, &identity, state, &settings, header)?))
             }
         })
@@ -498,8 +498,25 @@ fn routes_of(interfaces: &[InterfaceConfig], secrets: &Secrets) -> Result<RouteT
                 .add_address(nic, prefix.addr, prefix.len)
                 .map_err(|_| AttachError::Address(prefix.addr))?;
         }
-        if let Some(gateway) = interface.gateway.map(IpAddr::V4) {
-            let prefix = Prefix::of(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).expect("0.0.0.0/0 is a prefix");
+        for prefix in interface.tentative.iter().filter(|prefix| prefix.len < 128) {
+            if let Some(route) = links::network_of(nic, prefix) {
+                // Two addresses of one network: the first has brought it.
+                let _ = routes.add_route(route);
+            }
+        }
+        for address in &interface.learned.addresses {
+            let (addr, len) = (address.prefix.addr, address.prefix.len);
+            let on_link = matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            routes.add_address_on(nic, addr, len, on_link).map_err(|_| AttachError::Address(addr))?;
+        }
+        for learned in &interface.learned.routes {
+            if let Some(route) = links::entry(nic, learned) {
+                // One that can't be any more is as good as gone.
+                let _ = routes.add_route(route);
+            }
+        }
+        for &gateway in &interface.gateways {
+            let prefix = if gateway.is_ipv4() { Prefix::ALL_V4 } else { Prefix::ALL_V6 };
             let route = Route {
                 prefix,
                 metric: 0,

@@ -1,10 +1,10 @@
 //! A socket in netd: its record, its place in an arena, and the machine of its kind.
 
+use crate::ip::header_len;
 use crate::socket::rx::RxPages;
 use crate::tcp::control_block::ControlBlock;
 use crate::tcp::state::State as TcpState;
 use crate::tcp::window::ROUNDING_SLACK;
-use crate::wire::ipv4;
 use proto::arena::line::{StackLine, level};
 use proto::arena::record::record_size;
 use proto::arena::{WINDOW_MAX, line::ClientLine};
@@ -146,7 +146,7 @@ impl Socket {
     /// The record's state as it is to be committed.
     pub fn state(&self) -> State {
         let mut state = match &self.kind {
-            Kind::Tcp(block) => block.state_values(ipv4::HEADER_LEN as u16),
+            Kind::Tcp(block) => block.state_values(header_len(self.opening.remote.ip()) as u16),
             Kind::Listener(_) | Kind::Udp(_) => {
                 let tcp_state = match self.kind {
                     Kind::Listener(_) => RecordState::Listen,

@@ -8,7 +8,7 @@ use super::offload::Offload;
 use super::socket::{Kind, Socket};
 use super::{LOOPBACK, Stack};
 use crate::counters::Counter;
-use crate::ip::{TTL_DEFAULT, Way};
+use crate::ip::{Way, header_len};
 use crate::link::HEADROOM;
 use crate::socket::tx::for_each_piece;
 use crate::tcp::segment::SegmentOut;
@@ -17,7 +17,7 @@ use crate::transport::flow_table::FlowKey;
 use crate::wire::address::AddressPair;
 use crate::wire::checksum::Sum;
 use crate::wire::drop_reason::DropReason;
-use crate::wire::ipv4::{HEADER_LEN as IPV4_LEN, IpProtocol};
+use crate::wire::ipv4::IpProtocol;
 use crate::wire::tcp::{self, HEADER_LEN_MAX};
 use crate::wire::udp::{HEADER_LEN as UDP_LEN, UdpHeader};
 use crate::wire::unchecked::Checksum;
@@ -249,7 +249,8 @@ impl<M: Memory + Clone> Stack<M> {
     /// What the device at the beginning of `way` takes over, as long as there are pages for it.
     fn offload(&self, way: &Way) -> Offload {
         let interface = self.ip.link.interface(way.nic).expect("a way leaves by an interface");
-        Offload::of(interface.features, interface.frames.free_large())
+        let v6 = way.next_hop.is_ipv6();
+        Offload::of(interface.features, interface.frames.free_large(), v6)
     }
 
     /// Sends a segment: as a whole where the device cuts it, else in pieces.
@@ -298,7 +299,7 @@ impl<M: Memory + Clone> Stack<M> {
         packet.write(0, &bytes[..written])?;
         packet.marks = offload.marks(checksum, false);
         if segment.pieces() > 1 {
-            packet.marks.gso = Some(Gso { size: segment.piece_len, v6: false });
+            packet.marks.gso = Some(Gso { size: segment.piece_len, v6: flow.remote_addr().is_ipv6() });
         }
         Ok(packet)
     }
@@ -348,7 +349,7 @@ impl<M: Memory + Clone> Stack<M> {
         protocol: IpProtocol,
         packet: PacketBuf<M>,
     ) {
-        self.ip.send(now, way, pair, protocol, TTL_DEFAULT, packet, &mut self.counters);
+        self.ip.send(now, way, pair, protocol, packet, &mut self.counters);
     }
 
     // UDP
@@ -448,16 +449,10 @@ impl<M: Memory + Clone> Stack<M> {
             self.counters.drop(DropReason::IpOutNoRoutes);
             return Ok(());
         };
-        let len = header.len as usize;
-        if IPV4_LEN + UDP_LEN + len > usize::from(way.mtu) {
-            // EMSGSIZE is the client library's to say; what comes all the same is counted.
-            self.counters.drop(DropReason::PktTooBig);
-            return Ok(());
-        }
         if !self.may_send(way.nic, room) {
             return Err(Unsent::Stopped(way.nic));
         }
-        let udp = UdpHeader { src_port: port, dst_port: remote.port(), payload_len: len as u16 };
+        let udp = UdpHeader { src_port: port, dst_port: remote.port(), payload_len: header.len as u16 };
         let packet = match self.build_datagram(&way, &udp, &pair, at, start + HEADER_SIZE as u64) {
             Ok(packet) => packet,
             // Other interfaces' sockets may have what this one waits for.
@@ -481,7 +476,9 @@ impl<M: Memory + Clone> Stack<M> {
         let pool = self.ip.link.interface(way.nic).expect("a way leaves by an interface").frames.clone();
         let len = usize::from(udp.payload_len);
         let mut packet = PacketBuf::alloc(&pool, len, HEADROOM)?;
-        let offload = self.offload(way);
+        // No device sums what leaves in fragments.
+        let whole = header_len(pair.dst()) + UDP_LEN + len <= usize::from(way.mtu);
+        let offload = if whole { self.offload(way) } else { Offload::NONE };
         let checksum = self.copy_from_arena(at, payload_at, len, &mut packet, offload)?;
         let mut bytes = [0; UDP_LEN];
         udp.emit(&mut bytes, pair, checksum);
@@ -495,10 +492,12 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// What a connection to `remote` starts with.
     pub(super) fn settings_towards(&self, remote: IpAddr) -> Settings {
-        let mtu = self.ip.way(remote, None).map_or(1500, |way| way.mtu);
+        let way = self.ip.way(remote, None);
+        let first = way.and_then(|way| self.ip.link.interface(way.nic)).map_or(1500, |nic| nic.mtu);
         // RFC 6691: the MTU less the fixed headers of IP and TCP.
-        let mss = mtu - (IPV4_LEN + tcp::HEADER_LEN) as u16;
-        Settings { path_mss: mss, advertised_mss: mss, ..self.settings }
+        let mss = |mtu: u16| mtu - (header_len(remote) + tcp::HEADER_LEN) as u16;
+        let path = way.map_or(first, |way| way.mtu);
+        Settings { path_mss: mss(path), advertised_mss: mss(first), ..self.settings }
     }
 
     /// The source address for `remote`, when the client chose `local`, which may be unspecified.

@@ -7,6 +7,7 @@
 
 use super::address::AddressPair;
 use proto::shm::copy_sum;
+use proto::zone;
 
 /// A ones'-complement sum of the bytes seen so far, in their order on the wire.
 ///
@@ -72,7 +73,10 @@ impl Sum {
 pub fn pseudo_header(pair: &AddressPair, protocol: u8, len: u32) -> Sum {
     let addresses = match pair {
         AddressPair::V4 { src, dst } => Sum::of(&src.octets()).then(&dst.octets()),
-        AddressPair::V6 { src, dst } => Sum::of(&src.octets()).then(&dst.octets()),
+        // RFC 8200 §8.1: the addresses as they stand on the wire.
+        AddressPair::V6 { src, dst } => {
+            Sum::of(&zone::without(*src).octets()).then(&zone::without(*dst).octets())
+        }
     };
     // Both layouts have the same sum: zero bytes add nothing and every field is aligned to 16 bits.
     addresses.then(&len.to_be_bytes()).then(&[0, protocol])

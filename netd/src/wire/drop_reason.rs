@@ -75,7 +75,7 @@ reasons! {
     /// A unicast packet in a broadcast or multicast frame: RFC 1122 §3.3.6.
     UnicastInL2Multicast = "unicast_in_l2_multicast",
 
-    // ARP and neighbours.
+    // ARP, neighbour discovery and neighbours.
     /// An ARP packet for other hardware, another protocol or with other address lengths.
     ArpUnsupported = "arp_unsupported",
     /// An ARP packet whose operation or addresses make no sense.
@@ -84,6 +84,17 @@ reasons! {
     ArpNotForUs = "arp_not_for_us",
     /// An ARP packet that claims an address of ours.
     ArpConflict = "arp_conflict",
+    /// A neighbour discovery message that RFC 4861 §6.1, §7.1, §8.1 does not let pass: hop limit, code,
+    /// lengths, addresses.
+    NdpInvalid = "ndp_invalid",
+    /// A neighbour discovery message in fragments: RFC 6980 §5.
+    NdpFragmented = "ndp_fragmented",
+    /// An MLD query that comes from no router of the link: RFC 3810 §6.2.
+    MldInvalid = "mld_invalid",
+    /// A neighbour discovery message that asks or tells us nothing.
+    NdpNotForUs = "ndp_not_for_us",
+    /// A neighbour that claims an address of ours, or asks for one we are about to take.
+    NdpConflict = "ndp_conflict",
     /// The neighbour table is full of entries in use.
     NeighCreateFail = "neigh_createfail",
     /// The neighbour did not answer.
@@ -116,12 +127,27 @@ reasons! {
     IpTtlExceeded = "ip_ttl_exceeded",
     /// No handler for the protocol.
     IpNoProto = "ip_noproto",
-    /// A fragment.
-    FragUnsupported = "frag_unsupported",
+    /// An IPv6 extension header that can't be, or stands where it must not: RFC 8200 §4.
+    Ipv6ExtInvalid = "ipv6_ext_invalid",
+    /// More extension headers, options or padding than a host has to look at: RFC 8504 §5.3.
+    Ipv6ExtLimit = "ipv6_ext_limit",
+    /// An IPv6 option that we do not know and that must not be skipped: RFC 8200 §4.2.
+    Ipv6OptUnknown = "ipv6_opt_unknown",
+    /// An IPv6 packet that says that nothing follows: RFC 8200 §4.7.
+    Ipv6NoNext = "ipv6_no_next",
+    /// To a group that this host has not joined on that interface.
+    IpNotMember = "ip_not_member",
     /// A fragment whose extent can't be.
     FragInvalid = "frag_invalid",
-    /// A fragment that repeats or overlaps another.
+    /// A fragment that repeats another.
     DupFrag = "dup_frag",
+    /// A fragment that overlaps another without being the same, and all of its packet: RFC 5722 §4.
+    FragOverlap = "frag_overlap",
+    /// A first fragment without the whole of the headers, or one placed to overwrite them: RFC 1858, RFC 3128,
+    /// RFC 7112.
+    FragTiny = "frag_tiny",
+    /// Fragments that had to go for those that came later: the room for them is bounded.
+    FragLimit = "frag_limit",
     /// The rest of the fragments did not come in time.
     FragReasmTimeout = "frag_reasm_timeout",
     /// A filter said so.

@@ -6,6 +6,7 @@
 //! ```
 
 use core::fmt;
+use core::net::IpAddr;
 use zerocopy::byteorder::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -34,6 +35,14 @@ impl EtherType {
     pub const VLAN: EtherType = EtherType(0x8100);
     /// IPv6 (RFC 2464).
     pub const IPV6: EtherType = EtherType(0x86dd);
+
+    /// Of a packet to `addr`.
+    pub const fn of_ip(addr: IpAddr) -> EtherType {
+        match addr {
+            IpAddr::V4(_) => EtherType::IPV4,
+            IpAddr::V6(_) => EtherType::IPV6,
+        }
+    }
 }
 
 impl fmt::Debug for EtherType {

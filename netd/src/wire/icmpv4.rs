@@ -10,19 +10,16 @@ use core::net::Ipv4Addr;
 use zerocopy::byteorder::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::address::AddressPair;
 use super::checksum::Sum;
 use super::drop_reason::DropReason;
 use super::ipv4::{self, IpProtocol, Ipv4Header, too_short};
+use super::quote::Complaint;
 use super::unchecked::Unchecked;
-use crate::tcp::seq::SeqNum;
 
 /// Length of the header; the payload follows.
 pub const HEADER_LEN: usize = 8;
 /// The most bytes of a packet that an error quotes: RFC 1812 §4.3.2.3, the error has at most 576 bytes.
 pub const QUOTE_LEN_MAX: usize = 576 - ipv4::HEADER_LEN - HEADER_LEN;
-/// What every quote holds behind the IP header: RFC 792, 64 bits.
-const QUOTED_PAYLOAD_LEN: usize = 8;
 
 const ECHO_REPLY: u8 = 0;
 const UNREACHABLE: u8 = 3;
@@ -148,6 +145,24 @@ impl Icmpv4Message {
         }
     }
 
+    /// What it says of the packet that it quotes: RFC 1122 §3.2.2, §4.2.3.9. `None` when it says nothing
+    /// that a transport has to know.
+    pub const fn complaint(&self) -> Option<Complaint> {
+        Some(match *self {
+            Icmpv4Message::Unreachable { code, next_hop_mtu } => match code {
+                UnreachableCode::FRAGMENTATION_NEEDED => Complaint::TooBig { mtu: next_hop_mtu },
+                UnreachableCode::PORT => Complaint::Port,
+                UnreachableCode::PROTOCOL => Complaint::Protocol,
+                UnreachableCode::NET => Complaint::Network,
+                UnreachableCode::ADMIN_PROHIBITED => Complaint::Prohibited,
+                _ => Complaint::Host,
+            },
+            Icmpv4Message::TimeExceeded { .. } => Complaint::Expired,
+            Icmpv4Message::ParameterProblem { .. } => Complaint::Problem,
+            _ => return None,
+        })
+    }
+
     /// Writes the header to the start of `out`, with the checksum for a payload whose bytes have the sum
     /// `payload`, and returns its length.
     ///
@@ -208,64 +223,6 @@ pub fn error_is_allowed(header: &Ipv4Header, payload: &[u8], to_group: bool) -> 
         && !header.src.is_unspecified()
 }
 
-/// What an error tells about the packet it quotes: one that we sent, if the sender is honest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quote {
-    /// The ends of the quoted packet: the source is us.
-    pub pair: AddressPair,
-    /// What it carried.
-    pub protocol: IpProtocol,
-    /// The transport's first 8 bytes: ports for TCP and UDP, type, code and ident for ICMP.
-    pub transport: [u8; QUOTED_PAYLOAD_LEN],
-    /// The total length as the header gives it; old systems quote it in host order, so use it as a hint.
-    pub total_len: u16,
-}
-
-impl Quote {
-    /// Reads the quoted packet at the start of `payload`, the bytes behind the ICMP header.
-    ///
-    /// Its checksum is not looked at: routers quote it before or after they changed the TTL.
-    ///
-    /// # Errors
-    /// [`DropReason::IcmpQuoteInvalid`] when it is no IPv4 packet, not a first fragment, or too short to
-    /// tell whose it was (RFC 792: the header and 64 bits).
-    pub fn parse(payload: &[u8]) -> Result<Quote, DropReason> {
-        const INVALID: DropReason = DropReason::IcmpQuoteInvalid;
-        let fixed: &[u8; ipv4::HEADER_LEN] = payload.first_chunk().ok_or(INVALID)?;
-        let header_len = usize::from(fixed[0] & 0x0f) * 4;
-        let offset = u16::from_be_bytes([fixed[6], fixed[7]]) & 0x1fff;
-        if fixed[0] >> 4 != 4 || header_len < ipv4::HEADER_LEN || offset != 0 {
-            return Err(INVALID);
-        }
-        let behind = payload.get(header_len..).ok_or(INVALID)?;
-        Ok(Quote {
-            pair: AddressPair::V4 {
-                src: Ipv4Addr::new(fixed[12], fixed[13], fixed[14], fixed[15]),
-                dst: Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]),
-            },
-            protocol: IpProtocol(fixed[9]),
-            transport: *behind.first_chunk().ok_or(INVALID)?,
-            total_len: u16::from_be_bytes([fixed[2], fixed[3]]),
-        })
-    }
-
-    /// The source port of a quoted TCP segment or UDP datagram: ours.
-    pub const fn src_port(&self) -> u16 {
-        u16::from_be_bytes([self.transport[0], self.transport[1]])
-    }
-
-    /// The destination port of a quoted TCP segment or UDP datagram: the remote's.
-    pub const fn dst_port(&self) -> u16 {
-        u16::from_be_bytes([self.transport[2], self.transport[3]])
-    }
-
-    /// The sequence number of a quoted TCP segment, which must be one in flight: RFC 5927 §4.1.
-    pub const fn tcp_seq(&self) -> SeqNum {
-        let [.., a, b, c, d] = self.transport;
-        SeqNum::new(u32::from_be_bytes([a, b, c, d]))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,28 +245,6 @@ mod tests {
             Icmpv4Message::parse(&broken, 8).unwrap().verify_bytes(&broken),
             Err(DropReason::IcmpCsum)
         );
-    }
-
-    fn quoted(protocol: IpProtocol) -> Vec<u8> {
-        let mut packet = vec![0; ipv4::HEADER_LEN];
-        Ipv4Header::new(US, REMOTE, protocol, 64, 8).emit(&mut packet);
-        packet.extend([0x12, 0x34, 0x56, 0x78, 1, 2, 3, 4]);
-        packet
-    }
-
-    #[test]
-    fn quotes_tell_whose_packet_it_was() {
-        let packet = quoted(IpProtocol::TCP);
-        let quote = Quote::parse(&packet).unwrap();
-        assert_eq!(quote.pair, AddressPair::V4 { src: US, dst: REMOTE });
-        assert_eq!((quote.src_port(), quote.dst_port()), (0x1234, 0x5678));
-        assert_eq!(quote.tcp_seq(), SeqNum::new(0x0102_0304));
-        assert_eq!(Quote::parse(&packet[..27]), Err(DropReason::IcmpQuoteInvalid));
-        for (at, value) in [(0, 0x65), (0, 0x44), (0, 0x4f), (7, 1)] {
-            let mut packet = packet.clone();
-            packet[at] = value;
-            assert_eq!(Quote::parse(&packet), Err(DropReason::IcmpQuoteInvalid), "byte {at} = {value}");
-        }
     }
 
     #[test]
@@ -356,7 +291,6 @@ mod tests {
                 let message = message.trust();
                 prop_assert_eq!(message.quotes_a_packet(), matches!(bytes[0], 3 | 4 | 5 | 11 | 12));
             }
-            let _ = Quote::parse(&bytes);
         }
 
         #[test]

@@ -41,6 +41,10 @@ impl IpProtocol {
     pub const TCP: IpProtocol = IpProtocol(6);
     /// UDP (RFC 768).
     pub const UDP: IpProtocol = IpProtocol(17);
+    /// Options that every node on the way looks at (RFC 8200 §4.3).
+    pub const HOP_BY_HOP: IpProtocol = IpProtocol(0);
+    /// A part of an IPv6 packet (RFC 8200 §4.5).
+    pub const FRAGMENT: IpProtocol = IpProtocol(44);
     /// ICMP for IPv6 (RFC 4443).
     pub const ICMPV6: IpProtocol = IpProtocol(58);
 }
@@ -128,7 +132,7 @@ impl Ipv4Header {
     /// Reads and checks the header at the start of `head`, of a packet of at most `packet_len` bytes
     /// (the frame's payload, padding included).
     ///
-    /// A fragment is no error here: see [`Ipv4Header::fragment`] and [`Ipv4Header::whole`].
+    /// A fragment is no error here: see [`Ipv4Header::fragment`].
     ///
     /// # Errors
     /// [`DropReason::PktTooSmall`], [`DropReason::HdrTrunc`], [`DropReason::IpHdrError`],
@@ -177,17 +181,6 @@ impl Ipv4Header {
             dst: Ipv4Addr::from(layout.dst),
             header_len: header_len as u8,
         })
-    }
-
-    /// This header when the packet is whole.
-    ///
-    /// # Errors
-    /// [`DropReason::FragUnsupported`] for a fragment.
-    pub fn whole(self) -> Result<Ipv4Header, DropReason> {
-        match self.fragment {
-            None => Ok(self),
-            Some(_) => Err(DropReason::FragUnsupported),
-        }
     }
 
     /// Bytes behind the header.
@@ -317,7 +310,6 @@ mod tests {
     fn fragments_are_recognised() {
         let first = parse_with(6, 0x20).unwrap();
         assert_eq!(first.fragment, Some(Fragment { offset: 0, more: true }));
-        assert_eq!(first.whole(), Err(DropReason::FragUnsupported));
         let last = parse_with(7, 2).unwrap();
         assert_eq!(last.fragment, Some(Fragment { offset: 16, more: false }));
         // Ends beyond 65535: the "ping of death".

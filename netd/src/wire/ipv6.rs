@@ -1,6 +1,7 @@
 //! IPv6 headers: RFC 8200 §3. The fixed header; extension headers are the packet's payload here.
 
 use core::net::Ipv6Addr;
+use proto::zone;
 use zerocopy::byteorder::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -10,6 +11,8 @@ use super::ipv4::{IpProtocol, too_short};
 
 /// Length of the fixed header.
 pub const HEADER_LEN: usize = 40;
+/// What every link takes: RFC 8200 §5.
+pub const MTU_MIN: usize = 1280;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -44,6 +47,21 @@ pub struct Ipv6Header {
 }
 
 impl Ipv6Header {
+    /// A header for `payload_len` bytes; the addresses go out without their zones.
+    ///
+    /// # Panics
+    /// When the payload is longer than 65535 bytes.
+    pub fn new(
+        src: Ipv6Addr,
+        dst: Ipv6Addr,
+        next_header: IpProtocol,
+        hop_limit: u8,
+        payload_len: usize,
+    ) -> Ipv6Header {
+        let payload_len = u16::try_from(payload_len).expect("an IPv6 payload has at most 65535 bytes");
+        Ipv6Header { traffic_class: 0, flow_label: 0, payload_len, next_header, hop_limit, src, dst }
+    }
+
     /// Reads and checks the header at the start of `head`, of a packet of at most `packet_len` bytes.
     ///
     /// # Errors
@@ -86,8 +104,8 @@ impl Ipv6Header {
             payload_len: U16::new(self.payload_len),
             next_header: self.next_header.0,
             hop_limit: self.hop_limit,
-            src: self.src.octets(),
-            dst: self.dst.octets(),
+            src: zone::without(self.src).octets(),
+            dst: zone::without(self.dst).octets(),
         };
         out[..HEADER_LEN].copy_from_slice(layout.as_bytes());
         HEADER_LEN
@@ -120,6 +138,7 @@ mod tests {
                 bytes[0] = 0x60 | (bytes[0] & 0x0f);
             }
             if let Ok(header) = Ipv6Header::parse(&bytes, packet_len) {
+                prop_assume!(zone::of(&header.src) == 0 && zone::of(&header.dst) == 0);
                 let mut out = [0; HEADER_LEN];
                 header.emit(&mut out);
                 prop_assert_eq!(&out[..], &bytes[..HEADER_LEN]);

@@ -13,9 +13,14 @@ pub mod arp;
 pub mod checksum;
 pub mod drop_reason;
 pub mod ethernet;
+pub mod extension;
 pub mod icmpv4;
+pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
+pub mod mld;
+pub mod ndp;
+pub mod quote;
 pub mod tcp;
 pub mod tcp_options;
 pub mod udp;
@@ -23,9 +28,11 @@ pub mod unchecked;
 
 /// Bytes from the start of a frame that hold every header there can be, rounded up to whole cache lines:
 /// link header with a tag (18), IPv4 with options (60), and then TCP with options (60), or an ICMP header
-/// (8) with a quoted IPv4 header (60) and the 8 bytes behind it.
+/// (8) with a quoted IPv4 header (60) and the 8 bytes behind it. The same of IPv6 is shorter, and leaves
+/// room for the extension headers that a host has to look at.
 pub const HEADER_AREA: usize = 192;
 
 const _: () = assert!(18 + ipv4::HEADER_LEN_MAX + tcp::HEADER_LEN_MAX <= HEADER_AREA);
 const _: () =
     assert!(18 + ipv4::HEADER_LEN_MAX + icmpv4::HEADER_LEN + ipv4::HEADER_LEN_MAX + 8 <= HEADER_AREA);
+const _: () = assert!(18 + ipv6::HEADER_LEN + icmpv6::HEADER_LEN + ipv6::HEADER_LEN + 8 <= HEADER_AREA);

@@ -84,7 +84,10 @@ impl Crowd {
             mac: MacAddr(OUR_MAC),
             mtu: 1500,
             addrs: vec![Prefix { addr: IpAddr::V4(US), len: 16 }],
-            gateway: None,
+            tentative: Vec::new(),
+            gateways: Vec::new(),
+            slaac: false,
+            learned: Default::default(),
         };
         let capacity = most + 16;
         let conns = Rc::new(HeapMemory::new(table_size(capacity)));

@@ -10,7 +10,7 @@ use super::lane::Record;
 use crate::arena::Geometry;
 use crate::id::{Generation, Seat, SessionId};
 use crate::nic::slab::SlabGeometry;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the lane between supervisors and daemons; changes with any message.
@@ -137,8 +137,10 @@ pub struct NicConfig {
     pub mtu: u16,
     /// The stack's addresses on it.
     pub addrs: Vec<Prefix>,
-    /// Default gateway through it.
-    pub gateway: Option<Ipv4Addr>,
+    /// Default gateways through it, one of a family at most.
+    pub gateways: Vec<IpAddr>,
+    /// IPv6 addresses and routers are learned from the link (RFC 4862, RFC 4861 §6).
+    pub slaac: bool,
     /// What the device can do for the stack (checksums, super-frames) is used.
     pub offload: bool,
 }

@@ -10,7 +10,7 @@ use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the notices; changes with any of them.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -56,6 +56,8 @@ pub struct FilterNotice {
     pub promiscuous: bool,
     /// Every multicast frame.
     pub all_multicast: bool,
+    /// Every frame to a group of IPv4 (RFC 1112 §6.4).
+    pub ipv4_groups: bool,
     /// Multicast addresses; at most [`MULTICAST_MAX`].
     pub multicast: Vec<Mac>,
 }

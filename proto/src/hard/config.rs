@@ -10,12 +10,13 @@
 use super::pack::{Pack, Unpack};
 use crate::cell::{CellTable, CellWriter, Held, OPENING_SIZE, STATE_SIZE, TableError, table_size};
 use crate::shm::Memory;
+use crate::time::Instant;
 use core::net::IpAddr;
 use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// Layout version of the region; changes with any field below.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 /// Records that the region has room for.
 pub const CAPACITY: u32 = 4096;
 /// Size of the region in bytes.
@@ -83,6 +84,39 @@ pub enum Key {
     },
 }
 
+/// How long an address or a route lives, and who said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Life {
+    /// A router announced it (RFC 4861, RFC 4862), or this host made it; else an administrator gave it.
+    pub learned: bool,
+    /// Until when it may be used; `None` for ever.
+    pub valid: Option<Instant>,
+    /// Until when it may be used for anything new; `None` for ever.
+    pub preferred: Option<Instant>,
+}
+
+impl Life {
+    /// Of what an administrator gave.
+    pub const GIVEN: Life = Life { learned: false, valid: None, preferred: None };
+
+    fn pack<const N: usize>(&self, out: &mut Pack<N>) {
+        out.u8(u8::from(self.learned));
+        for until in [self.valid, self.preferred] {
+            out.u64(until.map_or(u64::MAX, Instant::nanos));
+        }
+    }
+
+    fn unpack(from: &mut Unpack<'_>) -> Life {
+        let learned = from.u8() != 0;
+        let mut until = || match from.u64() {
+            u64::MAX => None,
+            nanos => Some(Instant::from_nanos(nanos)),
+        };
+        let valid = until();
+        Life { learned, valid, preferred: until() }
+    }
+}
+
 /// What a record says about its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Value {
@@ -103,6 +137,8 @@ pub enum Value {
     Address {
         /// Duplicate address detection is over and found none (RFC 4862 §5.4, RFC 5227 §2.1).
         verified: bool,
+        /// How long it lives.
+        life: Life,
     },
     /// A route.
     Route {
@@ -112,6 +148,8 @@ pub enum Value {
         link: u16,
         /// The source address to prefer.
         source: Option<IpAddr>,
+        /// How long it lives.
+        life: Life,
     },
     /// A neighbour.
     Neighbour {
@@ -239,15 +277,17 @@ impl Value {
                 out.u8(u8::from(up));
                 out.u8(u8::from(promiscuous));
             }
-            Value::Address { verified } => {
+            Value::Address { verified, life } => {
                 out.u8(ADDRESS);
                 out.u8(u8::from(verified));
+                life.pack(&mut out);
             }
-            Value::Route { gateway, link, source } => {
+            Value::Route { gateway, link, source, life } => {
                 out.u8(ROUTE);
                 pack_option(&mut out, gateway);
                 out.u16(link);
                 pack_option(&mut out, source);
+                life.pack(&mut out);
             }
             Value::Neighbour { mac } => {
                 out.u8(NEIGHBOUR);
@@ -272,11 +312,12 @@ impl Value {
                     promiscuous: from.u8() != 0,
                 }
             }
-            ADDRESS => Value::Address { verified: from.u8() != 0 },
+            ADDRESS => Value::Address { verified: from.u8() != 0, life: Life::unpack(&mut from) },
             ROUTE => Value::Route {
                 gateway: unpack_option(&mut from),
                 link: from.u16(),
                 source: unpack_option(&mut from),
+                life: Life::unpack(&mut from),
             },
             NEIGHBOUR => Value::Neighbour { mac: unpack_mac(&mut from) },
             _ => return None,
@@ -420,15 +461,18 @@ mod tests {
             },
             Record {
                 key: Key::Address { link: 0, addr: ip(2), prefix_len: 24 },
-                value: Value::Address { verified: true },
+                value: Value::Address { verified: true, life: Life::GIVEN },
             },
             Record {
                 key: Key::Address { link: 0, addr: "fe80::1".parse().expect("an address"), prefix_len: 64 },
-                value: Value::Address { verified: false },
+                value: Value::Address {
+                    verified: false,
+                    life: Life { learned: true, valid: Some(Instant::from_nanos(9)), preferred: None },
+                },
             },
             Record {
                 key: Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric: 5 },
-                value: Value::Route { gateway: Some(ip(1)), link: 0, source: None },
+                value: Value::Route { gateway: Some(ip(1)), link: 0, source: None, life: Life::GIVEN },
             },
             Record {
                 key: Key::Neighbour { link: 0, addr: ip(9) },
@@ -470,10 +514,11 @@ mod tests {
     #[test]
     fn key_and_value_must_go_together() {
         let mut writer = ConfigWriter::attach(HeapMemory::new(REGION_SIZE)).expect("a fresh table");
-        let record = Record { key: Key::Link(0), value: Value::Address { verified: true } };
+        let record =
+            Record { key: Key::Link(0), value: Value::Address { verified: true, life: Life::GIVEN } };
         assert_eq!(writer.set(record), Err(ConfigError::Mismatch));
         let key = Key::Address { link: 0, addr: ip(1), prefix_len: 33 };
-        let record = Record { key, value: Value::Address { verified: true } };
+        let record = Record { key, value: Value::Address { verified: true, life: Life::GIVEN } };
         assert_eq!(writer.set(record), Err(ConfigError::Mismatch));
         assert!(writer.is_empty());
     }
@@ -483,7 +528,7 @@ mod tests {
         let mut writer = ConfigWriter::attach(HeapMemory::new(REGION_SIZE)).expect("a fresh table");
         let record = |n: u32| Record {
             key: Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric: n },
-            value: Value::Route { gateway: None, link: 0, source: None },
+            value: Value::Route { gateway: None, link: 0, source: None, life: Life::GIVEN },
         };
         for n in 0..CAPACITY {
             assert_eq!(writer.set(record(n)), Ok(true));

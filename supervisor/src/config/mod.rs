@@ -160,7 +160,9 @@ pub fn check(wanted: &Wanted, name: &str, dir: &str) -> Result<GroupConfig, Conf
 }
 
 fn check_nic(nic: &WantedNic, identity: (&str, &str, usize)) -> Result<NicConfig, ConfigError> {
-    let addrs = nic.addrs.iter().map(spec::host_prefix).collect::<Result<Vec<_>, _>>()?;
+    let slaac = nic.addrs.iter().any(|given| given.value == spec::SLAAC);
+    let given = nic.addrs.iter().filter(|given| given.value != spec::SLAAC);
+    let addrs = given.map(spec::host_prefix).collect::<Result<Vec<_>, _>>()?;
     let kernel = nic.tap_addrs.iter().map(spec::host_prefix).collect::<Result<Vec<_>, _>>()?;
     let (spec, offload) = spec::offload(&nic.spec)?;
     let backend = spec::backend(&spec, &kernel)?;
@@ -172,31 +174,48 @@ fn check_nic(nic: &WantedNic, identity: (&str, &str, usize)) -> Result<NicConfig
     {
         return Err(given.error("the kernel and the stack can't have the same address", "give each its own"));
     }
-    let gateway = nic.gateway.as_ref().map(|given| check_gateway(given, &addrs)).transpose()?;
+    let gateways = nic.gateway.as_ref().map(|given| check_gateways(given, &addrs)).transpose()?;
     let mac = nic.mac.as_ref().map_or_else(|| Ok(derived_mac(identity)), spec::mac)?;
     let mtu = match &nic.mtu {
         Some(given) => given.within("MTU", MTU_MIN, MTU_MAX)? as u16,
         None => MTU_DEFAULT,
     };
-    Ok(NicConfig { backend, mac, mtu, addrs, gateway, offload })
+    if let (Some(given), true) = (&nic.mtu, mtu < IPV6_MTU_MIN) {
+        let v6 = slaac || addrs.iter().any(|prefix| prefix.addr.is_ipv6());
+        if v6 {
+            let remedy = format!("give at least {IPV6_MTU_MIN} (RFC 8200)");
+            return Err(given.error(format!("an MTU of {mtu} does not carry IPv6"), remedy));
+        }
+    }
+    Ok(NicConfig { backend, mac, mtu, addrs, gateways: gateways.unwrap_or_default(), slaac, offload })
 }
 
-fn check_gateway(given: &Given<String>, addrs: &[Prefix]) -> Result<core::net::Ipv4Addr, ConfigError> {
-    let gateway = spec::gateway(given)?;
-    let reachable = addrs.iter().any(|prefix| match prefix.addr {
-        IpAddr::V4(addr) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(prefix.len)).unwrap_or(0);
-            u32::from(addr) & mask == u32::from(gateway) & mask && addr != gateway
+/// RFC 8200 §5.
+const IPV6_MTU_MIN: u16 = 1280;
+
+fn check_gateways(given: &Given<String>, addrs: &[Prefix]) -> Result<Vec<IpAddr>, ConfigError> {
+    // From the first bit on, of either family.
+    let bits = |addr: IpAddr| match addr {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let gateways = spec::gateways(given)?;
+    for gateway in &gateways {
+        let in_network = |prefix: &Prefix| {
+            let (own, theirs) = (bits(prefix.addr), bits(*gateway));
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix.len)).unwrap_or(0);
+            prefix.addr.is_ipv4() == gateway.is_ipv4() && own & mask == theirs & mask && own != theirs
+        };
+        // RFC 4861 §6.3.4: an IPv6 router is known by its link-local address.
+        let link_local = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        if !link_local && !addrs.iter().any(in_network) {
+            return Err(given.error(
+                format!("the gateway {gateway} lies in none of the interface's networks"),
+                "give one that the addresses of --addr reach",
+            ));
         }
-        IpAddr::V6(_) => false,
-    });
-    if reachable {
-        return Ok(gateway);
     }
-    Err(given.error(
-        format!("the gateway {gateway} lies in none of the interface's networks"),
-        "give one that the addresses of --addr reach",
-    ))
+    Ok(gateways)
 }
 
 /// No two interfaces have one address or one device.
@@ -205,7 +224,7 @@ fn only_once(nics: &[WantedNic]) -> Result<(), ConfigError> {
     for given in nics.iter().flat_map(|nic| nic.addrs.iter().chain([&nic.spec])) {
         let key = given.value.split([',', '/'].as_slice()).next().unwrap_or_default();
         let key = if given.value.starts_with("wire:") { given.value.as_str() } else { key };
-        if seen.contains(&key) {
+        if seen.contains(&key) && key != spec::SLAAC {
             return Err(given.error(format!("{key} is given twice"), "give it to one interface only"));
         }
         seen.push(key);

@@ -144,13 +144,24 @@ pub fn host_prefix(given: &Given<String>) -> Result<Prefix, ConfigError> {
     Ok(Prefix { addr, len })
 }
 
-/// A default gateway.
+/// In place of an address: IPv6 addresses and routers are learned from the link.
+pub const SLAAC: &str = "slaac";
+
+/// Default gateways, one of a family at most, with commas between them.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn gateway(given: &Given<String>) -> Result<Ipv4Addr, ConfigError> {
-    let text = &given.value;
-    text.parse().map_err(|_| given.error(format!("'{text}' is not an address"), "write it as 10.0.0.1"))
+/// What is wrong with them.
+pub fn gateways(given: &Given<String>) -> Result<Vec<IpAddr>, ConfigError> {
+    let one = |text: &str| {
+        let wrong = || given.error(format!("'{text}' is not an address"), "write it as 10.0.0.1");
+        text.parse().map_err(|_| wrong())
+    };
+    let all: Vec<IpAddr> = given.value.split(',').map(one).collect::<Result<_, _>>()?;
+    if all.iter().filter(|addr| addr.is_ipv4()).count() > 1 || all.iter().filter(|a| a.is_ipv6()).count() > 1
+    {
+        return Err(given.error("two gateways of one family", "give one of IPv4 and one of IPv6"));
+    }
+    Ok(all)
 }
 
 /// A unicast hardware address.

@@ -11,4 +11,5 @@ pub mod counter;
 pub mod fetch;
 pub mod fleet;
 pub mod frames;
+pub mod ping;
 pub mod unacked;

@@ -2,7 +2,7 @@
 //! before the interrupted change or what came after it, for every record.
 
 use crate::crash::{Process, SharedBytes, Tamper, Use};
-use proto::hard::config::{ConfigWriter, Key, LinkName, REGION_SIZE, Record, Value, read};
+use proto::hard::config::{ConfigWriter, Key, Life, LinkName, REGION_SIZE, Record, Value, read};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -26,10 +26,12 @@ fn script() -> Vec<Change> {
         Change::Set(Record { key: Key::Link(0), value })
     };
     let address = Key::Address { link: 0, addr: ip(2), prefix_len: 24 };
-    let verified = |verified| Change::Set(Record { key: address, value: Value::Address { verified } });
+    let verified = |verified| {
+        Change::Set(Record { key: address, value: Value::Address { verified, life: Life::GIVEN } })
+    };
     let route = |metric: u32, gateway: u8| {
         let key = Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric };
-        let value = Value::Route { gateway: Some(ip(gateway)), link: 0, source: None };
+        let value = Value::Route { gateway: Some(ip(gateway)), link: 0, source: None, life: Life::GIVEN };
         Change::Set(Record { key, value })
     };
     let neighbour = Key::Neighbour { link: 0, addr: ip(9) };

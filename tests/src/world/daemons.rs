@@ -365,9 +365,12 @@ impl World {
             mac: MacAddr(place.mac),
             mtu: self.config.mtu,
             addrs: vec![Prefix { addr: place.ip(), len: 24 }],
-            gateway: None,
+            tentative: Vec::new(),
+            gateways: Vec::new(),
+            slaac: false,
+            learned: Default::default(),
         };
-        let entropy: [u8; 80] = core::array::from_fn(|_| self.rng.next() as u8);
+        let entropy: [u8; netd::secrets::ENTROPY_SIZE] = core::array::from_fn(|_| self.rng.next() as u8);
         if self.config.wrong == Some(Wrong::KeysLost) {
             place.secrets = SharedBytes::new(Use::Other, netd::secrets::REGION_SIZE);
         }

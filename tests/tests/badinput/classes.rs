@@ -98,7 +98,11 @@ pub fn classes() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             frames::ethernet(STACK_MAC, STATION_MAC, 0x88b5, &[0; 60]),
             "unhandled_proto",
         ),
-        ("IPv6", frames::ethernet(STACK_MAC, STATION_MAC, 0x86dd, &[0x60; 60]), "unhandled_proto"),
+        (
+            "IPv6 of a false length",
+            frames::ethernet(STACK_MAC, STATION_MAC, 0x86dd, &[0x60; 60]),
+            "ip_truncated",
+        ),
         (
             "a VLAN nobody is in",
             frames::ethernet(STACK_MAC, STATION_MAC, 0x8100, &[0; 60]),
@@ -172,7 +176,7 @@ pub fn classes() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("an option without a length", with_ip_options(&[1, 1, 1, 7]), "ip_hdr_error"),
         ("a loose source route", with_ip_options(&[131, 7, 4, 10, 82, 0, 9, 0]), "ip_source_route"),
         ("a strict source route", with_ip_options(&[137, 7, 4, 10, 82, 0, 9, 0]), "ip_source_route"),
-        ("a last fragment", spoiled(|p| p[6..8].copy_from_slice(&[0, 4])), "frag_unsupported"),
+        ("a fragment over a TCP header", spoiled(|p| (p[7], p[9]) = (1, TCP)), "frag_tiny"),
         ("a fragment beyond 65535", spoiled(|p| p[6..8].copy_from_slice(&[0x1f, 0xff])), "frag_invalid"),
         (
             "a fragment of odd length",
@@ -183,12 +187,12 @@ pub fn classes() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             "frag_invalid",
         ),
         (
-            "a first fragment",
+            "a tiny first fragment",
             spoiled(|p| {
-                p[3] = 20 + 40;
-                p[6] = 0x20;
+                p[3] = 20 + 8;
+                (p[6], p[9]) = (0x20, TCP);
             }),
-            "frag_unsupported",
+            "frag_tiny",
         ),
         ("a protocol nobody has", from_station(253, &[9; 30]), "ip_noproto"),
         // ICMP.

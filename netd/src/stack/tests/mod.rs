@@ -4,6 +4,7 @@ mod accept_queue;
 mod checksums;
 mod datagrams;
 mod interfaces;
+mod ipv6;
 mod loopback;
 mod pages;
 mod rig;

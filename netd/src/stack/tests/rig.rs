@@ -52,14 +52,20 @@ impl Plan {
     }
 }
 
-/// An interface with these addresses, each a /24.
+/// An interface with these addresses, each a /24 or a /64.
 pub(super) fn interface(number: u8, addrs: &[&str]) -> InterfaceConfig {
-    let prefix = |addr: &&str| Prefix { addr: addr.parse().expect("an address"), len: 24 };
+    let prefix = |addr: &&str| {
+        let addr: std::net::IpAddr = addr.parse().expect("an address");
+        Prefix { addr, len: if addr.is_ipv4() { 24 } else { 64 } }
+    };
     InterfaceConfig {
         mac: MacAddr([2, 0, 0, 0, 0, number]),
         mtu: 1500,
         addrs: addrs.iter().map(prefix).collect(),
-        gateway: None,
+        tentative: Vec::new(),
+        gateways: Vec::new(),
+        slaac: false,
+        learned: Default::default(),
     }
 }
 
