@@ -2,6 +2,7 @@
 //! Block and option numbers are those of draft-ietf-opsawg-pcapng.
 
 use proto::capture::{Captured, SNAP_MAX, Way};
+use proto::hard::config::LOOPBACK;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ const IF_TSRESOL: u16 = 9;
 const EPB_FLAGS: u16 = 2;
 const EPB_DROPCOUNT: u16 = 4;
 
-/// Writes a capture to `out`. Interfaces are numbered as the group numbers its links.
+/// Writes a capture to `out`. Interfaces are numbered as the group numbers its links, and the last one is
+/// loopback's.
 #[derive(Debug)]
 pub struct Pcapng<W> {
     out: W,
@@ -72,12 +74,13 @@ impl<W: Write> Pcapng<W> {
     /// # Errors
     /// Those of `out`; `InvalidData` for a frame of an unknown link.
     pub fn frame(&mut self, frame: &Captured, at: Duration, missed: u64) -> io::Result<()> {
-        if frame.link >= self.links {
+        let link = if frame.link == LOOPBACK { self.links - 1 } else { frame.link };
+        if link >= self.links {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame of a link that is not there"));
         }
         let nanos = at.as_nanos() as u64;
         let mut body = Vec::with_capacity(frame.bytes.len() + 64);
-        body.extend(u32::from(frame.link).to_ne_bytes());
+        body.extend(u32::from(link).to_ne_bytes());
         body.extend(((nanos >> 32) as u32).to_ne_bytes());
         body.extend((nanos as u32).to_ne_bytes());
         body.extend((frame.bytes.len() as u32).to_ne_bytes());

@@ -15,6 +15,10 @@ proto::counters! {
         TxFrames = "tx_frames",
         /// Bytes in them.
         TxBytes = "tx_bytes",
+        /// Frames that this host sent to itself and took in; they count among those from a nicd too.
+        LoFrames = "lo_frames",
+        /// Bytes in them.
+        LoBytes = "lo_bytes",
         /// Frames taken up by the receive loop (softnet "processed").
         Processed = "softnet_processed",
         /// Rounds that ended with work left because the budget was used up (softnet "time_squeeze").

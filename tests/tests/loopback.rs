@@ -77,6 +77,53 @@ fn talk(group: &Group, addr: &str, victims: &[Role]) {
     println!("{addr}: {KILLS} deaths of {victims:?}: call {called}; serve {served}");
 }
 
+fn netctl(group: &Group, args: &[&str]) -> Vec<u8> {
+    let out = group.command("netctl").args(args).output().expect("netctl runs");
+    assert!(out.status.success(), "netctl {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    out.stdout
+}
+
+/// `lo` is among the links, its address among the addresses, its frames in captures and counters.
+fn shown(group: &Group) {
+    let rows = |verb: &str| -> Vec<serde_json::Value> {
+        serde_json::from_slice(&netctl(group, &["-j", verb])).expect("JSON")
+    };
+    assert!(rows("link").iter().any(|row| row["name"] == "lo" && row["up"] == true));
+    let own = |row: &serde_json::Value| row["dev"] == "lo" && row["local"] == "127.0.0.1";
+    assert!(rows("addr").iter().any(own));
+    let refused = group.command("netctl").args(["link", "set", "lo", "down"]).output().expect("netctl runs");
+    assert!(!refused.status.success(), "lo can't be set down");
+    let mut capture = group.command("netctl");
+    capture.args(["capture", "-w", "-", "--count", "4"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let capture = capture.spawn().expect("netctl runs");
+    let session = group.session(libnetclient::Size::default()).expect("a session");
+    let socket = libnetclient::UdpSocket::bind_in(&session, "127.0.0.1:0").expect("bound");
+    let own = socket.local_addr().expect("bound");
+    let (mut capture, mut seen) = (capture, false);
+    for _ in 0..100 {
+        socket.send_to(b"to whom it may concern", own).expect("sent");
+        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        let mut text = [0; 64];
+        assert_eq!(socket.recv(&mut text).expect("received"), 22);
+        seen = capture.try_wait().expect("our child").is_some();
+        if seen {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(seen, "a capture of four frames comes to an end");
+    let mut caught = Vec::new();
+    capture.stdout.take().expect("piped").read_to_end(&mut caught).expect("a pipe");
+    let holds = |what: &[u8]| caught.windows(what.len()).any(|window| window == what);
+    assert!(holds(b"to whom it may concern") && holds(b"lo"));
+    let stats: serde_json::Value = serde_json::from_slice(&netctl(group, &["-j", "stats"])).expect("JSON");
+    assert!(
+        stats["netd_lo_frames"].as_u64().is_some_and(|frames| frames >= 4),
+        "{}",
+        stats["netd_lo_frames"]
+    );
+}
+
 #[test]
 fn two_programs_on_one_host_do_not_notice() {
     private_net::test("two_programs_on_one_host_do_not_notice", || {
@@ -87,6 +134,7 @@ fn two_programs_on_one_host_do_not_notice() {
             more: Vec::new(),
         };
         let group = Group::up(&spec).expect("a group");
+        shown(&group);
         talk(&group, "127.0.0.1:7001", &[Role::Netd]);
         talk(&group, "10.80.0.1:7002", &[Role::Netd, Role::Sockd, Role::Nicd]);
     });

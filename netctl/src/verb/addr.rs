@@ -1,4 +1,4 @@
-//! `netctl addr`: the stack's addresses; `addr add|del PREFIX [dev IF]`.
+//! `netctl addr`: the stack's addresses, that of `lo` behind the others; `addr add|del PREFIX [dev IF]`.
 
 use crate::group::{Access, Failure};
 use crate::table::{Form, Table, json};
@@ -6,7 +6,7 @@ use crate::verb::link;
 use proto::Instant;
 use proto::control::clock::now;
 use proto::control::messages::Prefix;
-use proto::hard::config::{Key, Value};
+use proto::hard::config::{Key, LOOPBACK_NAME, LOOPBACK_NETWORK, Value};
 use serde::Serialize;
 use std::io::Write;
 use std::net::IpAddr;
@@ -62,7 +62,15 @@ pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Fai
         }),
         _ => None,
     };
-    let addresses: Vec<Address> = access.config().into_iter().filter_map(address).collect();
+    let (local, prefixlen) = LOOPBACK_NETWORK;
+    let own = Address {
+        dev: LOOPBACK_NAME.to_owned(),
+        family: "inet",
+        local: IpAddr::V4(local),
+        prefixlen,
+        tentative: false,
+    };
+    let addresses: Vec<Address> = access.config().into_iter().filter_map(address).chain([own]).collect();
     let written = match form {
         Form::Json => json(out, &addresses),
         Form::Table => {

@@ -8,6 +8,7 @@ use crate::pcapng::Pcapng;
 use crate::verb::link;
 use proto::capture::{OPEN_FOR_MS, Reader};
 use proto::control::notices::Change;
+use proto::hard::config::LOOPBACK_NAME;
 use rustix::time::{ClockId, clock_gettime};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,6 +53,7 @@ pub fn run(
     if names.is_empty() {
         names.push("0".into());
     }
+    names.push(LOOPBACK_NAME.to_owned());
     let mut writer = Pcapng::begin(out, &names).map_err(failed)?;
     let (offset, begun) = (epoch_offset(), Instant::now());
     let (mut asked, mut written) = (begun, 0);

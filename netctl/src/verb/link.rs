@@ -1,9 +1,9 @@
-//! `netctl link`: the interfaces; `link set IF up|down|mtu N|promisc on|off`.
+//! `netctl link`: the interfaces, `lo` behind the others; `link set IF up|down|mtu N|promisc on|off`.
 
 use crate::group::{Access, Failure};
 use crate::table::{Form, Table, json};
 use proto::control::notices::Change;
-use proto::hard::config::{Key, Mac, Value};
+use proto::hard::config::{Key, LOOPBACK, LOOPBACK_MTU, LOOPBACK_NAME, Mac, Value};
 use serde::Serialize;
 use std::io::Write;
 
@@ -33,7 +33,13 @@ pub fn mac_from(text: &str) -> Result<Mac, Failure> {
     mac.ok_or_else(|| Failure::Usage(format!("'{text}' is no hardware address (02:00:00:00:00:01)")))
 }
 
-/// Names of the interfaces by index; a hole gets its number for a name.
+/// The interface that every host has.
+fn loopback() -> Link {
+    let (name, mac) = (LOOPBACK_NAME.to_owned(), mac_text([0; 6]));
+    Link { index: LOOPBACK, name, mac, mtu: LOOPBACK_MTU, up: true, promiscuous: false }
+}
+
+/// Names of the interfaces by index, without loopback; a hole gets its number for a name.
 pub fn names(access: &Access) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for record in access.config() {
@@ -52,6 +58,9 @@ pub fn names(access: &Access) -> Vec<String> {
 /// # Errors
 /// [`Failure::Usage`] when there is no such interface, or several to choose from.
 pub fn index(access: &Access, wanted: Option<&str>) -> Result<u16, Failure> {
+    if wanted == Some(LOOPBACK_NAME) {
+        return Err(Failure::Usage(format!("{LOOPBACK_NAME} is as it is and can't be changed")));
+    }
     let names = names(access);
     let found = match wanted {
         Some(wanted) => names
@@ -76,15 +85,20 @@ pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Fai
         }
         _ => None,
     };
-    let links: Vec<Link> = access.config().into_iter().filter_map(link).collect();
+    let links: Vec<Link> = access.config().into_iter().filter_map(link).chain([loopback()]).collect();
     let written = match form {
         Form::Json => json(out, &links),
         Form::Table => {
             let mut table = Table::new(&["INDEX", "NAME", "STATE", "MTU", "ADDRESS", "FLAGS"]);
             for link in &links {
                 let state = if link.up { "UP" } else { "DOWN" };
-                let flags = if link.promiscuous { "PROMISC" } else { "-" };
-                let (index, mtu) = (link.index.to_string(), link.mtu.to_string());
+                let flags = match (link.promiscuous, link.index) {
+                    (true, _) => "PROMISC",
+                    (false, LOOPBACK) => "LOOPBACK",
+                    (false, _) => "-",
+                };
+                let index = if link.index == LOOPBACK { "-".to_owned() } else { link.index.to_string() };
+                let mtu = link.mtu.to_string();
                 table.row([index, link.name.clone(), state.into(), mtu, link.mac.clone(), flags.into()]);
             }
             table.write(out)

@@ -361,7 +361,12 @@ impl Engine {
     /// What this host sent to itself in an earlier round.
     fn take_looped(&mut self, time: Instant) -> usize {
         let waiting = self.looped.len();
+        let tapped = waiting > 0 && self.tap.is_open(time);
         for frame in self.looped.drain(..) {
+            // Shown once, where it comes in.
+            if tapped {
+                self.tap.show(time, Way::In, LOOPBACK, &frame);
+            }
             self.stack.on_frame(time, LOOPBACK, frame);
         }
         waiting

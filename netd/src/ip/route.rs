@@ -42,8 +42,7 @@ pub const fn zone_interface(addr: IpAddr) -> Option<u16> {
     zone::interface(zone::of_ip(&addr))
 }
 
-/// In place of an interface's number: the host itself.
-pub const LOOPBACK: u16 = u16::MAX;
+pub use proto::hard::config::LOOPBACK;
 
 /// What an address is to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,9 +31,7 @@ use std::rc::Rc;
 /// Room in front of a packet that is built here: link, IP and transport headers with options.
 pub const HEADROOM: usize = 192;
 
-/// The MTU of the loopback interface: the largest packet of IPv4 (RFC 791 §3.1), as Linux's segments
-/// have it.
-pub const LOOPBACK_MTU: u16 = u16::MAX;
+pub use proto::hard::config::LOOPBACK_MTU;
 
 /// All interfaces of a shard, and the frames that wait to be released.
 #[derive(Debug)]

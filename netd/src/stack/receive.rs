@@ -41,6 +41,10 @@ impl<M: Memory + Clone> Stack<M> {
     pub fn on_frame(&mut self, now: Instant, interface: u16, frame: PacketBuf<M>) {
         self.counters.count(Counter::RxFrames);
         self.counters.add(Counter::RxBytes, frame.len() as u64);
+        if interface == LOOPBACK {
+            self.counters.count(Counter::LoFrames);
+            self.counters.add(Counter::LoBytes, frame.len() as u64);
+        }
         let frame = Frame::new(frame);
         let outcome = match self.begin(|| frame_crumb(frame.head())) {
             true => self.receive(now, interface, frame),

@@ -24,6 +24,15 @@ pub const REGION_SIZE: usize = table_size(CAPACITY);
 /// Bytes of an interface's name, as Linux's IFNAMSIZ without its NUL.
 pub const NAME_MAX: usize = 15;
 
+/// In place of an interface's number: the host itself, whose interface nobody configures.
+pub const LOOPBACK: u16 = u16::MAX;
+/// Its name, as everywhere.
+pub const LOOPBACK_NAME: &str = "lo";
+/// Its MTU: the largest packet of IPv4 (RFC 791 §3.1), as Linux's segments have it.
+pub const LOOPBACK_MTU: u16 = u16::MAX;
+/// Its network (RFC 1122 §3.2.1.3 (g)).
+pub const LOOPBACK_NETWORK: (core::net::Ipv4Addr, u8) = (core::net::Ipv4Addr::LOCALHOST, 8);
+
 /// A hardware address.
 pub type Mac = [u8; 6];
 
