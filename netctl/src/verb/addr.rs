@@ -9,7 +9,7 @@ use proto::control::messages::Prefix;
 use proto::hard::config::{Key, LOOPBACK_NAME, LOOPBACK_NETWORK, Value};
 use serde::Serialize;
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 #[derive(Debug, Serialize)]
 struct Address {
@@ -41,6 +41,23 @@ pub fn prefix_from(text: &str) -> Result<Prefix, Failure> {
     if len > bits { Err(bad()) } else { Ok(Prefix { addr, len }) }
 }
 
+/// The addresses that every host has.
+fn loopback() -> [Address; 2] {
+    let (v4, len) = LOOPBACK_NETWORK;
+    [(IpAddr::V4(v4), "inet", len), (IpAddr::V6(Ipv6Addr::LOCALHOST), "inet6", 128)].map(
+        |(local, family, prefixlen)| Address {
+            dev: LOOPBACK_NAME.to_owned(),
+            family,
+            local,
+            prefixlen,
+            tentative: false,
+            dynamic: false,
+            valid_life_time: None,
+            preferred_life_time: None,
+        },
+    )
+}
+
 /// Shows the addresses.
 ///
 /// # Errors
@@ -62,15 +79,7 @@ pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Fai
         }),
         _ => None,
     };
-    let (local, prefixlen) = LOOPBACK_NETWORK;
-    let own = Address {
-        dev: LOOPBACK_NAME.to_owned(),
-        family: "inet",
-        local: IpAddr::V4(local),
-        prefixlen,
-        tentative: false,
-    };
-    let addresses: Vec<Address> = access.config().into_iter().filter_map(address).chain([own]).collect();
+    let addresses: Vec<Address> = access.config().into_iter().filter_map(address).chain(loopback()).collect();
     let written = match form {
         Form::Json => json(out, &addresses),
         Form::Table => {
