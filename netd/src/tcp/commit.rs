@@ -291,7 +291,7 @@ impl ControlBlock {
             _ => {
                 self.ack_now = true;
                 let flight = self.flight();
-                self.recovery.all_lost(&flight);
+                self.recovery.all_lost(now, &flight, &mut self.sent);
                 if flight.size() > 0 {
                     self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());
                 }
@@ -317,7 +317,7 @@ impl ControlBlock {
             self.syn_due = true;
         } else if synchronised && waits {
             let flight = self.flight();
-            self.recovery.all_lost(&flight);
+            self.recovery.unreported_lost(&flight, &mut self.sent);
             self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());
             self.resume_credit = (RESUME_SEGMENTS * self.mss()).min(initial_window(self.mss()));
         }

@@ -17,10 +17,11 @@ use proto::time::Instant;
 use super::congestion::{Congestion, Kind};
 use super::out_of_order::OutOfOrder;
 use super::reaction::Reaction;
-use super::recovery::{Flight, Recovery};
+use super::recovery::{Flight, Parts, Recovery};
 use super::rto::RttEstimator;
 use super::sack::Scoreboard;
 use super::segment::{Segment, TIMESTAMPS_LEN};
+use super::sent::SentLog;
 use super::seq::{Position, SeqNum};
 use super::settings::{MSS_MIN, Settings, SocketOptions};
 use super::state::{Failure, State};
@@ -121,6 +122,7 @@ pub struct ControlBlock {
     pub(super) congestion: Congestion,
     pub(super) recovery: Recovery,
     pub(super) scoreboard: Option<Box<Scoreboard>>,
+    pub(super) sent: SentLog,
     pub(super) out_of_order: Option<Box<OutOfOrder>>,
     pub(super) tail_probe: TailProbe,
     pub(super) timestamps: TimestampState,
@@ -194,6 +196,7 @@ impl ControlBlock {
             congestion: Congestion::new(settings.congestion, u32::from(settings.default_mss.max(MSS_MIN))),
             recovery: Recovery::default(),
             scoreboard: None,
+            sent: SentLog::default(),
             out_of_order: None,
             tail_probe: TailProbe::default(),
             timestamps: TimestampState { offset: timestamp_offset, ..TimestampState::default() },
@@ -583,9 +586,17 @@ impl ControlBlock {
         self.scoreboard.as_deref().unwrap_or(Scoreboard::EMPTY)
     }
 
+    /// What loss recovery works on.
+    pub(super) fn recovering(&mut self) -> (&mut Recovery, Parts<'_>) {
+        let flight = self.flight();
+        let board = self.scoreboard.as_deref().unwrap_or(Scoreboard::EMPTY);
+        let parts = Parts { flight, log: &mut self.sent, board, congestion: &mut self.congestion };
+        (&mut self.recovery, parts)
+    }
+
     /// Octets the congestion window still lets out.
     pub(super) fn congestion_room(&self) -> u64 {
-        let pipe = self.recovery.pipe(&self.flight(), self.board());
+        let pipe = self.recovery.pipe(&self.flight(), &self.sent);
         u64::from(self.congestion.cwnd()).saturating_sub(pipe).min(u64::from(self.resume_credit))
     }
 
@@ -614,6 +625,7 @@ impl ControlBlock {
         self.state = State::Closed;
         self.timers.stop_all();
         self.scoreboard = None;
+        self.sent.clear();
         self.out_of_order = None;
         self.ack_now = false;
         self.syn_due = false;

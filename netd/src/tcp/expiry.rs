@@ -59,6 +59,7 @@ impl ControlBlock {
                 SendTimer::Off => Reaction::none(),
                 SendTimer::Retransmission => self.on_retransmission(now),
                 SendTimer::TailLossProbe => self.on_tail_loss_probe(now),
+                SendTimer::Reordering => self.on_reordering_timer(now),
                 SendTimer::Persist => self.on_persist(now),
             };
         }
@@ -85,8 +86,9 @@ impl ControlBlock {
         match self.state {
             State::SynSent | State::SynReceived => self.syn_due = true,
             _ => {
-                let flight = self.flight();
-                self.recovery.on_timeout(&flight, &mut self.congestion);
+                let srtt = self.rtt.srtt().unwrap_or(Duration::ZERO);
+                let (recovery, mut parts) = self.recovering();
+                recovery.on_timeout(now, srtt, &mut parts);
                 // The time-out is a pace of its own: what a resume allowed at first may be used up,
                 // and then nothing else would ever leave.
                 self.resume_credit = self.resume_credit.max(self.mss());
@@ -124,6 +126,16 @@ impl ControlBlock {
         }
         self.tail_probe.due = true;
         self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());
+        Reaction::none()
+    }
+
+    /// RFC 8985 §6.2 step 5.
+    fn on_reordering_timer(&mut self, now: Instant) -> Reaction {
+        self.timers.stop_send();
+        let srtt = self.rtt.srtt().unwrap_or(Duration::ZERO);
+        let (recovery, mut parts) = self.recovering();
+        let wait = recovery.on_reordering_timer(now, srtt, &mut parts);
+        self.rearm(now, wait, true);
         Reaction::none()
     }
 

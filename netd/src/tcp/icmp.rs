@@ -88,7 +88,7 @@ impl ControlBlock {
         self.path_mss = path_mss;
         if self.state.sends_data() {
             let flight = self.flight();
-            self.recovery.all_lost(&flight);
+            self.recovery.unreported_lost(&flight, &mut self.sent);
             self.tail_probe.end = Position::SYN;
             self.tail_probe.due = false;
             self.arm_retransmission(now, true);

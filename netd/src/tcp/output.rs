@@ -1,5 +1,5 @@
 //! What leaves: the SYNs, retransmissions, new data, probes and acknowledgements
-//! (RFC 9293 §3.8 and §3.10.2, RFC 6675 §4 and §5).
+//! (RFC 9293 §3.8 and §3.10.2, RFC 6675 §4, RFC 8985 §7).
 //!
 //! [`ControlBlock::poll_output`] is asked until it says `None`; [`ControlBlock::has_output`] says
 //! whether it would say anything. Both rest on one pure decision, so that they can't differ. When
@@ -13,7 +13,6 @@ use super::control_block::{ControlBlock, RttProbe, TailProbe};
 use super::expiry::RESUME_PACE;
 use super::ranges::Range;
 use super::recovery::Phase;
-use super::sack::Scoreboard;
 use super::segment::{Flags, HEADER_LEN, Options, SACK_BLOCKS_MAX, SackBlocks, SegmentOut, Timestamps};
 use super::seq::{Position, SeqNum};
 use super::state::State;
@@ -100,24 +99,18 @@ impl ControlBlock {
         {
             return Some(probe);
         }
-        if self.recovery.phase() == Phase::Open && self.nothing_unsent() {
+        if self.sent.lost() == 0 && self.nothing_unsent() {
             return None;
         }
         let room = self.congestion_room();
-        let flight = self.flight();
-        // RFC 6675 §4, NextSeg rule 1.
-        if let Some(lost) = self.recovery.next_lost(&flight, self.board())
-            && let Some(again) = cut(lost, room, gso_max, mss)
-        {
-            return Some(Next::Again(again));
+        // What is lost goes before what is new (RFC 6675 §4, NextSeg rules 1 and 2).
+        if let Some(lost) = self.recovery.next_lost(&self.sent) {
+            let least = if self.recovery.head_due() { u64::from(mss.min(self.resume_credit)) } else { 0 };
+            if let Some(again) = cut(lost, room.max(least), gso_max, mss) {
+                return Some(Next::Again(again));
+            }
         }
-        // Rule 2.
-        if let Some(new) = self.next_new(room, gso_max, mss) {
-            return Some(new);
-        }
-        // Rules 3 and 4.
-        let doubtful = self.recovery.next_doubtful(&flight, self.board())?;
-        cut(doubtful, room, mss, mss).map(Next::Again)
+        self.next_new(room, gso_max, mss)
     }
 
     /// Whether there is neither unsent data nor an unsent FIN.
@@ -238,6 +231,7 @@ impl ControlBlock {
         if self.tail_probe.due {
             self.tail_probe = TailProbe { end: self.send.nxt, is_retransmission: false, due: false };
         }
+        self.sent.on_sent(now, Range::new(position, self.send.nxt));
         self.recovery.on_sent(octets);
         self.note_sent(now, octets);
         // RFC 9438 §5.8; in slow start half of the window in use is enough, as in Linux.
@@ -256,11 +250,10 @@ impl ControlBlock {
     }
 
     fn send_again(&mut self, now: Instant, range: Range) -> SegmentOut {
-        let flight = self.flight();
-        let board = self.scoreboard.as_deref().unwrap_or(Scoreboard::EMPTY);
-        self.recovery.on_retransmitted(range, &flight, board);
+        self.sent.on_sent_again(now, range);
+        self.recovery.on_sent_again(range.len());
         self.note_sent(now, range.len() as u32);
-        if self.timers.send_timer != SendTimer::Retransmission {
+        if !matches!(self.timers.send_timer, SendTimer::Retransmission | SendTimer::Reordering) {
             self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());
         }
         self.assemble_again(now, range)
@@ -268,6 +261,7 @@ impl ControlBlock {
 
     fn send_tail(&mut self, now: Instant, range: Range) -> SegmentOut {
         self.tail_probe = TailProbe { end: self.send.nxt, is_retransmission: true, due: false };
+        self.sent.on_sent_again(now, range);
         self.assemble_again(now, range)
     }
 
@@ -311,7 +305,7 @@ impl ControlBlock {
         if self.send.in_flight() == 0 {
             return;
         }
-        let running = matches!(self.timers.send_timer, SendTimer::Retransmission | SendTimer::TailLossProbe);
+        let running = !matches!(self.timers.send_timer, SendTimer::Off | SendTimer::Persist);
         let probe = self.may_probe_tail();
         if running && !restart && !(probe && self.timers.send_timer == SendTimer::TailLossProbe) {
             return;

@@ -56,7 +56,8 @@ impl Scoreboard {
     }
 
     /// Takes in the blocks of an ACK whose cumulative acknowledgement is `ack`, where `[una, nxt)`
-    /// is in flight (RFC 6675 §4, Update; RFC 2883 §4 for duplicates).
+    /// is in flight (RFC 6675 §4, Update; RFC 2883 §4 for duplicates). Each block that reports
+    /// something new is told to `each`.
     pub fn update(
         &mut self,
         blocks: &[SackBlock],
@@ -64,6 +65,7 @@ impl Scoreboard {
         ack: Position,
         una: Position,
         nxt: Position,
+        mut each: impl FnMut(Range),
     ) -> SackNews {
         let mut news = SackNews::default();
         for (index, block) in blocks.iter().enumerate() {
@@ -76,7 +78,12 @@ impl Scoreboard {
                 continue;
             }
             // A refused range is only advice not taken.
-            news.newly_sacked += self.ranges.insert(range).unwrap_or(0);
+            if let Ok(new) = self.ranges.insert(range) {
+                news.newly_sacked += new;
+                if new > 0 {
+                    each(range);
+                }
+            }
         }
         news
     }
@@ -92,28 +99,13 @@ impl Scoreboard {
         self.ranges.as_slice().first().is_some_and(|r| r.start <= una)
     }
 
-    /// Every unreported octet below this position counts as lost (RFC 6675 §4, IsLost): above it
-    /// lie DupThresh ranges, or more than (DupThresh - 1) * SMSS octets.
-    pub fn lost_edge(&self, mss: u32) -> Option<Position> {
-        let threshold = u64::from(DUP_THRESH - 1) * u64::from(mss);
-        let mut octets = 0;
-        for (count, range) in self.ranges.as_slice().iter().rev().enumerate() {
-            octets += range.len();
-            if octets > threshold || count as u32 + 1 >= DUP_THRESH {
-                return Some(range.start);
-            }
-        }
-        None
-    }
-
-    /// The first stretch of `[low, high)` that isn't reported.
-    pub fn first_gap(&self, low: Position, high: Position) -> Option<Range> {
-        self.ranges.first_gap(low, high)
-    }
-
-    /// Reported octets inside `[low, high)`.
-    pub fn sacked_within(&self, low: Position, high: Position) -> u64 {
-        self.ranges.held_within(low, high)
+    /// Whether DupThresh segments or more are reported (RFC 8985 §6.2, RACK.segs_sacked).
+    pub fn is_thick(&self, mss: u32) -> bool {
+        let mut segments = 0;
+        self.ranges.as_slice().iter().any(|range| {
+            segments += range.len().div_ceil(u64::from(mss));
+            segments >= u64::from(DUP_THRESH)
+        })
     }
 }
 
@@ -153,7 +145,7 @@ mod tests {
     fn board(blocks: &[SackBlock]) -> (Scoreboard, SackNews) {
         let mut board = Scoreboard::new();
         let una = Position::new(1000);
-        let news = board.update(blocks, ISS, una, una, Position::new(9000));
+        let news = board.update(blocks, ISS, una, una, Position::new(9000), |_| {});
         (board, news)
     }
 
@@ -162,7 +154,7 @@ mod tests {
         let (mut board, news) = board(&[block(2000, 3000), block(8000, 9001), block(500, 1200)]);
         assert_eq!(news.newly_sacked, 1000);
         let una = Position::new(1000);
-        let again = board.update(&[block(2000, 3500)], ISS, una, una, Position::new(9000));
+        let again = board.update(&[block(2000, 3500)], ISS, una, una, Position::new(9000), |_| {});
         assert_eq!(again.newly_sacked, 500);
     }
 
@@ -177,16 +169,10 @@ mod tests {
     }
 
     #[test]
-    fn lost_by_octets_above() {
-        let (board, _) = board(&[block(2000, 4000)]);
-        assert_eq!(board.lost_edge(1000), None);
-        assert_eq!(board.lost_edge(999), Some(Position::new(2000)));
-    }
-
-    #[test]
-    fn lost_by_ranges_above() {
-        let (board, _) = board(&[block(2000, 2001), block(3000, 3001), block(4000, 4001)]);
-        assert_eq!(board.lost_edge(1000), Some(Position::new(2000)));
+    fn three_segments_are_thick() {
+        assert!(!board(&[block(2000, 4000)]).0.is_thick(1000));
+        assert!(board(&[block(2000, 4001)]).0.is_thick(1000));
+        assert!(board(&[block(2000, 2001), block(3000, 3001), block(4000, 4001)]).0.is_thick(1000));
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Default for Deadline {
     }
 }
 
-/// What the one timer of the sending side stands for: the three exclude each other.
+/// What the one timer of the sending side stands for: they exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SendTimer {
     /// Not running.
@@ -52,6 +52,8 @@ pub enum SendTimer {
     Retransmission,
     /// Tail loss probe time-out (RFC 8985 §7.2).
     TailLossProbe,
+    /// The end of the reordering window (RFC 8985 §6.2 step 5).
+    Reordering,
     /// Zero-window probe (RFC 9293 §3.8.6.1).
     Persist,
 }

@@ -139,6 +139,12 @@ impl Congestion {
         self.cwnd = cwnd.clamp(mss, CWND_MAX);
     }
 
+    /// The last reduction was a mistake: all is as in `before`, and the window at least as large
+    /// (RFC 4015 §3.2, RFC 9438 §4.9).
+    pub fn undo(&mut self, before: &Congestion) {
+        *self = Congestion { cwnd: self.cwnd.max(before.cwnd), ..*before };
+    }
+
     /// Nothing was sent since `idle_since`, longer than the retransmission time-out: restart from
     /// the restart window (RFC 5681 §4.1).
     pub fn on_idle(&mut self, now: Instant, idle_since: Instant, mss: u32) {

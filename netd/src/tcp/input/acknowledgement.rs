@@ -8,9 +8,11 @@ use proto::time::Instant;
 
 use super::super::control_block::{ControlBlock, FIN_WAIT2_ORPHAN, RttProbe, TIME_WAIT};
 use super::super::listen;
+use super::super::rack::{Delivery, Echo};
+use super::super::ranges::Range;
 use super::super::reaction::Reaction;
 use super::super::recovery::{AckFacts, Phase};
-use super::super::sack::{SackNews, Scoreboard};
+use super::super::sack::SackNews;
 use super::super::segment::Segment;
 use super::super::seq::Position;
 use super::super::state::State;
@@ -103,7 +105,7 @@ impl ControlBlock {
     ) {
         let una = self.send.una;
         let acked = ack.since(una);
-        let news = self.take_sack(segment, ack);
+        let (news, delivery) = self.take_delivery(now, segment, ack);
         if acked > 0 {
             self.sample_rtt(now, segment, ack);
             self.send.una = ack;
@@ -135,64 +137,102 @@ impl ControlBlock {
             && segment.seq_len() == 0
             && if self.agreed.sack { news.newly_sacked > 0 } else { !window_changed };
         self.judge_tail_probe(ack, &news, acked > 0);
-        if ack >= una && (acked > 0 || news.newly_sacked > 0 || duplicate) {
+        let mut wait = None;
+        if ack >= una && (acked > 0 || news.newly_sacked > 0 || duplicate || news.duplicate.is_some()) {
+            let mss = u64::from(self.mss());
             let facts = AckFacts {
                 now,
                 acked,
                 delivered: (acked + news.newly_sacked).saturating_sub(covered),
+                delivery,
+                dsack: news.duplicate.filter(|twice| !self.is_probe(twice)),
                 duplicate,
                 limited: self.window_limited,
+                new_data: self.unsent().min(self.send.usable()) >= mss,
                 srtt: self.rtt.srtt().unwrap_or(Duration::ZERO),
             };
-            let flight = self.flight();
-            let board = self.scoreboard.as_deref().unwrap_or(Scoreboard::EMPTY);
-            self.recovery.on_ack(&facts, &flight, board, &mut self.congestion);
-            if let Some(edge) = reported_probe(self.tail_probe.end, board) {
-                self.recovery.on_probe_reported(edge, &facts, &flight, board, &mut self.congestion);
-            }
+            let (recovery, mut parts) = self.recovering();
+            wait = recovery.on_ack(&facts, &mut parts);
             if self.recovery.phase() != Phase::Open {
                 // The loss is known and paid for; the probe has nothing more to tell.
                 self.tail_probe.end = Position::SYN;
             }
         }
-        self.check_reneging();
-        self.rearm_after_ack(now, acked > 0, news.newly_sacked > 0);
+        self.check_reneging(now);
+        self.rearm_after_ack(now, wait, acked > 0, news.newly_sacked > 0);
     }
 
-    fn take_sack(&mut self, segment: &Segment, ack: Position) -> SackNews {
-        let blocks = segment.options.sack.as_slice();
-        if !self.agreed.sack || blocks.is_empty() || ack < self.send.una {
-            return SackNews::default();
+    /// What the segment says has arrived is taken out of the log of what was sent.
+    fn take_delivery(&mut self, now: Instant, segment: &Segment, ack: Position) -> (SackNews, Delivery) {
+        let mut delivery = Delivery::default();
+        let echo = Echo { now, age_ms: self.echo_age(now, segment) };
+        let point = self.recovery.point();
+        let una = self.send.una;
+        let ControlBlock { sent, recovery, scoreboard, .. } = self;
+        if ack > una {
+            let acknowledged = Range::new(una, ack);
+            sent.remove(acknowledged, |s| recovery.rack.note(&mut delivery, s, &echo, point));
         }
-        let una = ack.max(self.send.una);
-        let board = self.scoreboard.get_or_insert_with(Box::default);
-        board.update(blocks, self.iss, ack, una, self.send.nxt)
+        let blocks = segment.options.sack.as_slice();
+        if !self.agreed.sack || blocks.is_empty() || ack < una {
+            return (SackNews::default(), delivery);
+        }
+        // What comes out of order doesn't move TS.Recent (RFC 7323 §4.3): the echo is of something else.
+        let echo = Echo { now, age_ms: None };
+        let take = |range| sent.remove(range, |s| recovery.rack.note(&mut delivery, s, &echo, point));
+        let board = scoreboard.get_or_insert_with(Box::default);
+        let news = board.update(blocks, self.iss, ack, ack, self.send.nxt, take);
+        (news, delivery)
+    }
+
+    /// How old the echoed timestamp is, in milliseconds rounded up.
+    fn echo_age(&self, now: Instant, segment: &Segment) -> Option<u64> {
+        let timestamps = segment.options.timestamps.filter(|t| self.agreed.timestamps && t.echo != 0)?;
+        let age = self.clock(now).wrapping_sub(timestamps.echo);
+        (age < ECHO_AGE_MAX_MS).then_some(u64::from(age))
+    }
+
+    /// Whether a DSACK is of the tail loss probe, which tells nothing of reordering.
+    fn is_probe(&self, twice: &Range) -> bool {
+        self.tail_probe.is_retransmission && twice.end == self.tail_probe.end
     }
 
     /// RFC 2018 §8: the remote may drop what it reported, as one does that restarted. Then SND.UNA
     /// comes to stand where a reported range begins. Forget the reports, send all again.
-    fn check_reneging(&mut self) {
+    fn check_reneging(&mut self, now: Instant) {
         let una = self.send.una;
         if let Some(board) = &mut self.scoreboard
             && board.is_reneged(una)
         {
             board.clear();
             let flight = self.flight();
-            self.recovery.all_lost(&flight);
+            self.recovery.all_lost(now, &flight, &mut self.sent);
         }
     }
 
-    /// RFC 6298 §5.2 and §5.3.
-    fn rearm_after_ack(&mut self, now: Instant, advanced: bool, sacked: bool) {
+    /// RFC 6298 §5.2 and §5.3, with the timers of RFC 8985 in front.
+    fn rearm_after_ack(&mut self, now: Instant, wait: Option<Duration>, advanced: bool, sacked: bool) {
         if self.send.in_flight() == 0 {
             self.timers.stop_send();
-        } else if advanced {
-            self.arm_retransmission(now, true);
-        } else if sacked && self.timers.send_timer == SendTimer::TailLossProbe {
-            // RFC 8985 §7.2: with reports on the scoreboard the plain time-out takes over.
-            self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());
+        } else {
+            let restart = match self.timers.send_timer {
+                SendTimer::Reordering => true,
+                // RFC 8985 §7.2: with reports on the scoreboard the plain time-out takes over.
+                SendTimer::TailLossProbe => advanced || sacked,
+                _ => advanced,
+            };
+            self.rearm(now, wait, restart);
         }
         self.arm_persist(now);
+    }
+
+    /// The end of the reordering window, if one runs; else, with `restart`, the probe or the time-out anew.
+    pub(in super::super) fn rearm(&mut self, now: Instant, wait: Option<Duration>, restart: bool) {
+        match wait {
+            Some(after) => self.timers.arm_send(SendTimer::Reordering, now, after),
+            None if restart => self.arm_retransmission(now, true),
+            None => {}
+        }
     }
 
     /// RFC 8985 §7.4.2: whether a probe that was a retransmission repaired a loss, which then has
@@ -265,17 +305,7 @@ impl ControlBlock {
         self.timers.stop_all();
         self.timers.lifetime = Deadline::at(now + TIME_WAIT);
         self.scoreboard = None;
+        self.sent.clear();
         self.out_of_order = None;
     }
-}
-
-/// Where the reported range begins that holds the end of the tail probe. A FIN there may go
-/// unreported: it is no data.
-fn reported_probe(end: Position, board: &Scoreboard) -> Option<Position> {
-    if end == Position::SYN {
-        return None;
-    }
-    let ranges = board.ranges();
-    let holding = ranges.holding(end.minus(1)).or_else(|| ranges.holding(end.minus(2)));
-    holding.map(|range| range.start)
 }
