@@ -6,5 +6,6 @@ pub mod crash;
 pub mod oracle;
 pub mod process;
 pub mod remote;
+pub mod script;
 pub mod sim;
 pub mod world;

@@ -73,7 +73,8 @@ impl ControlBlock {
             return Reaction::none();
         }
         if !self.stalled_since.is_set() {
-            self.stalled_since = Deadline::at(now);
+            // RFC 5482 §2: how long data may remain unacknowledged counts from when it was sent.
+            self.stalled_since = Deadline::at(self.sent.front().map_or(now, |front| front.sent));
         }
         if self.is_given_up(now) {
             return self.give_up();
@@ -94,8 +95,17 @@ impl ControlBlock {
                 self.resume_credit = self.resume_credit.max(self.mss());
             }
         }
-        self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());
+        let after = self.rtt.rto().min(self.patience(now));
+        self.timers.arm_send(SendTimer::Retransmission, now, after);
         Reaction::none()
+    }
+
+    /// What is left of the user time-out (RFC 5482 §2): the timer doesn't run beyond it.
+    fn patience(&self, now: Instant) -> Duration {
+        match (self.options.user_timeout, self.stalled_since.time()) {
+            (Some(timeout), Some(since)) => timeout.saturating_sub(now.since(since)),
+            _ => Duration::MAX,
+        }
     }
 
     /// RFC 9293 §3.8.3: whether R2 is reached.

@@ -59,7 +59,14 @@ impl ControlBlock {
     /// full segment is always allowed). To be asked until `None`; SND.NXT and the advertised edge
     /// are moved here, so the record is committed before any of these leaves (INV-T2).
     pub fn poll_output(&mut self, now: Instant, gso_max: u32) -> Option<SegmentOut> {
-        let Some(next) = self.next(gso_max) else {
+        let mut next = self.next(gso_max);
+        if matches!(next, Some(Next::New { .. })) && self.rests(now) {
+            // RFC 5681 §4.1: before the first of the new burst is cut by the old window.
+            let mss = self.mss();
+            self.congestion.on_idle(now, self.last_sent, mss);
+            next = self.next(gso_max);
+        }
+        let Some(next) = next else {
             self.arm_persist(now);
             return None;
         };
@@ -89,6 +96,11 @@ impl ControlBlock {
             return Some(Next::Probe);
         }
         self.ack_now.then_some(Next::Ack)
+    }
+
+    /// RFC 5681 §4.1: nothing was sent for longer than the retransmission time-out.
+    fn rests(&self, now: Instant) -> bool {
+        self.send.in_flight() == 0 && now.since(self.last_sent) > self.rtt.rto()
     }
 
     fn next_data(&self, gso_max: u32) -> Option<Next> {
@@ -214,10 +226,6 @@ impl ControlBlock {
 
     fn send_new(&mut self, now: Instant, octets: u32, fin: bool) -> SegmentOut {
         let mss = self.mss();
-        if self.send.in_flight() == 0 && now.since(self.last_sent) > self.rtt.rto() {
-            // RFC 5681 §4.1.
-            self.congestion.on_idle(now, self.last_sent, mss);
-        }
         let position = self.send.nxt;
         let occupied = u64::from(octets) + u64::from(fin);
         self.send.nxt = position.plus(occupied);

@@ -205,7 +205,10 @@ impl Recovery {
     }
 
     fn count_duplicates(&mut self, facts: &AckFacts, flight: &Flight) {
-        if facts.duplicate {
+        if self.phase == Phase::Loss {
+            // After a time-out they tell nothing of what was sent since.
+            self.dup_acks = 0;
+        } else if facts.duplicate {
             // Never more than there are segments in flight, whatever a remote sends.
             let most = flight.size().div_ceil(flight.mss);
             self.dup_acks = (self.dup_acks + 1).min(most);

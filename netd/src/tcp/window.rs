@@ -137,7 +137,9 @@ impl ReceiveWindow {
 
     /// Whether the client's reading opened the window so far that the remote must hear of it.
     pub fn update_due(&self, mss: u32) -> bool {
-        let opened = self.buffer_end().since(self.edge);
+        // What the header can't say is no news.
+        let sayable = self.nxt.plus(u64::from(u16::MAX) << self.scale);
+        let opened = self.buffer_end().min(sayable).since(self.edge);
         let limit = u64::from(self.limit);
         let step = (limit / 2).min(2 * u64::from(mss)).max(1);
         // Two segments at least, and then either a good part of the buffer or a window that is
@@ -187,6 +189,24 @@ mod tests {
         window.consumed = window.consumed.plus(1001);
         assert!(window.update_due(1000));
         assert_eq!(window.advertise(1000), 2000);
+    }
+
+    #[test]
+    fn what_a_header_can_not_say_is_no_update() {
+        let mut window = ReceiveWindow {
+            nxt: Position::FIRST,
+            edge: Position::FIRST,
+            consumed: Position::FIRST,
+            limit: 1 << 18,
+            ..ReceiveWindow::default()
+        };
+        assert_eq!(window.advertise(1000), u16::MAX);
+        window.nxt = window.nxt.plus(500);
+        window.consumed = window.nxt;
+        assert!(!window.update_due(1000));
+        window.nxt = window.nxt.plus(60_000);
+        window.consumed = window.nxt;
+        assert!(window.update_due(1000));
     }
 
     proptest! {

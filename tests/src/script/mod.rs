@@ -1,0 +1,35 @@
+//! Packet scripts: dialogues between a scripted remote and a real `stack` in virtual time.
+//!
+//! A script is a text under `tests/scripts`. Numbers of the remote count from its SYN, those of the
+//! stack from the stack's; 1 is the first octet of each stream. A line is one of
+//!
+//! ```text
+//! rfc 9293 §3.10.7.4 first step      which section it is about; the first line, may stand again
+//! set mtu 1500 | isn 4294967295 | slots 8
+//! listen [BACKLOG] | connect          a client call that opens; `accept` takes what was accepted
+//! < SA 0 ack 1 win 1000 <mss 1460, sack, ts 5 1, ws 7>     the remote sends
+//! > A 1+1000 ack 1 win 500 <nosack>   the stack sends this next, and has already sent it
+//! in 190..210 > A 1+1000              the stack is silent until then (milliseconds from now)
+//! silent [300]                        it sends nothing (for so long)
+//! wait 20                             time passes; what is sent meanwhile is to be expected next
+//! write 100 | shut | close | abort | read [N] | readshut | accept | no accept
+//! nodelay on | cork on | quickack on | keepalive IDLE INTERVAL COUNT | usertimeout MS | rcvbuf N
+//! icmp TYPE CODE [VALUE] seq N        an ICMP error that quotes the stack's segment with that number
+//! die                                 the stack dies and its successor takes over
+//! ? state ESTABLISHED | error 104 | end | no end | received 10 | acked 10 | records 2 | sent | gone
+//! ```
+//!
+//! Flags are `S F R P A U E W` (E is ECE, W is CWR), `-` for none; P is compared only where it is written.
+//! A place is `SEQ`, `SEQ+LEN`. An option that is written is compared; `<>` says that there is none at all,
+//! `nosack`, `nots` that this one is missing, `raw HEX` gives octets. `urg N`, `badsum`, `ce`, `ect0` and
+//! `port N` may follow a segment. Payload is a pattern of stream offsets, checked both ways.
+//!
+//! [`run`] runs a text; it fails with the line where the stack and the script part.
+
+mod host;
+mod parse;
+mod play;
+mod wire;
+
+pub use parse::{Fault, Script};
+pub use play::run;

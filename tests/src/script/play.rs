@@ -1,0 +1,415 @@
+//! A script against a host.
+
+use super::host::{Host, PORT, REMOTE_PORT, octet};
+use super::parse::{Call, Fault, Opt, Question, Script, Seg, Step};
+use super::wire::{self, LETTERS, Raw};
+use proto::Instant;
+use proto::arena::line::{level, want};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Control bits by their place.
+const SYN: u8 = 2;
+const PSH: u8 = 8;
+const ACK: u8 = 16;
+/// The place a listener has; `connect` uses it too.
+const FIRST_SLOT: u32 = 0;
+/// A batch that sends answers another: more than this is a loop.
+const BATCHES_MAX: u32 = 1000;
+
+struct Play {
+    host: Host,
+    /// The remote's initial sequence number.
+    irs: u32,
+    /// The stack's, once it has sent a SYN.
+    iss: Option<u32>,
+    /// The first timestamp of the stack.
+    clock: Option<u32>,
+    /// What was sent and not yet expected.
+    sent: VecDeque<(Instant, Raw)>,
+    /// The place of the connection.
+    slot: u32,
+    started: bool,
+    mtu: u16,
+}
+
+/// Runs a script.
+///
+/// # Errors
+/// Where the stack and the script part.
+pub fn run(script: &Script) -> Result<(), Fault> {
+    let mut play = Play {
+        host: Host::new(1500),
+        irs: 1_000_000,
+        iss: None,
+        clock: None,
+        sent: VecDeque::new(),
+        slot: FIRST_SLOT,
+        started: false,
+        mtu: 1500,
+    };
+    for (line, step) in &script.steps {
+        play.step(step).map_err(|what| Fault { line: *line, what })?;
+    }
+    play.nothing_waits().map_err(|what| Fault { line: script.steps.last().map_or(1, |s| s.0), what })
+}
+
+impl Play {
+    fn step(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Set(name, value) => self.set(name, *value),
+            Step::Inject(seg) => self.inject(seg),
+            Step::Expect(seg, None) => {
+                let (_, raw) = self.sent.pop_front().ok_or("the stack has sent nothing")?;
+                self.compare(seg, &raw)
+            }
+            Step::Expect(seg, Some((low, high))) => self.expect_within(seg, *low, *high),
+            Step::Silent(ms) => {
+                self.nothing_waits()?;
+                self.pass(Duration::from_millis(*ms));
+                self.nothing_waits()
+            }
+            Step::Wait(ms) => {
+                self.pass(Duration::from_millis(*ms));
+                Ok(())
+            }
+            Step::Call(call) => self.call(call),
+            Step::Icmp { kind, code, value, seq } => {
+                self.nothing_waits()?;
+                let seq = self.iss.unwrap_or(0).wrapping_add(*seq);
+                let quoted = Raw { from: PORT, to: REMOTE_PORT, seq, ..Raw::default() };
+                self.host.receive(&wire::icmp(*kind, *code, *value, &quoted));
+                self.settle();
+                Ok(())
+            }
+            Step::Die => {
+                self.nothing_waits()?;
+                self.host.die();
+                self.settle();
+                Ok(())
+            }
+            Step::Ask(question) => self.ask(question),
+        }
+    }
+
+    fn set(&mut self, name: &str, value: u64) -> Result<(), String> {
+        match name {
+            "isn" => self.irs = value as u32,
+            "mtu" if !self.started => {
+                self.mtu = value as u16;
+                self.host = Host::new(self.mtu);
+            }
+            other => return Err(format!("can't set {other} here")),
+        }
+        Ok(())
+    }
+
+    /// Batches until the stack has no more to say now.
+    fn settle(&mut self) {
+        for _ in 0..BATCHES_MAX {
+            let frames = self.host.batch();
+            let quiet = frames.is_empty();
+            for raw in frames.iter().filter_map(|frame| wire::segment(frame)) {
+                if raw.flags & SYN != 0 {
+                    self.iss = Some(raw.seq);
+                }
+                if let Some((_, body)) = wire::options(&raw.options).into_iter().find(|(kind, _)| *kind == 8)
+                {
+                    self.clock.get_or_insert(long(&body, 0));
+                }
+                self.sent.push_back((self.host.now, raw));
+            }
+            if quiet {
+                return;
+            }
+        }
+        panic!("the stack talks for ever");
+    }
+
+    /// The next thing that time brings, not beyond `end`; whether there was one.
+    fn tick(&mut self, end: Instant) -> bool {
+        let Some(at) = self.host.deadline().filter(|at| *at <= end) else { return false };
+        self.host.now = self.host.now.max(at);
+        self.settle();
+        true
+    }
+
+    fn pass(&mut self, span: Duration) {
+        let end = self.host.now + span;
+        for _ in 0..BATCHES_MAX * 10 {
+            if !self.tick(end) {
+                self.host.now = end;
+                return;
+            }
+        }
+        panic!("time stands still");
+    }
+
+    fn nothing_waits(&self) -> Result<(), String> {
+        match self.sent.front() {
+            None => Ok(()),
+            Some((at, raw)) => Err(format!(
+                "not expected, {} ms ago: {}",
+                self.host.now.since(*at).as_millis(),
+                self.show(raw)
+            )),
+        }
+    }
+
+    fn expect_within(&mut self, seg: &Seg, low: u64, high: u64) -> Result<(), String> {
+        self.nothing_waits()?;
+        let start = self.host.now;
+        let end = start + Duration::from_millis(high);
+        while self.sent.is_empty() && self.tick(end) {}
+        let Some((at, raw)) = self.sent.pop_front() else {
+            return Err(format!("the stack was silent for {high} ms"));
+        };
+        let after = at.since(start);
+        if after < Duration::from_millis(low) {
+            return Err(format!("{} came after {after:?}", self.show(&raw)));
+        }
+        self.compare(seg, &raw)
+    }
+
+    fn inject(&mut self, seg: &Seg) -> Result<(), String> {
+        self.nothing_waits()?;
+        let first = seg.seq.wrapping_add(u32::from(seg.flags & SYN != 0)).wrapping_sub(1);
+        let payload = (0..seg.len).map(|n| octet(false, u64::from(first.wrapping_add(n)))).collect();
+        let options = match &seg.options {
+            Some(options) => self.encode(options)?,
+            None => Vec::new(),
+        };
+        let raw = Raw {
+            from: seg.port.unwrap_or(REMOTE_PORT),
+            to: PORT,
+            seq: self.irs.wrapping_add(seg.seq),
+            ack: seg.ack.map_or(0, |ack| self.iss.unwrap_or(0).wrapping_add(ack)),
+            flags: seg.flags,
+            window: seg.window.unwrap_or(u16::MAX),
+            urgent: seg.urgent.unwrap_or(0),
+            options,
+            payload,
+            ecn: seg.ecn.unwrap_or(0),
+        };
+        self.host.receive(&wire::frame(&raw, seg.bad_sum));
+        self.settle();
+        Ok(())
+    }
+
+    fn encode(&self, options: &[Opt]) -> Result<Vec<u8>, String> {
+        let mut out = Vec::new();
+        for option in options {
+            match option {
+                Opt::Mss(value) => out.extend([&[2, 4][..], &value.to_be_bytes()].concat()),
+                Opt::Scale(shift) => out.extend([3, 3, *shift]),
+                Opt::SackPermitted => out.extend([4, 2]),
+                Opt::Timestamps(value, echo) => {
+                    let echo = echo.map_or(0, |echo| self.clock.unwrap_or(0).wrapping_add(echo));
+                    out.extend([8, 10]);
+                    out.extend(value.unwrap_or(0).to_be_bytes());
+                    out.extend(echo.to_be_bytes());
+                }
+                Opt::Sack(blocks) => {
+                    out.extend([5, 2 + 8 * blocks.len() as u8]);
+                    for (start, end) in blocks {
+                        out.extend(self.iss.unwrap_or(0).wrapping_add(*start).to_be_bytes());
+                        out.extend(self.iss.unwrap_or(0).wrapping_add(*end).to_be_bytes());
+                    }
+                }
+                Opt::Raw(octets) => out.extend(octets),
+                _ => return Err("only a question".into()),
+            }
+        }
+        while out.len() % 4 != 0 {
+            out.push(1);
+        }
+        if out.len() > 40 { Err("a header holds 40 octets of options".into()) } else { Ok(out) }
+    }
+
+    /// Numbers of a segment of the stack as scripts count them.
+    fn show(&self, raw: &Raw) -> String {
+        let letters: String = LETTERS
+            .chars()
+            .enumerate()
+            .filter(|(bit, _)| raw.flags & 1 << bit != 0)
+            .map(|(_, l)| l)
+            .collect();
+        let seq = raw.seq.wrapping_sub(self.iss.unwrap_or(0));
+        let ack = raw.ack.wrapping_sub(self.irs);
+        let mut text = format!("> {letters} {seq}+{} ack {ack} win {}", raw.payload.len(), raw.window);
+        for (kind, body) in wire::options(&raw.options) {
+            text.push_str(&match kind {
+                2 => format!(" mss {}", u16::from_be_bytes([body[0], body[1]])),
+                3 => format!(" ws {}", body[0]),
+                4 => " sack".into(),
+                5 => body
+                    .chunks(8)
+                    .map(|b| format!(" sack {}..{}", self.edge(b, 0), self.edge(b, 4)))
+                    .collect(),
+                8 => {
+                    format!(" ts {} {}", long(&body, 0).wrapping_sub(self.clock.unwrap_or(0)), long(&body, 4))
+                }
+                other => format!(" option {other} {body:x?}"),
+            });
+        }
+        if raw.urgent != 0 {
+            text.push_str(&format!(" urg {}", raw.urgent));
+        }
+        if raw.ecn != 0 {
+            text.push_str(&format!(" ecn {}", raw.ecn));
+        }
+        text
+    }
+
+    fn edge(&self, block: &[u8], at: usize) -> u32 {
+        long(block, at).wrapping_sub(self.irs)
+    }
+
+    fn compare(&self, seg: &Seg, raw: &Raw) -> Result<(), String> {
+        let differs = |what: &str| Err(format!("{what} differs: {}", self.show(raw)));
+        // A RST for what belongs to no connection carries the remote's own number (RFC 9293 §3.10.7.1).
+        let push = if seg.flags & PSH == 0 { !PSH } else { 0xff };
+        if seg.flags != raw.flags & push {
+            return differs("the flags");
+        }
+        if (raw.from, raw.to) != (PORT, seg.port.unwrap_or(REMOTE_PORT)) {
+            return differs("the ports");
+        }
+        if raw.seq.wrapping_sub(self.iss.unwrap_or(0)) != seg.seq {
+            return differs("the sequence number");
+        }
+        if raw.payload.len() != seg.len as usize {
+            return differs("the length");
+        }
+        if seg.ack.is_some_and(|ack| raw.flags & ACK == 0 || raw.ack.wrapping_sub(self.irs) != ack) {
+            return differs("the acknowledgement");
+        }
+        if seg.window.is_some_and(|window| window != raw.window) {
+            return differs("the window");
+        }
+        if seg.urgent.is_some_and(|urgent| urgent != raw.urgent) {
+            return differs("the urgent pointer");
+        }
+        if seg.ecn.is_some_and(|ecn| ecn != raw.ecn) {
+            return differs("the ECN field");
+        }
+        let first = u64::from(seg.seq.wrapping_sub(1));
+        if raw.payload.iter().enumerate().any(|(n, byte)| *byte != octet(true, first + n as u64)) {
+            return differs("the payload");
+        }
+        self.compare_options(seg, raw)
+    }
+
+    fn compare_options(&self, seg: &Seg, raw: &Raw) -> Result<(), String> {
+        let Some(wanted) = &seg.options else { return Ok(()) };
+        let found = wire::options(&raw.options);
+        let body = |kind: u8| found.iter().find(|(k, _)| *k == kind).map(|(_, body)| body.as_slice());
+        let clock = self.clock.unwrap_or(0);
+        let fits = |option: &Opt| match option {
+            Opt::Mss(value) => body(2) == Some(&value.to_be_bytes()),
+            Opt::Scale(shift) => body(3) == Some(&[*shift]),
+            Opt::SackPermitted => body(4).is_some(),
+            Opt::NoSack => body(4).is_none() && body(5).is_none(),
+            Opt::NoTimestamps => body(8).is_none(),
+            Opt::NoScale => body(3).is_none(),
+            Opt::NoMss => body(2).is_none(),
+            Opt::Timestamps(value, echo) => body(8).is_some_and(|body| {
+                value.is_none_or(|value| long(body, 0).wrapping_sub(clock) == value)
+                    && echo.is_none_or(|echo| long(body, 4) == echo)
+            }),
+            Opt::Sack(blocks) => body(5).is_some_and(|body| {
+                let edges = body.chunks(8).map(|block| (self.edge(block, 0), self.edge(block, 4)));
+                edges.eq(blocks.iter().copied())
+            }),
+            Opt::Raw(octets) => raw.options.windows(octets.len()).any(|part| part == octets),
+        };
+        match wanted.iter().find(|option| !fits(option)) {
+            Some(option) => Err(format!("{option:?} differs: {}", self.show(raw))),
+            None if wanted.is_empty() && !found.is_empty() => Err(format!("options: {}", self.show(raw))),
+            None => Ok(()),
+        }
+    }
+
+    fn call(&mut self, call: &Call) -> Result<(), String> {
+        let slot = self.slot;
+        match *call {
+            Call::Listen(backlog) => self.host.listen(FIRST_SLOT, backlog),
+            Call::Connect => {
+                self.slot = if self.started { 1 } else { FIRST_SLOT };
+                self.host.connect(self.slot);
+            }
+            Call::Accept(wanted) => match (self.host.accept(FIRST_SLOT), wanted) {
+                (Some(slot), true) => self.slot = slot,
+                (None, false) => {}
+                (found, _) => return Err(format!("accepted: {found:?}")),
+            },
+            Call::Write(count) => self.host.write(slot, count),
+            Call::Shut => self.host.change(slot, |line| line.flags |= want::SHUT_WR),
+            Call::ReadShut => self.host.change(slot, |line| line.flags |= want::SHUT_RD),
+            Call::Close => self.host.change(slot, |line| line.flags |= want::CLOSE),
+            Call::Abort => self.host.change(slot, |line| line.flags |= want::ABORT),
+            Call::Read(count) => self.host.read(slot, count)?,
+            Call::Flag(name, on) => {
+                let bit = match name {
+                    "nodelay" => want::NODELAY,
+                    "cork" => want::CORK,
+                    _ => want::QUICKACK,
+                };
+                self.configure(|line| line.flags = if on { line.flags | bit } else { line.flags & !bit });
+            }
+            Call::Keepalive(idle, interval, count) => self.configure(|line| {
+                line.flags |= want::KEEPALIVE;
+                line.keepalive_idle_s = idle;
+                line.keepalive_interval_s = interval;
+                line.keepalive_count = count;
+            }),
+            Call::UserTimeout(ms) => self.configure(|line| line.user_timeout_ms = ms),
+            Call::ReceiveBuffer(bytes) => self.configure(|line| line.rcvbuf = bytes),
+        }
+        self.started |= matches!(call, Call::Listen(_) | Call::Connect);
+        self.settle();
+        Ok(())
+    }
+
+    fn configure(&mut self, change: impl FnOnce(&mut proto::arena::line::ClientLine)) {
+        if self.started {
+            self.host.change(self.slot, change);
+        } else {
+            self.host.prepare(self.slot, change);
+        }
+    }
+
+    fn ask(&self, question: &Question) -> Result<(), String> {
+        let line = self.host.stack_line(self.slot);
+        let level = |bit: u32| line.flags & bit != 0;
+        let (right, found) = match question {
+            Question::State(name) => {
+                let found = match self.host.connections().last() {
+                    Some(state) => format!("{state:?}"),
+                    None if self.host.listens() => "Listen".into(),
+                    None => "Closed".into(),
+                };
+                (found.eq_ignore_ascii_case(&name.replace('-', "")), found)
+            }
+            Question::Error(errno) => {
+                let found = if level(level::ERROR) { line.error } else { 0 };
+                (found == *errno, found.to_string())
+            }
+            Question::End(wanted) => (level(level::END) == *wanted, format!("{:#x}", line.flags)),
+            Question::Sent => (level(level::SENT), format!("{:#x}", line.flags)),
+            Question::Gone => (level(level::GONE), format!("{:#x}", line.flags)),
+            Question::Received(count) => (line.received == *count, line.received.to_string()),
+            Question::Acked(count) => (line.acked == *count, line.acked.to_string()),
+            Question::Records(count) => {
+                let found = self.host.connections().len();
+                (found == *count, found.to_string())
+            }
+            Question::Cwnd(low, high) => ((*low..=*high).contains(&line.cwnd), line.cwnd.to_string()),
+        };
+        if right { Ok(()) } else { Err(format!("found {found}")) }
+    }
+}
+
+fn long(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
