@@ -262,7 +262,15 @@ fn attach(
     let pool = || Rc::new(FramePool::new(Rc::new(HeapMemory::new(SLAB.bytes())), SLAB));
     let frames = pool();
     let addr = Prefix { addr: wire::STACK.into(), len: 24 };
-    let interface = InterfaceConfig { mac: MacAddr(wire::STACK_MAC), mtu, addrs: vec![addr], gateway: None };
+    let interface = InterfaceConfig {
+        mac: MacAddr(wire::STACK_MAC),
+        mtu,
+        addrs: vec![addr],
+        tentative: Vec::new(),
+        gateways: Vec::new(),
+        slaac: false,
+        learned: Default::default(),
+    };
     let setup = Setup {
         shard: 0,
         interfaces: vec![interface],
