@@ -10,8 +10,10 @@
 
 #![expect(unsafe_code, reason = "wide loads and stores by address, one helper each")]
 
-/// Bytes that are handled at a time.
+/// Bytes that are handled at a time by wide registers.
 const BLOCK: usize = 32;
+/// Bytes that are handled at a time by the portable path: long enough that a chain of carries pays.
+const STRIDE: usize = 64;
 
 /// The sum of `bytes` as big-endian words, folded to 16 bits; the last word is padded with a zero byte
 /// when their number is odd.
@@ -52,6 +54,17 @@ impl Lanes {
     fn total(self) -> u64 {
         self.low.into_iter().chain(self.high).fold(0, add)
     }
+}
+
+/// Adds words in ones' complement; a compiler makes one chain of add-with-carry of it.
+fn chain<const WORDS: usize>(sum: u64, words: [u64; WORDS]) -> u64 {
+    let (mut sum, mut carry) = (sum, false);
+    for word in words {
+        let (with, over) = sum.overflowing_add(word);
+        let (with, over_again) = with.overflowing_add(u64::from(carry));
+        (sum, carry) = (with, over | over_again);
+    }
+    add(sum, u64::from(carry))
 }
 
 /// The sum of two pieces, of which the first has an even length: RFC 1071 §2(A).
@@ -98,18 +111,35 @@ pub(super) unsafe fn copy_by_address(from: *const u8, to: *mut u8, len: usize) -
 /// # Safety
 /// As [`copy_by_address`].
 unsafe fn portable(from: *const u8, to: *mut u8, len: usize) -> u16 {
-    let (mut lanes, mut at) = (Lanes::default(), 0);
-    while len - at >= BLOCK {
-        // SAFETY: the block lies inside `len` bytes.
-        let block: [u64; BLOCK / 8] = unsafe { from.wrapping_add(at).cast::<[u64; 4]>().read_unaligned() };
+    let (mut wide, mut at) = (0, 0);
+    while len - at >= STRIDE {
+        // SAFETY: the stride lies inside `len` bytes.
+        wide = chain(wide, unsafe { step::<{ STRIDE / 8 }>(from.wrapping_add(at), to.wrapping_add(at)) });
+        at += STRIDE;
+    }
+    while len - at >= 8 {
         // SAFETY: as above.
-        unsafe { to.wrapping_add(at).cast::<[u64; 4]>().write_unaligned(block) };
-        lanes.take(block);
-        at += BLOCK;
+        wide = chain(wide, unsafe { step::<1>(from.wrapping_add(at), to.wrapping_add(at)) });
+        at += 8;
+    }
+    if at == len {
+        return fold(wide);
     }
     // SAFETY: less than a block is left.
     let tail = unsafe { tail(from.wrapping_add(at), to.wrapping_add(at), len - at) };
-    fold(add(lanes.total(), tail))
+    fold(add(wide, tail))
+}
+
+/// Copies words and returns them.
+///
+/// # Safety
+/// As [`copy_by_address`], for so many words.
+unsafe fn step<const WORDS: usize>(from: *const u8, to: *mut u8) -> [u64; WORDS] {
+    // SAFETY: the caller's word.
+    let words = unsafe { from.cast::<[u64; WORDS]>().read_unaligned() };
+    // SAFETY: as above.
+    unsafe { to.cast::<[u64; WORDS]>().write_unaligned(words) };
+    words
 }
 
 /// Copies less than a block; its sum, not folded.
@@ -122,7 +152,7 @@ unsafe fn tail(from: *const u8, to: *mut u8, len: usize) -> u64 {
     unsafe { core::ptr::copy_nonoverlapping(from, block.as_mut_ptr(), len) };
     // SAFETY: as above.
     unsafe { core::ptr::copy_nonoverlapping(block.as_ptr(), to, len) };
-    words(&block).into_iter().fold(0, add)
+    chain(0, words(&block))
 }
 
 /// Ones'-complement addition of 64 bits: RFC 1071 §2(C).
