@@ -154,7 +154,7 @@ run tests 'unit tests of the harness' 300 cargo test --release --locked -p tests
 run tests 'rings under loom' 420 env RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR="$TARGET/loom" \
     cargo test --release --locked -p proto --test 'loom_*'
 # A thousand simulated lives, ten thousand with --all.
-if [[ $ALL == yes ]]; then export AXOLOTL_EVERY=1 AXOLOTL_SEEDS=10000; fi
+if [[ $ALL == yes ]]; then export AXOLOTL_EVERY=1 AXOLOTL_SEEDS=10000 AXOLOTL_STORM_SHARD_KILLS=1000; fi
 for suite in "${PURE_SUITES[@]}"; do
     run tests "$suite" 600 cargo test --release --locked -p tests --test "$suite" --no-fail-fast -- --nocapture
 done

@@ -154,9 +154,11 @@ impl UdpSocket {
 
     /// Bytes of the datagram that comes next (FIONREAD).
     pub fn next_len(&self) -> Option<usize> {
-        let found = self.socket.receiving(|receiving, available, _| match available {
-            0 => Ok(Look::Wait),
-            _ => self.header(receiving, available).map(Look::Ready),
+        let found = self.socket.look_in_turn(true, |part| {
+            part.receiving(|receiving, available, _| match available {
+                0 => Ok(Look::Wait),
+                _ => self.header(receiving, available).map(Look::Ready),
+            })
         });
         match found {
             Ok(Look::Ready(header)) => Some(header.len as usize),

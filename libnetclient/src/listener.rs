@@ -75,14 +75,15 @@ impl TcpListener {
         self.accepted(&header)
     }
 
-    /// The connection that an accept record names.
+    /// The connection that an accept record names. It belongs to the shard in whose queue it stood, which
+    /// is that of its place.
     pub(crate) fn accepted(&self, header: &Header) -> io::Result<(TcpStream, SocketAddr)> {
-        let shard = self.socket.placed.shard;
+        let geometry = &self.socket.session.inner.geometry;
+        let shard = geometry.owner(header.slot);
         // What comes to a listener of the IPv6 family is of that family, mapped if need be (RFC 3493 §3.7).
         let v6 = self.socket.placed.local.is_ipv6();
         let (local, remote) = (shown(header.local, v6), shown(header.remote, v6));
         let placed = Placed { slot: header.slot, epoch: header.epoch, shard, local };
-        let geometry = &self.socket.session.inner.geometry;
         if header.slot.0 < geometry.active {
             let rule = PeerCorrupt::new("an accepted connection at a place of ours");
             return Err(self.socket.session.inner.corrupt(rule));
@@ -92,10 +93,15 @@ impl TcpListener {
     }
 
     pub(crate) fn next(&self) -> io::Result<Look<Header>> {
-        self.socket.receiving(|receiving, mut available, _| {
+        self.socket.look_in_turn(false, |part| self.next_of(part))
+    }
+
+    /// The next one in the queue of one shard.
+    fn next_of(&self, part: &Socket) -> io::Result<Look<Header>> {
+        part.receiving(|receiving, mut available, _| {
             loop {
                 if available < HEADER_SIZE {
-                    return match self.socket.take_error() {
+                    return match part.take_error() {
                         Some(error) => Err(error),
                         None => Ok(Look::Wait),
                     };

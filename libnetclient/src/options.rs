@@ -43,9 +43,11 @@ pub struct TcpInfo {
 }
 
 impl Socket {
-    pub(crate) fn set_line(&self, change: impl FnOnce(&mut ClientLine)) -> io::Result<()> {
-        let Placed { slot, shard, .. } = self.placed;
-        self.session.inner.publish(slot, shard, change)
+    pub(crate) fn set_line(&self, change: impl Fn(&mut ClientLine)) -> io::Result<()> {
+        self.parts().try_for_each(|part| {
+            let Placed { slot, shard, .. } = part.placed;
+            part.session.inner.publish(slot, shard, &change)
+        })
     }
 
     pub(crate) fn unread(&self) -> u64 {

@@ -107,7 +107,17 @@ const DATAGRAM_ROOM: u64 = record_size(PAYLOAD_MAX) as u64;
 impl Socket {
     /// What may be done now. Of a socket that may be written but for lack of a send page, `wanting`
     /// is told.
-    pub(crate) fn ready(&self, wanting: impl FnOnce(&Session)) -> Ready {
+    pub(crate) fn ready(&self, mut wanting: impl FnMut(&Session)) -> Ready {
+        let mut parts = self.parts();
+        let first = parts.next().map_or(Ready::NONE, |part| part.own_ready(&mut wanting));
+        // It may be written when each place may: which one a datagram goes to is its remote's doing.
+        parts.fold(first, |all, part| {
+            let own = part.own_ready(&mut wanting);
+            Ready((all.0 | own.0) & !Ready::WRITE.0) | all & own & Ready::WRITE
+        })
+    }
+
+    fn own_ready(&self, wanting: &mut impl FnMut(&Session)) -> Ready {
         if self.session.inner.sound().is_err() {
             return Ready::OVER;
         }

@@ -1,5 +1,9 @@
 //! One socket: its two streams, its levels, and how its calls wait.
 //!
+//! A listener or UDP socket of a stack with several shards lies in all of them: it is a place in each, and
+//! the first one leads. Programs and lists know the leader alone; what happens at the others is told to
+//! it ([`Socket::parts`]).
+//!
 //! Each direction has its own lock, so that one thread reads while another writes. What the
 //! stack's line says is checked against the private cursors under that lock (INV-R1, INV-R2).
 
@@ -11,15 +15,16 @@ use crate::sources::Readiness;
 use crate::wait::lock;
 use crate::waiter::Waiters;
 use proto::PeerCorrupt;
-use proto::arena::WINDOW_MAX;
 use proto::arena::line::{ClientLine, StackLine, level, want};
+use proto::arena::{EVERY_SHARD, WINDOW_MAX};
 use proto::id::{Epoch, SlotIndex};
+use proto::nic::steering::Steering;
 use proto::shm::Memory;
 use rustix::io::Errno;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 /// Where a socket was placed.
@@ -62,6 +67,12 @@ pub(crate) struct Socket {
     /// Registrations with a `Poll`.
     watches: Mutex<Vec<Arc<Watch>>>,
     readiness: Mutex<Option<Readiness>>,
+    /// The other places of one that lies in every shard.
+    others: OnceLock<Box<[Arc<Socket>]>>,
+    /// Of such a place, the first one.
+    leader: Weak<Socket>,
+    /// Where in the row to look first for what was received.
+    turn: AtomicUsize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -90,8 +101,28 @@ pub(crate) enum Look<T> {
 impl Socket {
     /// A socket at the place that sockd or an accept record named.
     pub(crate) fn place(session: &Session, kind: Kind, placed: Placed) -> io::Result<Arc<Socket>> {
-        if placed.shard >= session.inner.geometry.shards {
-            return Err(session.inner.corrupt(PeerCorrupt::new("a socket of no shard")));
+        if placed.shard != EVERY_SHARD {
+            return Socket::place_one(session, kind, placed, Weak::new());
+        }
+        let geometry = session.inner.geometry;
+        let nth = |shard: u16| Placed { slot: geometry.in_row(placed.slot, shard), shard, ..placed };
+        let leader = Socket::place_one(session, kind, nth(0), Weak::new())?;
+        let others = (1..geometry.shards)
+            .map(|shard| Socket::place_one(session, kind, nth(shard), Arc::downgrade(&leader)))
+            .collect::<io::Result<Box<[_]>>>()?;
+        let _ = leader.others.set(others);
+        Ok(leader)
+    }
+
+    fn place_one(
+        session: &Session,
+        kind: Kind,
+        placed: Placed,
+        leader: Weak<Socket>,
+    ) -> io::Result<Arc<Socket>> {
+        let geometry = &session.inner.geometry;
+        if placed.slot.0 >= geometry.sockets() || geometry.owner(placed.slot) != placed.shard {
+            return Err(session.inner.corrupt(PeerCorrupt::new("a socket at a place of another shard")));
         }
         let socket = Arc::new(Socket {
             session: session.clone(),
@@ -109,9 +140,50 @@ impl Socket {
             waiters: Waiters::default(),
             watches: Mutex::default(),
             readiness: Mutex::default(),
+            others: OnceLock::new(),
+            leader,
+            turn: AtomicUsize::new(0),
         });
         session.inner.move_in(placed.slot, placed.epoch, &socket)?;
         Ok(socket)
+    }
+
+    /// Its places: itself and, of a row, the others.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Socket> {
+        let others = self.others.get().map_or(&[][..], |others| others);
+        core::iter::once(self).chain(others.iter().map(|other| &**other))
+    }
+
+    /// The place whose shard has that flow: where a datagram between these ends is sent from.
+    pub(crate) fn part_of(&self, local: SocketAddr, remote: SocketAddr) -> &Socket {
+        let shards = self.parts().count() as u16;
+        if shards == 1 {
+            return self;
+        }
+        let shard = Steering::new(shards).flow(local, remote);
+        self.parts().nth(shard.into()).unwrap_or(self)
+    }
+
+    /// Looks at one place after the other until something was received; the others are first next time.
+    /// With `stay`, that place is first again.
+    pub(crate) fn look_in_turn<T>(
+        &self,
+        stay: bool,
+        mut look: impl FnMut(&Socket) -> io::Result<Look<T>>,
+    ) -> io::Result<Look<T>> {
+        let parts = self.parts().count();
+        if parts == 1 {
+            return look(self);
+        }
+        let first = self.turn.load(Ordering::Relaxed);
+        for n in first..first + parts {
+            let Some(part) = self.parts().nth(n % parts) else { continue };
+            if let Look::Ready(found) = look(part)? {
+                self.turn.store((n + usize::from(!stay)) % parts, Ordering::Relaxed);
+                return Ok(Look::Ready(found));
+            }
+        }
+        Ok(Look::Wait)
     }
 
     /// The stack's line; `None` while it speaks of another use of the place.
@@ -136,7 +208,7 @@ impl Socket {
     }
 
     pub(crate) fn set_want(&self, bit: u32, on: bool) -> io::Result<()> {
-        self.session.inner.publish(self.placed.slot, self.placed.shard, |line| match on {
+        self.set_line(|line| match on {
             true => line.flags |= bit,
             false => line.flags &= !bit,
         })
@@ -149,6 +221,10 @@ impl Socket {
 
     /// SO_ERROR: the error that the connection ended with, once.
     pub(crate) fn take_error(&self) -> Option<io::Error> {
+        self.parts().find_map(Socket::take_own_error)
+    }
+
+    fn take_own_error(&self) -> Option<io::Error> {
         let line = self.look().filter(|line| line.flags & level::ERROR != 0)?;
         let before = self.told_error.swap(line.error.max(1), Ordering::AcqRel);
         (before != line.error.max(1)).then(|| io::Error::from_raw_os_error(line.error.max(1) as i32))
@@ -285,6 +361,10 @@ impl Socket {
 
     /// Lets the stack know what was consumed, if that waits: before this side sleeps.
     pub(crate) fn tell_consumed(&self) -> io::Result<()> {
+        self.parts().try_for_each(Socket::tell_own_consumed)
+    }
+
+    fn tell_own_consumed(&self) -> io::Result<()> {
         let consumed = lock(self.session.inner.slot(self.placed.slot)).line.consumed;
         match self.told_consumed.swap(consumed, Ordering::AcqRel) == consumed {
             true => Ok(()),
@@ -372,7 +452,7 @@ impl Socket {
 
     /// SO_SNDBUF in bytes; 0 leaves it to the stack's window.
     pub(crate) fn set_send_limit(&self, bytes: u32) {
-        self.send_limit.store(bytes, Ordering::Relaxed);
+        self.parts().for_each(|part| part.send_limit.store(bytes, Ordering::Relaxed));
     }
 
     pub(crate) fn set_linger(&self, linger: Option<Duration>) {
@@ -416,6 +496,13 @@ impl Socket {
     /// Something changed: waiters and registries learn it.
     pub(crate) fn notify(&self, line: Option<&StackLine>) {
         self.reap();
+        match self.leader.upgrade() {
+            Some(leader) => leader.tell_all(line),
+            None => self.tell_all(line),
+        }
+    }
+
+    fn tell_all(&self, line: Option<&StackLine>) {
         self.waiters.wake();
         for watch in lock(&self.watches).iter() {
             watch.changed();

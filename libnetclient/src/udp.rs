@@ -156,14 +156,15 @@ impl UdpSocket {
         let slot = SlotIndex(origin.interface);
         let header = Header { len: len as u32, remote, local, slot, epoch: Epoch(0) };
         let size = record_size(len);
-        let Some(line) = self.socket.look() else { return Ok(Look::Wait) };
+        let part = self.socket.part_of(local, remote);
+        let Some(line) = part.look() else { return Ok(Look::Wait) };
         if let Some(error) = self.socket.take_error() {
             return Err(error);
         }
         if line.flags & level::OPEN == 0 {
             return Ok(Look::Wait);
         }
-        let mut sending = match self.socket.sending(size, size)? {
+        let mut sending = match part.sending(size, size)? {
             Look::Ready((sending, _)) => sending,
             Look::Wait => return Ok(Look::Wait),
             Look::WaitForPage => return Ok(Look::WaitForPage),
@@ -231,9 +232,18 @@ impl UdpSocket {
         bufs: &mut [IoSliceMut<'_>],
         take: bool,
     ) -> io::Result<Look<Datagram>> {
-        self.socket.receiving(|receiving, available, _| {
+        self.socket.look_in_turn(!take, |part| self.look_at_part(part, bufs, take))
+    }
+
+    fn look_at_part(
+        &self,
+        part: &Socket,
+        bufs: &mut [IoSliceMut<'_>],
+        take: bool,
+    ) -> io::Result<Look<Datagram>> {
+        part.receiving(|receiving, available, _| {
             if available == 0 {
-                return match self.socket.take_error() {
+                return match part.take_error() {
                     Some(error) => Err(error),
                     None => Ok(Look::Wait),
                 };

@@ -67,9 +67,9 @@ enum Verb {
     Restart {
         /// nicd, netd or sockd.
         role: String,
-        /// Which shard or interface.
-        #[arg(long, default_value_t = 0)]
-        shard: u16,
+        /// Which shard or interface; else all of that role, one after the other.
+        #[arg(long)]
+        shard: Option<u16>,
     },
 }
 

@@ -33,9 +33,14 @@ pub struct Secrets {
 }
 
 impl Secrets {
+    /// Whether the keys are there. Shard 0 draws them; the others begin when it has.
+    pub fn are_there<M: Memory>(memory: &M) -> bool {
+        memory.load_u64(MAGIC_AT, Ordering::Acquire) == MAGIC
+    }
+
     /// Finds the group's keys in its region, or makes them of `entropy` when there are none.
     pub fn attach<M: Memory>(memory: &M, entropy: &[u8; ENTROPY_SIZE]) -> Secrets {
-        if memory.load_u64(MAGIC_AT, Ordering::Acquire) != MAGIC {
+        if !Secrets::are_there(memory) {
             memory.write(KEYS_AT, entropy);
             // Last: keys of which only a part was written are drawn again, nobody has used them.
             memory.store_u64(MAGIC_AT, MAGIC, Ordering::Release);

@@ -15,6 +15,10 @@ proto::counters! {
         RxStarved = "rx_starved",
         /// Times that receiving stopped because enough waited for netd.
         RxAhead = "rx_ahead",
+        /// Frames copied from the pages of one shard into those of another.
+        RxSteered = "rx_steered",
+        /// Frames for a shard that is missing or behind, with no more room to wait for it.
+        RxShardBehind = "drop_rx_shard_behind",
         /// Times that transmitting stopped because the device took no more.
         TxStopped = "tx_stopped",
         /// Times that it went on again.

@@ -1,23 +1,33 @@
-//! Frames between a device and the rings shared with one netd: a NAPI loop in user space.
+//! Frames between a device and the rings shared with the netds: a NAPI loop in user space.
 //!
-//! [`Datapath::turn`] moves up to a budget of frames each way and says whether netd must be woken (once
+//! [`Datapath::turn`] moves up to a budget of frames each way and says which netds must be woken (once
 //! a batch) and whether work is left; when none is, [`Datapath::may_sleep`] arms and looks again.
 //! There are no ticks: between two turns nothing happens.
 //!
-//! While no netd is attached no frame is taken from the device: they wait where the device queues
-//! them. When netd falls behind, it lends no pages, and the device drops at no cost.
+//! With several shards each frame goes to the one that its flow is hashed to ([`Steering`]); what says
+//! something of the link goes to all of them, and one answers. A device with one queue puts a frame
+//! somewhere before its flow is known: into pages of the shard that the last one was for, or that the
+//! device shows the next one to be for; a wrong guess costs a copy.
 //!
-//! Everything netd writes is checked (INV-R1): the error ends the rings, the caller drops them by
+//! While no netd is attached no frame is taken from the device: they wait where the device queues
+//! them. When netd falls behind, it lends no pages, and the device drops at no cost. Where one of
+//! several is missing or behind, its frames are parked here, in order; the device is held back for one
+//! that is behind, but not for long, so that the others do not stand with it.
+//!
+//! What the shards send is taken in turns, by bytes.
+//!
+//! Everything a netd writes is checked (INV-R1): the error ends its rings, the caller drops them by
 //! [`Datapath::detach`]. Pages lent for receiving are remembered, so that none is used twice.
 
 use crate::counts::{Count, Counts};
 use crate::filter::AddressFilter;
 use crate::nic::{Frame, HEADER_MAX, HEADER_MIN, Nic, Received, SUPER_FRAME_MAX, Slab, Transmitted};
+use crate::port::{Port, Shard, mark};
 use core::time::Duration;
 use proto::control::notices::{Mac, feature};
-use proto::nic::descriptor::{DESCRIPTOR_SIZE, Descriptor, flag};
-use proto::nic::rings::DriverEnd;
-use proto::nic::slab::{CHAIN_MAX, PageIndex};
+use proto::nic::descriptor::{Descriptor, flag};
+use proto::nic::slab::CHAIN_MAX;
+use proto::nic::steering::{For, HEAD, Steering};
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
 use std::io;
@@ -32,17 +42,23 @@ pub const AHEAD: u32 = 128;
 pub const STUCK_AFTER: Duration = Duration::from_millis(500);
 
 const TWICE: PeerCorrupt = PeerCorrupt::new("page lent twice");
-const LONG_CHAIN: PeerCorrupt = PeerCorrupt::new("frame of too many pages");
-const EMPTY_PIECE: PeerCorrupt = PeerCorrupt::new("descriptor without bytes");
-const FLAGS: PeerCorrupt = PeerCorrupt::new("descriptor flags that contradict each other");
-const LENT: PeerCorrupt = PeerCorrupt::new("more pages lent than the rings take back");
+
+/// A netd broke a rule: its rings are to be dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("shard {shard}: {rule}")]
+pub struct Broken {
+    /// Which shard.
+    pub shard: u16,
+    /// The rule.
+    pub rule: PeerCorrupt,
+}
 
 /// What ends a turn early.
 #[derive(Debug, Error)]
 pub enum TurnError {
-    /// netd broke a rule: its rings are to be dropped.
+    /// A netd broke a rule. What was moved for the others is published by the next turn.
     #[error(transparent)]
-    Peer(#[from] PeerCorrupt),
+    Peer(#[from] Broken),
     /// The device is lost.
     #[error("the device is lost: {0}")]
     Device(#[from] io::Error),
@@ -51,59 +67,57 @@ pub enum TurnError {
 /// What came of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Turn {
-    /// netd sleeps and must be woken.
-    pub wake: bool,
+    /// The netds that sleep and must be woken: bit `n` for shard `n`.
+    pub wake: u64,
     /// The budget was used up: call again.
     pub again: bool,
     /// A frame was moved.
     pub moved: bool,
 }
 
-/// The rings shared with one netd, and what of it is in our hands.
-#[derive(Debug)]
-struct Port<M> {
-    rings: DriverEnd<M>,
-    /// By page: lent for receiving and not yet handed up.
-    filling: Vec<bool>,
-    /// A frame whose last descriptors have not come yet.
-    partial: Frame,
-    /// A whole frame that the device did not take.
-    refused: Option<Frame>,
-    armed: bool,
-    /// Descriptors of frames handed to netd so far.
-    handed: u64,
-    /// How many of them it had taken when last looked at, and since when that has not changed.
-    stood: (u64, Option<Instant>),
-}
-
 /// One device and the rings it serves.
 #[derive(Debug)]
 pub struct Datapath<M, N> {
     nic: N,
-    slab: Slab<M>,
+    shards: Vec<Shard<M>>,
+    steering: Steering,
+    /// The shard of the last frame received.
+    last: u16,
     filter: AddressFilter,
     /// The largest payload of a frame.
     mtu: usize,
-    port: Option<Port<M>>,
+    /// A whole frame that the device did not take, and whose it is.
+    refused: Option<(u16, Frame)>,
+    /// Bytes that all shards sent, as of the beginning of the last frame.
+    sent: u64,
     /// The device may have frames: it has not said "nothing" since its last notice.
     readable: bool,
-    /// The device has too few pages for a frame.
-    starved: bool,
     /// What was counted.
     pub counts: Counts,
 }
 
+fn broken(shard: u16) -> impl Fn(PeerCorrupt) -> Broken {
+    move |rule| Broken { shard, rule }
+}
+
 impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
-    /// A device that serves nobody yet.
-    pub fn new(nic: N, slab: Slab<M>, mac: Mac, mtu: u16) -> Self {
+    /// A device that serves nobody yet, for the shards with these slabs.
+    ///
+    /// # Panics
+    /// When there is no slab, or a slab is not that of the shard where it stands.
+    pub fn new(nic: N, slabs: Vec<Slab<M>>, mac: Mac, mtu: u16) -> Self {
+        let in_order = slabs.iter().enumerate().all(|(n, slab)| usize::from(slab.shard) == n);
+        assert!(in_order && slabs.len() <= 64, "a slab for each shard");
         Datapath {
             nic,
-            slab,
+            steering: Steering::new(slabs.len() as u16),
+            shards: slabs.into_iter().map(Shard::new).collect(),
+            last: 0,
             filter: AddressFilter::new(mac),
             mtu: mtu.into(),
-            port: None,
+            refused: None,
+            sent: 0,
             readable: true,
-            starved: false,
             counts: Counts::default(),
         }
     }
@@ -118,31 +132,35 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
         &mut self.filter
     }
 
-    /// Serves these rings, in zeroed memory, from now on.
-    pub fn attach(&mut self, memory: M) {
-        self.detach();
-        self.port = Some(Port {
-            rings: DriverEnd::new(memory),
-            filling: vec![false; self.slab.geometry.pages() as usize],
-            partial: Frame::default(),
-            refused: None,
-            armed: false,
-            handed: 0,
-            stood: (0, None),
-        });
+    /// Serves the netd of `shard` over these rings, in zeroed memory, from now on.
+    ///
+    /// # Panics
+    /// When there is no such shard.
+    pub fn attach(&mut self, shard: u16, memory: M) {
+        self.detach(shard);
+        let shard = &mut self.shards[usize::from(shard)];
+        shard.port = Some(Port::new(memory, shard.slab.geometry.pages()));
         self.readable = true;
-        self.starved = false;
     }
 
-    /// Stops using the rings and every page that was lent over them.
-    pub fn detach(&mut self) {
-        self.port = None;
-        self.nic.reset();
+    /// Stops using the rings of `shard` and every page that was lent over them.
+    ///
+    /// # Panics
+    /// When there is no such shard.
+    pub fn detach(&mut self, shard: u16) {
+        self.shards[usize::from(shard)].port = None;
+        self.refused = self.refused.filter(|(whose, _)| *whose != shard);
+        self.nic.reset(shard);
+    }
+
+    /// Number of shards, attached or not.
+    pub fn shards(&self) -> u16 {
+        self.steering.shards()
     }
 
     /// Whether there are rings to serve.
     pub fn is_attached(&self) -> bool {
-        self.port.is_some()
+        self.shards.iter().any(|shard| shard.port.is_some())
     }
 
     /// The device's descriptor has something to say.
@@ -156,7 +174,8 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
 
     /// When [`Datapath::device_ready`] is to be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
-        self.nic.deadline()
+        let held = self.shards.iter().filter(|shard| shard.port.is_some());
+        held.filter_map(|shard| shard.parked.deadline()).chain(self.nic.deadline()).min()
     }
 
     /// Moves frames.
@@ -164,12 +183,14 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
     /// # Errors
     /// [`TurnError`].
     pub fn turn(&mut self, now: Instant) -> Result<Turn, TurnError> {
-        let Some(port) = &mut self.port else {
+        if !self.is_attached() {
             return Ok(Turn::default());
-        };
-        if core::mem::take(&mut port.armed) {
-            port.rings.transmit.disarm();
-            port.rings.fill.disarm();
+        }
+        for port in self.shards.iter_mut().filter_map(|shard| shard.port.as_mut()) {
+            if core::mem::take(&mut port.armed) {
+                port.rings.transmit.disarm();
+                port.rings.fill.disarm();
+            }
         }
         let before = self.moved();
         self.take_pages()?;
@@ -180,9 +201,7 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
         if again {
             self.counts.count(Count::TimeSqueeze);
         }
-        if wake {
-            self.counts.count(Count::Wakeups);
-        }
+        self.counts.add(Count::Wakeups, wake.count_ones().into());
         Ok(Turn { wake, again, moved: self.moved() != before })
     }
 
@@ -191,41 +210,38 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
         self.counts.get(Count::RxFrames) + self.counts.get(Count::TxFrames)
     }
 
-    /// Fill ring → device.
+    /// Fill rings → device.
     fn take_pages(&mut self) -> Result<(), TurnError> {
-        let Some(port) = &mut self.port else { return Ok(()) };
-        // As many as there were at the beginning: netd may go on pushing.
-        for _ in 0..port.rings.fill.waiting()? {
-            let Some(slot) = port.rings.fill.pop()? else { break };
-            let page = Descriptor::from_slot(&slot, &self.slab.geometry)?.page;
-            let filling = &mut port.filling[page.0 as usize];
-            if core::mem::replace(filling, true) {
-                return Err(TWICE.into());
+        for Shard { slab, port, .. } in &mut self.shards {
+            let (Some(port), broken) = (port, broken(slab.shard)) else { continue };
+            // As many as there were at the beginning: netd may go on pushing.
+            for _ in 0..port.rings.fill.waiting().map_err(&broken)? {
+                let Some(slot) = port.rings.fill.pop().map_err(&broken)? else { break };
+                let page = Descriptor::from_slot(&slot, &slab.geometry).map_err(&broken)?.page;
+                if core::mem::replace(&mut port.filling[page.0 as usize], true) {
+                    return Err(broken(TWICE).into());
+                }
+                self.nic.fill(slab, page);
+                port.starved = false;
             }
-            self.nic.fill(&self.slab, page);
-            self.starved = false;
+            port.rings.fill.release();
+            port.ahead = port.rings.receive.backlog().map_err(&broken)?;
         }
-        port.rings.fill.release();
         Ok(())
     }
 
-    /// Device → receive ring; true when the budget was used up.
+    /// Device → receive rings; true when the budget was used up.
     fn receive(&mut self, now: Instant) -> Result<bool, TurnError> {
-        let Some(port) = &mut self.port else { return Ok(false) };
+        self.unpark(now)?;
         let mut frame = Frame::default();
-        let mut ahead = port.rings.receive.backlog()?;
         for _ in 0..BUDGET {
-            if !self.readable || self.starved {
+            if !self.readable || self.held_back(now) {
                 return Ok(false);
             }
-            // netd lends pages again for those it takes: that wakes us, as when there were none.
-            if ahead >= AHEAD {
-                self.counts.count(Count::RxAhead);
-                self.starved = true;
-                return Ok(false);
-            }
+            let Some(from) = self.next_shard() else { return Ok(false) };
+            let slab = &self.shards[usize::from(from)].slab;
             frame.clear();
-            match self.nic.receive(&self.slab, &mut frame, now, &mut self.counts)? {
+            match self.nic.receive(slab, &mut frame, now, &mut self.counts)? {
                 Received::Frame => {}
                 Received::Dropped => continue,
                 Received::Nothing => {
@@ -234,52 +250,187 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
                 }
                 Received::NoPages => {
                     self.counts.count(Count::RxStarved);
-                    self.starved = true;
-                    return Ok(false);
+                    self.starve(from);
+                    continue;
                 }
             }
             let wanted = self.nic.capabilities().features & feature::MAC_FILTER != 0
-                || destination(&self.slab, &frame).is_some_and(|mac| self.filter.passes(&mac));
+                || destination(slab, &frame).is_some_and(|mac| self.filter.passes(&mac));
             if !wanted {
                 self.counts.count(Count::RxOtherHost);
-                for piece in frame.pieces() {
-                    self.nic.fill(&self.slab, piece.page);
-                }
+                self.take_back(from, &frame);
                 continue;
             }
             self.counts.count(Count::RxFrames);
             self.counts.add(Count::RxBytes, frame.len() as u64);
-            for piece in frame.pieces() {
-                port.filling[piece.page.0 as usize] = false;
-                if !port.rings.receive.push(&piece.to_slot())? {
-                    return Err(LENT.into());
+            if self.shards.len() == 1 {
+                self.hand_up(from, &frame)?;
+                continue;
+            }
+            let mut head = [0; HEAD];
+            let len = slab.read(&frame, 0, &mut head);
+            match self.steering.frame(&head[..len]) {
+                For::Shard(shard) => {
+                    self.last = shard;
+                    self.pass_on(from, shard, &frame, now)?;
                 }
-                port.handed += 1;
-                ahead += 1;
+                For::Every => self.pass_to_all(from, &mut frame, now)?,
             }
         }
         Ok(true)
     }
 
-    /// Transmit ring → device; true when the budget was used up.
+    /// In whose pages to receive the next frame: of a shard that has some.
+    fn next_shard(&mut self) -> Option<u16> {
+        if self.shards.len() > 1 {
+            let mut head = [0; HEAD];
+            let len = self.nic.peek(&mut head);
+            if len > 0
+                && let For::Shard(shard) = self.steering.frame(&head[..len])
+            {
+                self.last = shard;
+            }
+        }
+        for shard in self.shards.iter_mut() {
+            if let Some(port) = shard.port.as_mut().filter(|port| !port.starved && port.ahead >= AHEAD) {
+                // netd lends pages again for those it takes: that wakes us, as when there were none.
+                self.counts.count(Count::RxAhead);
+                port.starved = true;
+            }
+        }
+        let takes = |shard: &u16| self.shards[usize::from(*shard)].takes();
+        Some(self.last).filter(takes).or_else(|| (0..self.shards()).find(takes))
+    }
+
+    /// Whether the device waits for a shard that is behind.
+    fn held_back(&mut self, now: Instant) -> bool {
+        self.shards.len() > 1
+            && self.shards.iter_mut().any(|shard| {
+                shard.parked.lose_patience(now);
+                shard.holds_back()
+            })
+    }
+
+    fn starve(&mut self, shard: u16) {
+        if let Some(port) = &mut self.shards[usize::from(shard)].port {
+            port.starved = true;
+        }
+    }
+
+    /// The pages of a frame that is not handed up are the device's again.
+    fn take_back(&mut self, shard: u16, frame: &Frame) {
+        for piece in frame.pieces() {
+            self.nic.fill(&self.shards[usize::from(shard)].slab, piece.page);
+        }
+    }
+
+    fn hand_up(&mut self, shard: u16, frame: &Frame) -> Result<(), Broken> {
+        match &mut self.shards[usize::from(shard)].port {
+            Some(port) => port.hand_up(frame).map_err(broken(shard)),
+            None => Ok(()),
+        }
+    }
+
+    /// A frame in pages of the shard `from`, for the shard `to`.
+    fn pass_on(&mut self, from: u16, to: u16, frame: &Frame, now: Instant) -> Result<(), Broken> {
+        if from == to {
+            return self.hand_up(to, frame);
+        }
+        self.copy_to(from, to, frame, now)?;
+        self.take_back(from, frame);
+        Ok(())
+    }
+
+    /// A frame in pages of the shard `from`, for all that there are. The first of them answers it.
+    fn pass_to_all(&mut self, from: u16, frame: &mut Frame, now: Instant) -> Result<(), Broken> {
+        let plain = frame.first().map_or(0, |first| first.flags);
+        let mut elsewhere = 0;
+        for to in 0..self.shards() {
+            if self.shards[usize::from(to)].port.is_none() {
+                continue;
+            }
+            if let Some(first) = frame.first_mut() {
+                first.flags = plain | elsewhere;
+            }
+            elsewhere = flag::ELSEWHERE;
+            // Its own last: what was handed up is netd's.
+            if to != from {
+                self.copy_to(from, to, frame, now)?;
+            }
+        }
+        let first_of_all = (0..from).all(|shard| self.shards[usize::from(shard)].port.is_none());
+        if let Some(first) = frame.first_mut() {
+            first.flags = plain | if first_of_all { 0 } else { flag::ELSEWHERE };
+        }
+        self.hand_up(from, frame)
+    }
+
+    /// A copy of a frame for another shard, or to wait for it.
+    fn copy_to(&mut self, from: u16, to: u16, frame: &Frame, now: Instant) -> Result<(), Broken> {
+        let mut copy = Frame::default();
+        let target = &self.shards[usize::from(to)];
+        let room = target.takes() && target.parked.is_empty() && {
+            let room = self.nic.pages(&target.slab, &mut copy, frame.len());
+            if !room {
+                self.counts.count(Count::RxStarved);
+                self.starve(to);
+            }
+            room
+        };
+        let source = self.shards[usize::from(from)].slab.clone();
+        let target = &mut self.shards[usize::from(to)];
+        if !room {
+            if !target.parked.park(&source, frame, now) {
+                self.counts.count(Count::RxShardBehind);
+            }
+            return Ok(());
+        }
+        self.counts.count(Count::RxSteered);
+        copy_frame(&source, frame, &target.slab, &copy);
+        if let Some(first) = frame.first() {
+            mark(&mut copy, first);
+        }
+        self.hand_up(to, &copy)
+    }
+
+    /// Frames that waited for a shard, as far as it takes them now.
+    fn unpark(&mut self, now: Instant) -> Result<(), Broken> {
+        for Shard { slab, port, parked, .. } in &mut self.shards {
+            let Some(port) = port else { continue };
+            while let Some(len) = parked.first_len().filter(|_| !port.starved) {
+                let mut frame = Frame::default();
+                if port.ahead >= AHEAD || !self.nic.pages(slab, &mut frame, len) {
+                    port.starved = true;
+                    break;
+                }
+                parked.unpark(slab, &mut frame, now);
+                port.hand_up(&frame).map_err(broken(slab.shard))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Transmit rings → device; true when the budget was used up.
     fn transmit(&mut self, now: Instant) -> Result<bool, TurnError> {
-        let Some(port) = &mut self.port else { return Ok(false) };
         for _ in 0..BUDGET {
-            let again = port.refused.take();
+            let again = self.refused.take();
             let was_refused = again.is_some();
             let next = match again {
                 Some(frame) => Some(frame),
-                None => next_frame(&mut port.rings, &mut port.partial, &self.slab)?,
+                None => self.next_to_send()?,
             };
-            let Some(frame) = next else { return Ok(false) };
-            if !was_refused && !sendable(&frame, self.mtu, self.nic.capabilities().features, &mut self.counts)
-            {
+            let Some((whose, frame)) = next else { return Ok(false) };
+            let shard = &mut self.shards[usize::from(whose)];
+            let features = self.nic.capabilities().features;
+            if !was_refused && !sendable(&frame, self.mtu, features, &mut self.counts) {
                 for piece in frame.pieces() {
-                    give(port, piece.page)?;
+                    if let Some(port) = &mut shard.port {
+                        port.give(piece.page).map_err(broken(whose))?;
+                    }
                 }
                 continue;
             }
-            match self.nic.transmit(&self.slab, &frame, now, &mut self.counts)? {
+            match self.nic.transmit(&shard.slab, &frame, now, &mut self.counts)? {
                 Transmitted::Taken => {
                     if was_refused {
                         self.counts.count(Count::TxWoken);
@@ -289,7 +440,7 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
                     if !was_refused {
                         self.counts.count(Count::TxStopped);
                     }
-                    port.refused = Some(frame);
+                    self.refused = Some((whose, frame));
                     return Ok(false);
                 }
             }
@@ -297,94 +448,107 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
         Ok(true)
     }
 
-    /// Device → completion ring, and everything is published; true when netd must be woken.
-    fn give_back(&mut self) -> Result<bool, TurnError> {
-        self.nic.flush();
-        let Some(port) = &mut self.port else { return Ok(false) };
-        while let Some(page) = self.nic.complete() {
-            give(port, page)?;
+    /// The next frame of the shard that has sent least, of those that have one (start-time fair queueing:
+    /// who was idle comes first once, and has no claim to what it did not send).
+    fn next_to_send(&mut self) -> Result<Option<(u16, Frame)>, Broken> {
+        let mut tried = 0u64;
+        loop {
+            let candidates = (0..self.shards()).filter(|shard| tried >> shard & 1 == 0);
+            let Some(whose) = candidates.min_by_key(|shard| self.shards[usize::from(*shard)].sent) else {
+                return Ok(None);
+            };
+            tried |= 1 << whose;
+            let Shard { slab, port, sent, .. } = &mut self.shards[usize::from(whose)];
+            let Some(port) = port else { continue };
+            if let Some(frame) = port.next_frame(slab).map_err(broken(whose))? {
+                self.sent = self.sent.max(*sent);
+                *sent = self.sent + frame.len() as u64;
+                return Ok(Some((whose, frame)));
+            }
         }
-        port.rings.transmit.release();
-        let up = port.rings.receive.publish();
-        let done = port.rings.completion.publish();
-        Ok(up || done)
+    }
+
+    /// Device → completion rings, and everything is published; the shards that must be woken.
+    fn give_back(&mut self) -> Result<u64, Broken> {
+        self.nic.flush();
+        while let Some((whose, page)) = self.nic.complete() {
+            if let Some(port) = &mut self.shards[usize::from(whose)].port {
+                port.give(page).map_err(broken(whose))?;
+            }
+        }
+        let mut wake = 0;
+        for Shard { slab, port, .. } in &mut self.shards {
+            let Some(port) = port else { continue };
+            port.rings.transmit.release();
+            let up = port.rings.receive.publish();
+            let done = port.rings.completion.publish();
+            wake |= u64::from(up || done) << slab.shard;
+        }
+        Ok(wake)
     }
 
     /// Asks everybody for a wake-up and looks again: true when there is nothing to do.
     ///
     /// # Errors
-    /// [`PeerCorrupt`] as [`Datapath::turn`].
-    pub fn may_sleep(&mut self) -> Result<bool, PeerCorrupt> {
+    /// [`Broken`] as [`Datapath::turn`].
+    pub fn may_sleep(&mut self) -> Result<bool, Broken> {
         let device = self.nic.may_sleep();
         self.readable |= !device;
-        let Some(port) = &mut self.port else { return Ok(true) };
-        port.armed = true;
-        let idle = (port.refused.is_some() || port.rings.transmit.arm()?)
-            && (!self.starved || port.rings.fill.arm()?)
-            && (self.starved || !self.readable);
+        if !self.is_attached() {
+            return Ok(true);
+        }
+        let held_back = self.shards.iter().any(Shard::holds_back);
+        let (mut idle, mut takes) = (true, false);
+        for Shard { slab, port, .. } in &mut self.shards {
+            let (Some(port), broken) = (port, broken(slab.shard)) else { continue };
+            port.armed = true;
+            takes |= !port.starved;
+            idle = idle
+                && (self.refused.is_some() || port.rings.transmit.arm().map_err(&broken)?)
+                && (!port.starved || port.rings.fill.arm().map_err(&broken)?);
+        }
+        let idle = idle && !(self.readable && takes && !held_back);
         if idle {
             self.counts.count(Count::Sleeps);
         }
         Ok(idle)
     }
 
-    /// Before sleeping: when netd is to be reported, because it has not taken anything of what is
-    /// there for it. `None` when nothing is.
+    /// Before sleeping: when the netd of `shard` is to be reported, because it has not taken anything of
+    /// what is there for it. `None` when nothing is.
     ///
     /// # Errors
-    /// [`PeerCorrupt`] as [`Datapath::turn`].
-    pub fn stuck_deadline(&mut self, now: Instant) -> Result<Option<Instant>, PeerCorrupt> {
-        let Some(port) = &mut self.port else { return Ok(None) };
-        // Completions may lie: netd takes them when it has work, or wants for pages.
-        let left = u64::from(port.rings.receive.backlog()?);
-        let taken = port.handed - left;
-        let since = match port.stood {
-            _ if left == 0 => None,
-            (before, Some(since)) if before == taken => Some(since),
-            _ => Some(now),
-        };
-        port.stood = (taken, since);
+    /// [`Broken`] as [`Datapath::turn`].
+    pub fn stuck_deadline(&mut self, shard: u16, now: Instant) -> Result<Option<Instant>, Broken> {
+        let Some(port) = &mut self.shards[usize::from(shard)].port else { return Ok(None) };
+        let since = port.observe(now).map_err(broken(shard))?;
         Ok(since.map(|since| since + STUCK_AFTER))
     }
 
-    /// netd was reported: the next report is due after another while.
-    pub fn stuck_reported(&mut self, now: Instant) {
+    /// The netd of `shard` was reported: the next report is due after another while.
+    pub fn stuck_reported(&mut self, shard: u16, now: Instant) {
         self.counts.count(Count::PeerStuck);
-        if let Some(port) = &mut self.port {
+        if let Some(port) = &mut self.shards[usize::from(shard)].port {
             port.stood.1 = Some(now);
         }
     }
 }
 
-/// A sent page back to netd.
-fn give<M: Memory + Clone>(port: &mut Port<M>, page: PageIndex) -> Result<(), PeerCorrupt> {
-    let slot: [u8; DESCRIPTOR_SIZE] = Descriptor::plain(page, 0, 0).to_slot();
-    if port.rings.completion.push(&slot)? { Ok(()) } else { Err(LENT) }
-}
-
-/// The next whole frame of the transmit ring.
-fn next_frame<M: Memory + Clone>(
-    rings: &mut DriverEnd<M>,
-    partial: &mut Frame,
-    slab: &Slab<M>,
-) -> Result<Option<Frame>, PeerCorrupt> {
-    while let Some(slot) = rings.transmit.pop()? {
-        let piece = Descriptor::from_slot(&slot, &slab.geometry)?;
-        if piece.len == 0 {
-            return Err(EMPTY_PIECE);
-        }
-        if !partial.is_empty() && piece.flags & !flag::MORE != 0 {
-            return Err(FLAGS);
-        }
-        if partial.is_full() {
-            return Err(LONG_CHAIN);
-        }
-        partial.add(piece);
-        if piece.flags & flag::MORE == 0 {
-            return Ok(Some(core::mem::take(partial)));
+/// Copies a frame into the pages of another one, which is as long.
+fn copy_frame<M: Memory>(source: &Slab<M>, frame: &Frame, target: &Slab<M>, copy: &Frame) {
+    let mut pages = copy.pieces().iter().map(|piece| target.piece(piece));
+    let (mut to, mut room) = (0, 0);
+    for piece in frame.pieces() {
+        let (mut from, mut len) = source.piece(piece);
+        while len > 0 {
+            if room == 0 {
+                (to, room) = pages.next().expect("the copy is as long as the frame");
+            }
+            let part = len.min(room);
+            source.memory.copy_to(from, &target.memory, to, part);
+            (from, len, to, room) = (from + part, len - part, to + part, room - part);
         }
     }
-    Ok(None)
 }
 
 /// Whether the device can send it; counted when not.

@@ -1,7 +1,7 @@
 //! nicd: the driver of one network interface.
 //!
 //! It moves frames between a device and the four rings it shares with netd, and knows nothing of what
-//! is in them beyond the first six bytes. It holds no state worth keeping: its death is a link flap.
+//! is in them beyond the first six bytes, or, with several shards, beyond their ends. It holds no state worth keeping: its death is a link flap.
 //!
 //! [`nic`] is what a device looks like, [`backend`] holds devices, [`datapath`] moves the frames, and
 //! [`server`] is the process around it, the only place with a clock.
@@ -11,5 +11,6 @@ pub mod counts;
 pub mod datapath;
 pub mod filter;
 pub mod nic;
+mod port;
 pub mod server;
 pub mod stock;

@@ -3,6 +3,7 @@
 //! The datapath lends pages ([`Nic::fill`]) and frames ([`Nic::transmit`]); the device gives them back,
 //! filled ([`Nic::receive`]) or done with ([`Nic::complete`]). No call blocks. Every page index comes
 //! from a descriptor that was checked against the slab, so a device computes addresses from it freely.
+//! Each shard of netd has pages of its own; a device never puts one frame into those of two.
 //!
 //! A device says by [`Nic::descriptor`] what to wait on: one descriptor, edge-triggered. Before the
 //! datapath sleeps it asks [`Nic::may_sleep`], and the device looks again.
@@ -22,9 +23,11 @@ pub const HEADER_MIN: usize = 14;
 /// The largest super-frame: an IP packet of 65535 bytes with its header.
 pub const SUPER_FRAME_MAX: usize = 65_535 + HEADER_MAX;
 
-/// The frame slab: its memory and how it is divided.
+/// The frame slab that is shared with one shard of netd: its memory and how it is divided.
 #[derive(Debug, Clone)]
 pub struct Slab<M> {
+    /// Whose it is.
+    pub shard: u16,
     /// The memory.
     pub memory: M,
     /// How it is divided.
@@ -32,6 +35,21 @@ pub struct Slab<M> {
 }
 
 impl<M: Memory> Slab<M> {
+    /// Bytes of a frame from `skip` on, as far as there are any; how many that are.
+    pub fn read(&self, frame: &Frame, skip: usize, out: &mut [u8]) -> usize {
+        let (mut skip, mut done) = (skip, 0);
+        for piece in frame.pieces() {
+            let (at, len) = self.piece(piece);
+            let part = len.saturating_sub(skip).min(out.len() - done);
+            if part > 0 {
+                self.memory.read(at + skip, &mut out[done..done + part]);
+            }
+            done += part;
+            skip = skip.saturating_sub(len);
+        }
+        done
+    }
+
     /// Where the bytes of a descriptor lie in the memory: offset and length.
     pub fn piece(&self, descriptor: &Descriptor) -> (usize, usize) {
         let at = self.geometry.page_at(descriptor.page) + usize::from(descriptor.offset);
@@ -150,10 +168,21 @@ pub trait Nic<M: Memory> {
     /// What to wait on for frames, and for room after [`Transmitted::Busy`].
     fn descriptor(&self) -> BorrowedFd<'_>;
 
-    /// Lends an empty page.
+    /// Lends an empty page of a shard.
     fn fill(&mut self, slab: &Slab<M>, page: PageIndex);
 
-    /// Receives the next frame into `frame`, which is empty. Never looks at what the pages held.
+    /// Beginning of the next frame, if that can be seen before it is received: bytes that are now in
+    /// `head`, 0 when not.
+    fn peek(&mut self, _head: &mut [u8]) -> usize {
+        0
+    }
+
+    /// Takes lent pages of a shard back, of together `len` bytes, as an empty frame of that length;
+    /// false, and nothing taken, when there are too few.
+    fn pages(&mut self, slab: &Slab<M>, frame: &mut Frame, len: usize) -> bool;
+
+    /// Receives the next frame into `frame`, which is empty, in pages of the shard of `slab`. Never looks
+    /// at what the pages held.
     ///
     /// # Errors
     /// When the device is lost: the daemon ends and is started anew.
@@ -180,11 +209,12 @@ pub trait Nic<M: Memory> {
     /// The end of a batch: what was transmitted leaves now, if it waited for more.
     fn flush(&mut self) {}
 
-    /// A page of a transmitted frame that the device has done with.
-    fn complete(&mut self) -> Option<PageIndex>;
+    /// A page of a transmitted frame that the device has done with, and the shard whose it is.
+    fn complete(&mut self) -> Option<(u16, PageIndex)>;
 
-    /// netd is gone: no page that it lent, in either direction, is used any more when this returns.
-    fn reset(&mut self);
+    /// The netd of a shard is gone: no page that it lent, in either direction, is used any more when
+    /// this returns.
+    fn reset(&mut self, shard: u16);
 
     /// Something happened on the descriptor, or the deadline passed.
     ///

@@ -2,17 +2,18 @@
 //!
 //! One thread and one mio loop: work until there is none, arm, look again, sleep. Nothing ticks. With a
 //! real-time priority it looks again for a moment before it arms, giving way with every turn.
-//! Before it says ready, a TAP that it had to make is in the vaults. When netd is gone its rings and
-//! pages are dropped at once and that is said; frames wait in the device until the next netd.
+//! Before it says ready, a TAP that it had to make is in the vaults. When a netd is gone its rings and
+//! pages are dropped at once and that is said; its frames wait until the next one.
 
 use crate::backend::tap::{self, Tap};
 use crate::backend::wire::Wire;
 use crate::counts::Count;
-use crate::datapath::{Datapath, TurnError};
+use crate::datapath::{Broken, Datapath, TurnError};
 use crate::nic::{Nic, Slab};
 use core::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use proto::Instant;
 use proto::control::clock;
 use proto::control::messages::{Backend, NicConfig, Region as Tag};
 use proto::control::notices::{FilterNotice, LinkNotice};
@@ -25,7 +26,6 @@ use proto::recorder::{Kind, Recorder};
 use proto::shm::region::Region;
 use proto::stats::Named;
 use proto::stats::table::Table;
-use proto::{Instant, PeerCorrupt};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use std::collections::VecDeque;
@@ -36,8 +36,10 @@ use thiserror::Error;
 
 const LANE: Token = Token(0);
 const DEVICE: Token = Token(1);
-const RINGS: Token = Token(2);
-const NOTICES: Token = Token(3);
+/// Of each shard, from here on.
+const RINGS: usize = 0x100;
+/// As [`RINGS`].
+const NOTICES: usize = 0x200;
 
 /// Why nicd ends.
 #[derive(Debug, Error)]
@@ -131,7 +133,7 @@ fn hear_out(supervised: &mut Supervised) -> Result<(Option<OwnedFd>, VecDeque<Ne
     }
 }
 
-/// The netd that is served.
+/// A netd that is served.
 #[derive(Debug)]
 struct Peer {
     seat: Seat,
@@ -147,7 +149,8 @@ struct Server<N> {
     supervised: Supervised,
     poll: Poll,
     datapath: Datapath<Arc<Region>, N>,
-    peer: Option<Peer>,
+    /// By shard.
+    peers: Vec<Option<Peer>>,
     /// The request to keep the device, while it is not answered.
     kept: Option<u64>,
     link: LinkNotice,
@@ -186,7 +189,12 @@ impl<N: Nic<Arc<Region>>> Server<N> {
         let both = Interest::READABLE | Interest::WRITABLE;
         watch(&poll, &supervised, LANE, both)?;
         watch(&poll, &nic.descriptor(), DEVICE, both)?;
-        let slab = Slab { memory: start.memory(Tag::Slab(start.seat.index)), geometry: start.group.slab };
+        let nic_index = start.seat.index;
+        let slab = |shard| {
+            let memory = start.memory(Tag::Slab { nic: nic_index, shard });
+            Slab { shard, memory, geometry: start.group.slab }
+        };
+        let slabs = (0..start.group.shards).map(slab).collect();
         let stats = start.memory(Tag::Stats(start.seat));
         let names = Count::ALL.iter().map(|count| count.name());
         let able = nic.capabilities();
@@ -195,8 +203,8 @@ impl<N: Nic<Arc<Region>>> Server<N> {
             generation: start.generation,
             supervised,
             poll,
-            datapath: Datapath::new(nic, slab, config.mac, config.mtu),
-            peer: None,
+            datapath: Datapath::new(nic, slabs, config.mac, config.mtu),
+            peers: (0..start.group.shards).map(|_| None).collect(),
             kept,
             link: LinkNotice {
                 up: able.carrier,
@@ -240,7 +248,7 @@ impl<N: Nic<Arc<Region>>> Server<N> {
                 match event.token() {
                     LANE => self.hear()?,
                     DEVICE => device = true,
-                    NOTICES => self.hear_notices(),
+                    Token(n) if n >= NOTICES => self.hear_notices(n - NOTICES),
                     // A wake-up: the next turn looks. The eventfd is never read; edges suffice.
                     _ => {}
                 }
@@ -251,7 +259,7 @@ impl<N: Nic<Arc<Region>>> Server<N> {
             }
         }
         self.record(Kind::STOP, [0; 3], "");
-        self.datapath.detach();
+        (0..self.datapath.shards()).for_each(|shard| self.datapath.detach(shard));
         Ok(())
     }
 
@@ -260,15 +268,16 @@ impl<N: Nic<Arc<Region>>> Server<N> {
         let now = clock::now();
         let (again, moved) = match self.datapath.turn(now) {
             Ok(turn) => {
-                if turn.wake {
-                    self.wake_peer();
+                for shard in (0..self.peers.len()).filter(|shard| turn.wake >> shard & 1 == 1) {
+                    self.wake_peer(shard);
                 }
                 (turn.again, turn.moved)
             }
             Err(TurnError::Device(error)) => return Err(ServerError::Device(error)),
-            Err(TurnError::Peer(corrupt)) => {
-                self.corrupt(corrupt)?;
-                (false, false)
+            Err(TurnError::Peer(broken)) => {
+                self.corrupt(broken)?;
+                // What was moved for the others is not published yet.
+                (true, false)
             }
         };
         if again || moved {
@@ -286,57 +295,67 @@ impl<N: Nic<Arc<Region>>> Server<N> {
         self.table.mirror(self.datapath.counts.each().map(|(_, count)| count));
         let stuck = match self.rest(now) {
             Ok(None) => return Ok(Some(Duration::ZERO)),
-            Ok(Some(deadline)) => deadline,
-            Err(corrupt) => {
-                self.corrupt(corrupt)?;
-                None
+            Ok(Some(shards)) => self.report_stuck(shards, now)?,
+            Err(broken) => {
+                self.corrupt(broken)?;
+                return Ok(Some(Duration::ZERO));
             }
         };
-        let stuck = self.report_stuck(stuck, now)?;
-        let deadline = [stuck, self.datapath.deadline()].into_iter().flatten().min();
+        let deadline = stuck.into_iter().chain(self.datapath.deadline()).min();
         Ok(deadline.map(|deadline| deadline.since(now)))
     }
 
-    /// `None` when there is work after all; else until when netd may stand still.
-    fn rest(&mut self, now: Instant) -> Result<Option<Option<Instant>>, PeerCorrupt> {
+    /// `None` when there is work after all; else until when the netds may stand still, at the first the
+    /// shard and the deadline of each that has something to take.
+    fn rest(&mut self, now: Instant) -> Result<Option<Option<(u16, Instant)>>, Broken> {
         if !self.datapath.may_sleep()? {
             return Ok(None);
         }
-        Ok(Some(self.datapath.stuck_deadline(now)?))
+        let mut first: Option<(u16, Instant)> = None;
+        for shard in 0..self.datapath.shards() {
+            if let Some(due) = self.datapath.stuck_deadline(shard, now)?
+                && first.is_none_or(|(_, earlier)| due < earlier)
+            {
+                first = Some((shard, due));
+            }
+        }
+        Ok(Some(first))
     }
 
-    /// Says so when netd stood still for too long; the next deadline.
+    /// Says so when a netd stood still for too long; the next deadline.
     fn report_stuck(
         &mut self,
-        deadline: Option<Instant>,
+        first: Option<(u16, Instant)>,
         now: Instant,
     ) -> Result<Option<Instant>, ServerError> {
-        let (Some(deadline), Some(peer)) = (deadline, &self.peer) else { return Ok(deadline) };
+        let Some((shard, deadline)) = first else { return Ok(None) };
+        let Some(peer) = &self.peers[usize::from(shard)] else { return Ok(Some(deadline)) };
         if now < deadline {
             return Ok(Some(deadline));
         }
         let (seat, generation) = (peer.seat, peer.generation);
         self.supervised.stuck(seat, generation)?;
         self.record(Kind::STUCK, who(seat, generation), "");
-        self.datapath.stuck_reported(now);
-        Ok(Some(now + crate::datapath::STUCK_AFTER))
+        self.datapath.stuck_reported(shard, now);
+        // There may be another one.
+        Ok(Some(now))
     }
 
-    /// netd broke a rule: its rings end here, and its successor gets new ones.
-    fn corrupt(&mut self, corrupt: PeerCorrupt) -> Result<(), ServerError> {
-        self.datapath.detach();
+    /// A netd broke a rule: its rings end here, and its successor gets new ones.
+    fn corrupt(&mut self, Broken { shard, rule }: Broken) -> Result<(), ServerError> {
+        self.datapath.detach(shard);
         self.datapath.counts.count(Count::PeerCorrupt);
-        if let Some(peer) = self.peer.take() {
-            tracing::error!("{}[{}] broke a rule: {}", peer.seat, peer.generation, corrupt.rule);
-            self.record(Kind::CORRUPT, who(peer.seat, peer.generation), corrupt.rule);
+        if let Some(peer) = self.peers[usize::from(shard)].take() {
+            tracing::error!("{}[{}] broke a rule: {}", peer.seat, peer.generation, rule.rule);
+            self.record(Kind::CORRUPT, who(peer.seat, peer.generation), rule.rule);
             self.supervised.corrupt(peer.seat, peer.generation)?;
             self.forget(peer);
         }
         Ok(())
     }
 
-    fn wake_peer(&self) {
-        if let Some(peer) = &self.peer {
+    fn wake_peer(&self, shard: usize) {
+        if let Some(peer) = &self.peers[shard] {
             // A full counter is a wake-up too.
             let _ = rustix::io::write(&peer.wakes_peer, &1u64.to_ne_bytes());
         }
@@ -361,17 +380,18 @@ impl<N: Nic<Arc<Region>>> Server<N> {
                 self.introduce(peer, generation, &memory, wakes_us, wakes_peer)?;
             }
             News::PeerGone { peer, generation } => {
-                if let Some(gone) =
-                    self.peer.take_if(|known| known.seat == peer && known.generation <= generation)
-                {
-                    self.datapath.detach();
+                let known = self.peers.get_mut(usize::from(peer.index));
+                if let Some(gone) = known.and_then(|known| {
+                    known.take_if(|known| known.seat == peer && known.generation <= generation)
+                }) {
+                    self.datapath.detach(peer.index);
                     self.forget(gone);
                 }
                 self.record(Kind::PEER_GONE, who(peer, generation), "");
                 self.supervised.released(peer, generation)?;
             }
             News::Rendezvous { peer, generation, name } => {
-                if let Some(known) = &mut self.peer
+                if let Some(Some(known)) = self.peers.get_mut(usize::from(peer.index))
                     && (known.seat, known.generation) == (peer, generation)
                     && let Some(lane) = &mut known.notices
                 {
@@ -397,27 +417,27 @@ impl<N: Nic<Arc<Region>>> Server<N> {
         wakes_us: OwnedFd,
         wakes_peer: OwnedFd,
     ) -> Result<(), ServerError> {
-        // Shard 0 owns the frame slab; the others are not served by this interface.
-        if seat != Seat::new(Role::Netd, 0) {
+        let shard = usize::from(seat.index);
+        if seat.role != Role::Netd || shard >= self.peers.len() {
             return Ok(());
         }
-        if let Some(former) = self.peer.take() {
-            self.datapath.detach();
+        if let Some(former) = self.peers[shard].take() {
+            self.datapath.detach(seat.index);
             self.forget(former);
         }
-        self.datapath.attach(Arc::new(Region::map(memory, REGION_SIZE)?));
-        watch(&self.poll, &wakes_us, RINGS, Interest::READABLE)?;
+        self.datapath.attach(seat.index, Arc::new(Region::map(memory, REGION_SIZE)?));
+        watch(&self.poll, &wakes_us, Token(RINGS + shard), Interest::READABLE)?;
         let lane = NoticeLane::offer((self.seat, self.generation), (seat, generation));
         let notices = lane.inspect_err(|error| tracing::warn!("no notices to {seat}: {error}")).ok();
         if let Some(lane) = &notices {
-            watch(&self.poll, lane, NOTICES, Interest::READABLE)?;
+            watch(&self.poll, lane, Token(NOTICES + shard), Interest::READABLE)?;
             self.supervised.offer(seat, lane.name().to_owned())?;
             // The lane is new: there is room.
             let _ = lane.send(self.link.clone());
         }
-        self.peer = Some(Peer { seat, generation, wakes_us, wakes_peer, notices });
+        self.peers[shard] = Some(Peer { seat, generation, wakes_us, wakes_peer, notices });
         self.record(Kind::INTRODUCED, who(seat, generation), "");
-        self.wake_peer();
+        self.wake_peer(shard);
         Ok(())
     }
 
@@ -428,8 +448,9 @@ impl<N: Nic<Arc<Region>>> Server<N> {
         }
     }
 
-    fn hear_notices(&mut self) {
-        let Some(peer) = &mut self.peer else { return };
+    /// What the shards want is the same: the configuration is one. The newest word counts.
+    fn hear_notices(&mut self, shard: usize) {
+        let Some(Some(peer)) = self.peers.get_mut(shard) else { return };
         let Some(lane) = &peer.notices else { return };
         loop {
             match lane.receive() {
@@ -453,7 +474,7 @@ impl<N: Nic<Arc<Region>>> Server<N> {
         self.link.up = up;
         self.record(Kind::LINK, [up.into(), 0, 0], "");
         tracing::info!("link {}", if up { "up" } else { "down" });
-        if let Some(Peer { notices: Some(lane), .. }) = &self.peer {
+        for lane in self.peers.iter().flatten().filter_map(|peer| peer.notices.as_ref()) {
             // A lane that is full belongs to a netd that is stuck; its successor gets a new one.
             let _ = lane.send(self.link.clone());
         }

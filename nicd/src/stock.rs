@@ -5,19 +5,34 @@ use proto::nic::descriptor::Descriptor;
 use proto::nic::slab::{PageIndex, SMALL_SIZE};
 use proto::shm::Memory;
 
-/// Empty pages that netd has lent.
+/// Empty pages that the netds have lent.
 #[derive(Debug, Default)]
 pub struct Stock {
+    shards: Vec<Shelf>,
+}
+
+/// Those of one shard.
+#[derive(Debug, Default)]
+struct Shelf {
     small: Vec<PageIndex>,
     large: Vec<PageIndex>,
 }
 
 impl Stock {
+    fn shelf(&mut self, shard: u16) -> &mut Shelf {
+        let shard = usize::from(shard);
+        if self.shards.len() <= shard {
+            self.shards.resize_with(shard + 1, Shelf::default);
+        }
+        &mut self.shards[shard]
+    }
+
     /// Adds a page.
     pub fn put<M: Memory>(&mut self, slab: &Slab<M>, page: PageIndex) {
+        let shelf = self.shelf(slab.shard);
         match slab.page_size(page) {
-            SMALL_SIZE => self.small.push(page),
-            _ => self.large.push(page),
+            SMALL_SIZE => shelf.small.push(page),
+            _ => shelf.large.push(page),
         }
     }
 
@@ -25,16 +40,17 @@ impl Stock {
     /// size; false, and nothing moved, when there are too few. The first one is small where there is one:
     /// most frames need no other.
     pub fn take<M: Memory>(&mut self, slab: &Slab<M>, frame: &mut Frame, len: usize) -> bool {
+        let shelf = self.shelf(slab.shard);
         let mut room = 0;
         while room < len {
-            let small = frame.is_empty() || len - room <= SMALL_SIZE || self.large.is_empty();
-            let first = if small { self.small.pop() } else { None };
+            let small = frame.is_empty() || len - room <= SMALL_SIZE || shelf.large.is_empty();
+            let first = if small { shelf.small.pop() } else { None };
             let page = match frame.is_full() {
                 true => None,
-                false => first.or_else(|| self.large.pop()),
+                false => first.or_else(|| shelf.large.pop()),
             };
             let Some(page) = page else {
-                first.into_iter().for_each(|page| self.small.push(page));
+                first.into_iter().for_each(|page| shelf.small.push(page));
                 self.take_back(slab, frame);
                 return false;
             };
@@ -68,10 +84,20 @@ impl Stock {
         }
     }
 
-    /// Forgets all pages: they belong to netd again.
-    pub fn clear(&mut self) {
-        self.small.clear();
-        self.large.clear();
+    /// [`Stock::take`], cut to `len` bytes.
+    pub fn take_exactly<M: Memory>(&mut self, slab: &Slab<M>, frame: &mut Frame, len: usize) -> bool {
+        let taken = self.take(slab, frame, len);
+        if taken {
+            self.cut(slab, frame, len);
+        }
+        taken
+    }
+
+    /// Forgets all pages of a shard: they belong to its netd again.
+    pub fn clear(&mut self, shard: u16) {
+        let shelf = self.shelf(shard);
+        shelf.small.clear();
+        shelf.large.clear();
     }
 }
 
@@ -83,7 +109,7 @@ mod tests {
 
     fn slab() -> Slab<HeapMemory> {
         let geometry = SlabGeometry { small: 10, large: 5 };
-        Slab { memory: HeapMemory::new(geometry.bytes()), geometry }
+        Slab { shard: 0, memory: HeapMemory::new(geometry.bytes()), geometry }
     }
 
     fn sizes(slab: &Slab<HeapMemory>, frame: &Frame) -> Vec<usize> {
@@ -118,7 +144,7 @@ mod tests {
         assert!(!stock.take(&slab, &mut frame, 11 * SMALL_SIZE) && frame.is_empty());
         assert!(stock.take(&slab, &mut frame, CHAIN_MAX * SMALL_SIZE));
         stock.take_back(&slab, &mut frame);
-        let mut pages: Vec<_> = stock.small.iter().map(|page| page.0).collect();
+        let mut pages: Vec<_> = stock.shards[0].small.iter().map(|page| page.0).collect();
         pages.sort_unstable();
         assert_eq!(pages, (0..10).collect::<Vec<_>>());
     }

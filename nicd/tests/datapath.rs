@@ -35,9 +35,11 @@ struct Cable {
     outbound: Vec<Vec<u8>>,
     /// Takes no frame.
     busy: bool,
+    /// Shows the next frame before it is received.
+    shows: bool,
     /// Sent, pages not given back yet.
-    sending: Vec<PageIndex>,
-    done: Vec<PageIndex>,
+    sending: Vec<(u16, PageIndex)>,
+    done: Vec<(u16, PageIndex)>,
 }
 
 struct Bench {
@@ -55,6 +57,16 @@ impl Nic<Shared> for Bench {
     }
     fn fill(&mut self, slab: &Slab<Shared>, page: PageIndex) {
         self.stock.put(slab, page);
+    }
+    fn pages(&mut self, slab: &Slab<Shared>, frame: &mut Frame, len: usize) -> bool {
+        self.stock.take_exactly(slab, frame, len)
+    }
+    fn peek(&mut self, head: &mut [u8]) -> usize {
+        let cable = self.cable.borrow();
+        let Some(next) = cable.inbound.front().filter(|_| cable.shows) else { return 0 };
+        let len = next.len().min(head.len());
+        head[..len].copy_from_slice(&next[..len]);
+        len
     }
     fn receive(
         &mut self,
@@ -95,20 +107,20 @@ impl Nic<Shared> for Bench {
             let mut part = vec![0; len];
             slab.memory.read(at, &mut part);
             bytes.extend(part);
-            cable.sending.push(piece.page);
+            cable.sending.push((slab.shard, piece.page));
         }
         cable.outbound.push(bytes);
         counts.count(Count::TxFrames);
         Ok(Transmitted::Taken)
     }
-    fn complete(&mut self) -> Option<PageIndex> {
+    fn complete(&mut self) -> Option<(u16, PageIndex)> {
         self.cable.borrow_mut().done.pop()
     }
-    fn reset(&mut self) {
-        self.stock.clear();
+    fn reset(&mut self, shard: u16) {
+        self.stock.clear(shard);
         let mut cable = self.cable.borrow_mut();
-        cable.sending.clear();
-        cable.done.clear();
+        cable.sending.retain(|(whose, _)| *whose != shard);
+        cable.done.retain(|(whose, _)| *whose != shard);
     }
     fn poll(&mut self, _: Instant, _: &mut Counts) -> io::Result<()> {
         Ok(())
@@ -142,9 +154,10 @@ impl World {
         let cable = Rc::new(RefCell::new(Cable::default()));
         let null = std::fs::File::open("/dev/null").expect("a null device").into();
         let bench = Bench { cable: cable.clone(), stock: Stock::default(), null };
-        let mut nicd = Datapath::new(bench, Slab { memory: slab.clone(), geometry: GEOMETRY }, MAC, MTU);
+        let mut nicd =
+            Datapath::new(bench, vec![Slab { shard: 0, memory: slab.clone(), geometry: GEOMETRY }], MAC, MTU);
         nicd.filter_mut().set(Default::default());
-        nicd.attach(rings.clone());
+        nicd.attach(0, rings.clone());
         World {
             cable,
             nicd,
@@ -185,7 +198,7 @@ impl World {
 
     fn nicd_turns(&mut self) {
         let turn = self.nicd.turn(self.now).expect("netd is honest");
-        self.netd_awake |= turn.wake;
+        self.netd_awake |= turn.wake != 0;
         self.nicd_awake = turn.again || !self.nicd.may_sleep().expect("netd is honest");
     }
 
@@ -315,13 +328,13 @@ proptest! {
             world.completes();
             let slept = world.nicd.may_sleep();
             if matches!(outcome, Err(TurnError::Peer(_))) || slept.is_err() {
-                world.nicd.detach();
+                world.nicd.detach(0);
                 let rings = Rc::new(HeapMemory::new(REGION_SIZE));
-                world.nicd.attach(rings.clone());
+                world.nicd.attach(0, rings.clone());
                 world.netd = NetdSide::new(rings.clone(), world.slab.clone(), GEOMETRY);
                 world.rings = rings;
             }
-            let _ = world.nicd.stuck_deadline(world.now);
+            let _ = world.nicd.stuck_deadline(0, world.now);
         }
     }
 }
@@ -352,11 +365,11 @@ fn frames_wait_in_the_device_for_pages_and_for_a_netd() {
     }
     world.nicd_turns();
     assert_eq!((world.cable.borrow().inbound.len(), world.nicd.counts.get(Count::RxStarved)), (5, 1));
-    world.nicd.detach();
+    world.nicd.detach(0);
     world.nicd_turns();
     assert_eq!(world.cable.borrow().inbound.len(), 5);
     let rings = Rc::new(HeapMemory::new(REGION_SIZE));
-    world.nicd.attach(rings.clone());
+    world.nicd.attach(0, rings.clone());
     world.netd = NetdSide::new(rings, world.slab.clone(), GEOMETRY);
     world.netd_awake = true;
     world.nicd_awake = true;
@@ -381,7 +394,7 @@ fn a_netd_that_stands_still_is_reported_only_while_work_waits_for_it() {
     let mut world = World::new();
     world.settle();
     let start = Instant::from_millis(1000);
-    let deadline = |world: &mut World, now| world.nicd.stuck_deadline(now).expect("sound rings");
+    let deadline = |world: &mut World, now| world.nicd.stuck_deadline(0, now).expect("sound rings");
     assert_eq!(deadline(&mut world, start), None);
     world.arrives(100, true, 1);
     world.nicd_turns();

@@ -82,7 +82,7 @@ fn welcome(path: &Path) -> Welcome {
     let grant = |region, size| Grant { region, access: Access::Write, size };
     let grants = vec![
         grant(Tag::Lock(SEAT), 4096),
-        grant(Tag::Slab(0), GEOMETRY.bytes() as u64),
+        grant(Tag::Slab { nic: 0, shard: 0 }, GEOMETRY.bytes() as u64),
         grant(Tag::Stats(SEAT), stats::REGION_SIZE as u64),
     ];
     Welcome { seat: SEAT, generation: Generation(4), predecessor: None, group, grants }
@@ -158,7 +158,8 @@ struct Remote {
 
 impl Remote {
     fn new(path: &Path) -> Remote {
-        let slab = Slab { memory: map(&memory(GEOMETRY.bytes()), GEOMETRY.bytes()), geometry: GEOMETRY };
+        let slab =
+            Slab { shard: 0, memory: map(&memory(GEOMETRY.bytes()), GEOMETRY.bytes()), geometry: GEOMETRY };
         let wire = Wire::new(path, 1500, WireFaults::default(), true, clock::now()).expect("a path");
         Remote { wire, slab, counts: Counts::default() }
     }

@@ -68,9 +68,9 @@ impl End {
 
     fn with(device: OwnedFd, mtu: u16, features: u32) -> End {
         let (slab, rings) = (region(GEOMETRY.bytes()), region(REGION_SIZE));
-        let slab_of_nicd = Slab { memory: slab.clone(), geometry: GEOMETRY };
-        let mut nicd = Datapath::new(Tap::new(device, mtu, features), slab_of_nicd, OURS, mtu);
-        nicd.attach(rings.clone());
+        let slab_of_nicd = Slab { shard: 0, memory: slab.clone(), geometry: GEOMETRY };
+        let mut nicd = Datapath::new(Tap::new(device, mtu, features), vec![slab_of_nicd], OURS, mtu);
+        nicd.attach(0, rings.clone());
         End { nicd, netd: NetdSide::new(rings, slab, GEOMETRY) }
     }
 

@@ -60,9 +60,9 @@ impl End {
     fn new(path: &Path, faults: WireFaults, now: Instant) -> End {
         let (slab, rings) = (region(GEOMETRY.bytes()), region(REGION_SIZE));
         let wire = Wire::new(path, MTU, faults, true, now).expect("a path for a wire");
-        let slab_of_nicd = Slab { memory: slab.clone(), geometry: GEOMETRY };
-        let mut nicd = Datapath::new(wire, slab_of_nicd, [2, 0, 0, 0, 0, 1], MTU);
-        nicd.attach(rings.clone());
+        let slab_of_nicd = Slab { shard: 0, memory: slab.clone(), geometry: GEOMETRY };
+        let mut nicd = Datapath::new(wire, vec![slab_of_nicd], [2, 0, 0, 0, 0, 1], MTU);
+        nicd.attach(0, rings.clone());
         End { nicd, netd: NetdSide::new(rings, slab, GEOMETRY), got: Vec::new(), sent: 0 }
     }
 

@@ -1,14 +1,14 @@
 //! `admin.sock`: what netctl may see, and the changes it asks for.
 //!
 //! Only root and the user whose group it is are let in. What they see are read-only descriptions
-//! of regions; changes go on to the netd of shard 0, under numbers that are never used twice, so
+//! of regions; changes go on to the netd of shard 0, then to the others, under numbers that are never used twice, so
 //! that asking again after a restart changes nothing twice.
 
 use crate::session::accept;
 use proto::arena::Geometry;
 use proto::control::admin::{ARENAS_MAX, Ask, CALLERS_MAX, Reply, Shown};
 use proto::control::lane::{Lane, LaneError};
-use proto::control::notices::{ConfigReply, ConfigRequest};
+use proto::control::notices::{Change, ConfigReply, ConfigRequest};
 use proto::daemon::Start;
 use proto::id::{Generation, Seat, SessionId};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -168,6 +168,11 @@ impl Admin {
                 Vec::new()
             }
         }
+    }
+
+    /// A change without an answer.
+    pub(crate) fn change(&self, id: u64) -> Option<&Change> {
+        self.changes.get(&id).map(|request| &request.change)
     }
 
     /// What has no answer: said again to a new netd.

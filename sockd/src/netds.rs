@@ -37,7 +37,7 @@ pub(crate) struct Netd {
     standing: Option<(u32, Instant)>,
     pub(crate) wakes_us: OwnedFd,
     wakes_peer: OwnedFd,
-    /// To shard 0, which writes the configuration.
+    /// For changes of the configuration, which shard 0 writes and the others read.
     pub(crate) notices: Option<NoticeLane<ConfigRequest, ConfigReply>>,
 }
 

@@ -35,15 +35,27 @@ impl Limits {
     /// The limits of a group with `shards` netds.
     ///
     /// A user's pages are 4 GiB; they take memory only while they hold bytes. Places for sockets
-    /// are as many as the largest arena has.
+    /// are as many as the largest arena has. The receive pages of an arena are divided among the shards.
     pub const fn of_group(shards: u16) -> Limits {
         Limits {
             sessions: 1024,
             sessions_per_uid: 256,
             sockets_per_uid: 1 << 19,
             pages_per_uid: 1 << 18,
-            default: Geometry { shards, active: 1024, passive: 4096, tx_pages: 4096, rx_pages: 4096 },
-            max: Geometry { shards, active: 1 << 17, passive: 1 << 17, tx_pages: 1 << 16, rx_pages: 1 << 16 },
+            default: Geometry {
+                shards,
+                active: 1024,
+                passive: 4096,
+                tx_pages: 4096,
+                rx_pages: 4096 / shards as u32,
+            },
+            max: Geometry {
+                shards,
+                active: 1 << 17,
+                passive: 1 << 17,
+                tx_pages: 1 << 16,
+                rx_pages: (1 << 16) / shards as u32,
+            },
         }
     }
 }
@@ -91,8 +103,9 @@ pub fn admit(limits: &Limits, group_sessions: u32, user: Usage, wish: Wish) -> R
     let (default, max) = (&limits.default, &limits.max);
     let geometry = Geometry {
         shards: max.shards,
-        active: size(wish.active, default.active, max.active),
-        passive: size(wish.passive, default.passive, max.passive),
+        // Each shard has as many places as the others.
+        active: size(wish.active, default.active, max.active).next_multiple_of(max.shards.into()),
+        passive: size(wish.passive, default.passive, max.passive).next_multiple_of(max.shards.into()),
         tx_pages: size(wish.tx_pages, default.tx_pages, max.tx_pages),
         rx_pages: size(wish.rx_pages, default.rx_pages, max.rx_pages),
     };

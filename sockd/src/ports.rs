@@ -67,12 +67,20 @@ impl Ports {
     }
 
     /// A port for a socket of `kind` with these ends (the port in `local` is not looked at), other
-    /// than `not`; `None` when there is none. `random` is a fresh random number.
-    pub fn choose(&mut self, kind: Kind, ends: Ends, not: u16, random: u32) -> Option<u16> {
+    /// than `not` and as `fits` wants it; `None` when there is none. `random` is a fresh random number.
+    pub fn choose(
+        &mut self,
+        kind: Kind,
+        ends: Ends,
+        not: u16,
+        random: u32,
+        fits: impl Fn(u16) -> bool,
+    ) -> Option<u16> {
         let Ports { select, taken } = self;
         let local = ends.local.ip();
         let free = |port: u16| {
             port != not
+                && fits(port)
                 && match kind {
                     Kind::Datagram => !taken.bound(Kind::Datagram, port, local),
                     Kind::Listen => {
@@ -149,8 +157,8 @@ mod tests {
         let mut ports = ports();
         let want = ends("0.0.0.0:0", "10.0.0.9:80");
         for op in 0..1000 {
-            let first = ports.choose(Kind::Connect, want, 0, 1).expect("a port");
-            let port = ports.choose(Kind::Connect, want, first, 1).expect("another port");
+            let first = ports.choose(Kind::Connect, want, 0, 1, |_| true).expect("a port");
+            let port = ports.choose(Kind::Connect, want, first, 1, |_| true).expect("another port");
             assert_ne!(first, port);
             let taken = Ends { local: SocketAddr::new(want.local.ip(), port), remote: want.remote };
             assert!(!ports.conflict(Kind::Connect, taken), "op {op}: port {port}");
@@ -169,7 +177,7 @@ mod tests {
                 Ends { local, remote: "0.0.0.0:0".parse().expect("an address") },
             );
         }
-        assert_eq!(ports.choose(Kind::Datagram, ends(NONE, NONE), 0, 9), None);
-        assert!(ports.choose(Kind::Listen, ends(NONE, NONE), 0, 9).is_some());
+        assert_eq!(ports.choose(Kind::Datagram, ends(NONE, NONE), 0, 9, |_| true), None);
+        assert!(ports.choose(Kind::Listen, ends(NONE, NONE), 0, 9, |_| true).is_some());
     }
 }

@@ -22,6 +22,7 @@ use proto::cell::TableError;
 use proto::control::client::{Ask, Granted, Reply, Request};
 use proto::control::clock::now;
 use proto::control::messages::Region as Tag;
+use proto::control::notices::{Change, ConfigReply, ConfigRequest};
 use proto::control::rendezvous::NoticeLane;
 use proto::daemon::{Gone, News, SessionEnds, Start, Supervised};
 use proto::id::{Generation, Role, Seat, SessionId};
@@ -32,7 +33,7 @@ use proto::stats::table::Table;
 use proto::{Instant, PeerCorrupt};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use thiserror::Error;
@@ -40,8 +41,8 @@ use thiserror::Error;
 const LANE: Token = Token(0);
 const API: Token = Token(1);
 const ADMIN: Token = Token(2);
-const NOTICES: Token = Token(3);
 const NETD: usize = 0x100;
+const NOTICES: usize = 0x200;
 const CALLER: usize = 1 << 32;
 const NEWCOMER: usize = 2 << 32;
 const SESSION: usize = 3 << 32;
@@ -104,6 +105,8 @@ struct Server {
     /// Sessions whose socket is to be looked at.
     looks: VecDeque<SessionId>,
     pending: BTreeMap<u64, Pending>,
+    /// Changes that shard 0 has made, and the shards that have not followed yet.
+    spreading: Vec<(ConfigReply, BTreeSet<u16>)>,
     accept_again: Option<Instant>,
     counts: Counts<Count>,
     stats: Table<Arc<Region>>,
@@ -145,6 +148,7 @@ pub fn run(start: Start, supervised: Supervised) -> Result<(), ServerError> {
         arenas: BTreeMap::new(),
         looks: VecDeque::new(),
         pending: BTreeMap::new(),
+        spreading: Vec::new(),
         accept_again: None,
         counts,
         stats,
@@ -189,6 +193,7 @@ impl Server {
                 self.on_event(event)?;
             }
             self.take_answers()?;
+            self.report_changes()?;
             self.look_again()?;
             self.on_time()?;
         }
@@ -204,7 +209,9 @@ impl Server {
             LANE => self.hear(),
             API => self.accept_clients(),
             ADMIN => self.accept_callers(),
-            NOTICES => self.hear_notices(),
+            Token(notices) if (NOTICES..CALLER).contains(&notices) => {
+                self.hear_notices((notices - NOTICES) as u16)
+            }
             Token(netd) if netd < CALLER => Ok(()),
             Token(caller) if caller < NEWCOMER => self.hear_caller(number),
             Token(newcomer) if newcomer < SESSION => self.look_at_newcomer(number),
@@ -349,17 +356,23 @@ impl Server {
         let mut netd = attached.map_err(system("map the rings of a netd"))?;
         self.watch(netd.wakes_us.as_raw_fd(), NETD + usize::from(shard), Interest::READABLE)
             .map_err(system("watch a netd"))?;
-        if shard == 0 {
-            let us = (self.start.seat, self.start.generation);
-            let notices = NoticeLane::offer(us, (peer, generation)).map_err(system("offer notices"))?;
-            self.watch(notices.as_raw_fd(), NOTICES.0, Interest::READABLE)
-                .map_err(system("watch notices"))?;
-            self.supervised.offer(peer, notices.name().to_owned())?;
-            for change in self.admin.unanswered() {
-                let _ = notices.send(change.clone());
+        let us = (self.start.seat, self.start.generation);
+        let notices = NoticeLane::offer(us, (peer, generation)).map_err(system("offer notices"))?;
+        self.watch(notices.as_raw_fd(), NOTICES + usize::from(shard), Interest::READABLE)
+            .map_err(system("watch notices"))?;
+        self.supervised.offer(peer, notices.name().to_owned())?;
+        match shard {
+            0 => {
+                for change in self.admin.unanswered() {
+                    let _ = notices.send(change.clone());
+                }
             }
-            netd.notices = Some(notices);
+            // What shard 0 has changed since this one read the configuration, if it has.
+            _ => {
+                let _ = notices.send(ConfigRequest { id: 0, change: Change::Refresh });
+            }
         }
+        netd.notices = Some(notices);
         self.netds.insert(shard, netd);
         self.recorder.record(now(), Kind::INTRODUCED, [seat_number(peer), generation.0.into(), 0], "");
         let conns = self.start.memory(Tag::Conns(shard));
@@ -378,6 +391,8 @@ impl Server {
                 self.unwatch(notices.as_raw_fd());
             }
             self.core.detached(shard);
+            // Its successor reads the configuration when it begins.
+            self.spread_to(shard, None);
         }
     }
 
@@ -707,24 +722,58 @@ impl Server {
         Ok(())
     }
 
-    fn hear_notices(&mut self) -> Result<(), ServerError> {
-        while let Some(notices) = self.netds.get(&0).and_then(|netd| netd.notices.as_ref()) {
+    fn hear_notices(&mut self, shard: u16) -> Result<(), ServerError> {
+        while let Some(notices) = self.netds.get(&shard).and_then(|netd| netd.notices.as_ref()) {
             match notices.receive() {
                 Ok(None) => break,
-                Ok(Some(reply)) => {
-                    let sights = Sights { start: &self.start, arenas: &self.arenas };
-                    let more = self.admin.changed(reply, &sights);
-                    self.run(more)?;
-                }
+                Ok(Some(reply)) if shard == 0 => self.spread(reply),
+                Ok(Some(reply)) => self.spread_to(shard, Some(reply.id)),
                 Err(error) => {
                     tracing::warn!("notices of netd: {error}");
                     let fd = notices.as_raw_fd();
                     self.unwatch(fd);
-                    if let Some(netd) = self.netds.get_mut(&0) {
+                    if let Some(netd) = self.netds.get_mut(&shard) {
                         netd.notices = None;
                     }
+                    self.spread_to(shard, None);
                 }
             }
+        }
+        self.report_changes()
+    }
+
+    /// Shard 0 has made a change: the others are to follow before whoever asked for it is told.
+    fn spread(&mut self, reply: ConfigReply) {
+        let change = match self.admin.change(reply.id) {
+            Some(Change::CaptureOpen) => Change::CaptureOpen,
+            _ => Change::Refresh,
+        };
+        let mut followers = BTreeSet::new();
+        for (&shard, netd) in self.netds.range(1..).filter(|_| reply.result.is_ok()) {
+            let request = ConfigRequest { id: reply.id, change: change.clone() };
+            if netd.notices.as_ref().is_some_and(|notices| notices.send(request).is_ok()) {
+                followers.insert(shard);
+            }
+        }
+        self.spreading.push((reply, followers));
+    }
+
+    /// A shard has followed one change, or (`None`) needs no telling any more.
+    fn spread_to(&mut self, shard: u16, id: Option<u64>) {
+        for (reply, followers) in &mut self.spreading {
+            if id.is_none_or(|id| id == reply.id) {
+                followers.remove(&shard);
+            }
+        }
+    }
+
+    /// Tells those who asked of the changes that all shards have made.
+    fn report_changes(&mut self) -> Result<(), ServerError> {
+        while let Some(at) = self.spreading.iter().position(|(_, followers)| followers.is_empty()) {
+            let (reply, _) = self.spreading.remove(at);
+            let sights = Sights { start: &self.start, arenas: &self.arenas };
+            let more = self.admin.changed(reply, &sights);
+            self.run(more)?;
         }
         Ok(())
     }

@@ -294,6 +294,7 @@ impl World {
             Command::Connect { op, socket, local, remote } => (op, socket, local, remote, Kind::TcpActive),
             Command::Listen { op, socket, local, .. } => (op, socket, local, nowhere, Kind::TcpListener),
             Command::Datagram { op, socket, local, remote } => (op, socket, local, remote, Kind::Udp),
+            Command::Withdraw { op, socket } => return Answer::Released { op, socket },
             Command::EndSession { session, .. } => {
                 let ops: Vec<OpId> = self.records.keys().copied().collect();
                 for op in ops {

@@ -22,7 +22,7 @@ const LOCK_SIZE: usize = 4096;
 pub fn size(region: Region, group: &GroupConfig) -> usize {
     match region {
         Region::Lock(_) => LOCK_SIZE,
-        Region::Slab(_) => group.slab.bytes(),
+        Region::Slab { .. } => group.slab.bytes(),
         Region::Conns(_) => table_size(group.conns),
         Region::Secrets => SECRETS_SIZE,
         Region::Config => config::REGION_SIZE,
@@ -38,7 +38,7 @@ pub fn size(region: Region, group: &GroupConfig) -> usize {
 pub fn name(region: Region) -> String {
     match region {
         Region::Lock(seat) => format!("axolotl-lock-{seat}"),
-        Region::Slab(nic) => format!("axolotl-slab-{nic}"),
+        Region::Slab { nic, shard } => format!("axolotl-slab-{nic}-{shard}"),
         Region::Conns(shard) => format!("axolotl-conns-{shard}"),
         Region::Secrets => "axolotl-secrets".into(),
         Region::Config => "axolotl-config".into(),
@@ -55,7 +55,9 @@ pub fn regions(group: &GroupConfig) -> Vec<Region> {
     let mut all = vec![Region::Processes, Region::Secrets, Region::Config, Region::Registry];
     all.extend(seats.iter().map(|&seat| Region::Lock(seat)));
     all.extend(seats.iter().map(|&seat| Region::Stats(seat)));
-    all.extend((0..group.nics.len()).map(|nic| Region::Slab(nic as u16)));
+    for nic in 0..group.nics.len() as u16 {
+        all.extend((0..group.shards).map(|shard| Region::Slab { nic, shard }));
+    }
     all.extend((0..group.shards).map(Region::Conns));
     all.extend((0..group.shards).map(Region::Capture));
     all
@@ -70,7 +72,7 @@ pub fn is_shown(region: Region) -> bool {
         | Region::Stats(_)
         | Region::Processes
         | Region::Capture(_) => true,
-        Region::Lock(_) | Region::Slab(_) | Region::Secrets => false,
+        Region::Lock(_) | Region::Slab { .. } | Region::Secrets => false,
     }
 }
 
@@ -78,10 +80,14 @@ pub fn is_shown(region: Region) -> bool {
 pub fn grants(seat: Seat, group: &GroupConfig) -> Vec<(Region, Access)> {
     let mut grants = vec![(Region::Lock(seat), Access::Write), (Region::Stats(seat), Access::Write)];
     match seat.role {
-        Role::Nicd => grants.push((Region::Slab(seat.index), Access::Write)),
+        Role::Nicd => {
+            let slabs = (0..group.shards).map(|shard| Region::Slab { nic: seat.index, shard });
+            grants.extend(slabs.map(|slab| (slab, Access::Write)));
+        }
         Role::Netd => {
             let writes_config = if seat.index == 0 { Access::Write } else { Access::Read };
-            grants.extend((0..group.nics.len()).map(|nic| (Region::Slab(nic as u16), Access::Write)));
+            let slabs = (0..group.nics.len() as u16).map(|nic| Region::Slab { nic, shard: seat.index });
+            grants.extend(slabs.map(|slab| (slab, Access::Write)));
             grants.push((Region::Conns(seat.index), Access::Write));
             grants.push((Region::Capture(seat.index), Access::Write));
             grants.push((Region::Secrets, Access::Write));
@@ -132,7 +138,7 @@ mod tests {
     fn sockd_has_no_frame_and_no_key() {
         let group = test_group(2, 2);
         let grants = grants(Seat::new(Role::Sockd, 0), &group);
-        let forbidden = |region: &Region| matches!(region, Region::Slab(_) | Region::Secrets);
+        let forbidden = |region: &Region| matches!(region, Region::Slab { .. } | Region::Secrets);
         assert!(!grants.iter().any(|(region, _)| forbidden(region)));
         let written: Vec<_> = grants.iter().filter(|(_, access)| *access == Access::Write).collect();
         assert_eq!(written.len(), 3, "its lock, its statistics, the registry");

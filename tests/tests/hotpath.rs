@@ -103,6 +103,7 @@ impl End {
         let address = Prefix { addr: [10, 0, 0, number].into(), len: 24 };
         let setup = Setup {
             shard: 0,
+            shards: 1,
             interfaces: vec![InterfaceConfig {
                 mac: MacAddr([2, 0, 0, 0, 0, number]),
                 mtu: 1500,

@@ -84,13 +84,13 @@ fn a_process_maps_what_its_row_in_the_architecture_says() {
         };
         assert_eq!(
             mapped(row(&group, Role::Nicd).pid),
-            expect(&[("stats-nicd", "rw"), ("slab-0", "rw"), ("rings", "rw")])
+            expect(&[("stats-nicd", "rw"), ("slab-0-0", "rw"), ("rings", "rw")])
         );
         assert_eq!(
             mapped(row(&group, Role::Netd).pid),
             expect(&[
                 ("stats-netd", "rw"),
-                ("slab-0", "rw"),
+                ("slab-0-0", "rw"),
                 ("loopback", "rw"),
                 ("rings", "rw"),
                 ("conns-0", "rw"),

@@ -24,12 +24,12 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 /// A group with an echo server on it.
-fn started() -> (Group, Program, SocketAddr) {
+fn started(shards: u64) -> (Group, Program, SocketAddr) {
     let spec = Spec {
         nic: "tap:axl1".into(),
         addr: format!("{STACK}/24"),
         tap_addr: Some("10.78.0.1/24".into()),
-        more: Vec::new(),
+        more: if shards == 0 { Vec::new() } else { vec!["--shards".into(), shards.to_string()] },
     };
     let group = Group::up(&spec).expect("a group");
     let echo: SocketAddr = format!("{STACK}:{ECHO}").parse().expect("an address");
@@ -63,54 +63,64 @@ fn plan(strikes: &mut Strikes<'_>) -> Plan {
 
 #[test]
 fn a_thousand_kills_lose_nothing() {
-    private_net::test("a_thousand_kills_lose_nothing", || {
-        let kills = setting("AXOLOTL_STORM_KILLS", 1000);
-        let connections = setting("AXOLOTL_STORM_CONNECTIONS", 1000) as usize;
-        let seed = setting("AXOLOTL_STORM_SEED", fresh_seed());
-        println!("AXOLOTL_STORM_SEED={seed}");
-        let (group, _server, echo) = started();
-        let streams = kernel_sockets(connections, echo).expect("every connection opens");
-        let load = Load {
-            loaded: LOADED.min(connections),
-            ahead: 128 * 1024,
-            rate: setting("AXOLOTL_STORM_RATE", u64::MAX),
-            murmur_every: Duration::from_millis(20),
-            seed,
-        };
-        let fleet = Fleet::launch(streams, load).expect("a fleet");
-        let longest = setting("AXOLOTL_STORM_PAUSE", 120);
-        let pause = Duration::from_millis(longest / 6)..Duration::from_millis(longest);
-        let mut strikes = Strikes::new(&group, &fleet, || fleet.bytes(), seed, pause);
-        strikes.calm(10);
-        let begun = Instant::now();
-        let killed = |strikes: &Strikes<'_>| strikes.tallies().values().map(|t| t.killed).sum::<u64>();
-        let mut said = Instant::now();
-        while killed(&strikes) < kills {
-            let plan = plan(&mut strikes);
-            strikes.strike(&plan).expect("the group heals and bytes move");
-            assert_eq!((fleet.lost(), fleet.wrong()), (0, 0), "after {plan:?}");
-            if said.elapsed() > Duration::from_secs(10) {
-                println!("{:>4} s  {} of {kills} kills", begun.elapsed().as_secs(), killed(&strikes));
-                said = Instant::now();
-            }
-        }
-        strikes.end();
-        let tallies = strikes.tallies().clone();
-        drop(strikes);
-        let report = fleet.finish(Duration::from_secs(60)).expect("a report");
-        println!("{}", table(&tallies, connections as u64, &report.silences));
-        let sum = |of: fn(&tests::process::strike::Tally) -> u64| tallies.values().map(of).sum::<u64>();
-        let (strikes, counted, loaded) = (sum(|t| t.strikes), sum(|t| t.counted), sum(|t| t.loaded));
-        let counters = group.access().counters();
-        let drops = counters.iter().filter(|((_, name), n)| name.starts_with("drop_") && **n > 0);
-        drops.for_each(|((role, name), n)| println!("{role} {name} {n}"));
-        println!("{strikes} strikes, {counted} counted, {loaded} with 64 KiB or more unacknowledged");
-        println!("{} bytes verified in {} s", report.bytes, begun.elapsed().as_secs());
-        assert_eq!(report.lost, Vec::<String>::new());
-        assert_eq!((report.clean, report.bytes_wrong), (connections, 0));
-        assert_eq!(counted, strikes, "bytes moved before and after every strike");
-        assert!(loaded * 100 >= strikes * UNDER_LOAD_PERCENT, "{loaded} of {strikes} strikes under load");
+    // As many shards as groups have that don't say how many.
+    private_net::test("a_thousand_kills_lose_nothing", || storm(0, setting("AXOLOTL_STORM_KILLS", 1000)));
+}
+
+/// The same with two netds, of which either may be struck. `AXOLOTL_STORM_SHARD_KILLS` (200).
+#[test]
+fn kills_of_two_shards_lose_nothing() {
+    private_net::test("kills_of_two_shards_lose_nothing", || {
+        storm(2, setting("AXOLOTL_STORM_SHARD_KILLS", 200));
     });
+}
+
+fn storm(shards: u64, kills: u64) {
+    let connections = setting("AXOLOTL_STORM_CONNECTIONS", 1000) as usize;
+    let seed = setting("AXOLOTL_STORM_SEED", fresh_seed());
+    println!("AXOLOTL_STORM_SEED={seed}");
+    let (group, _server, echo) = started(shards);
+    let streams = kernel_sockets(connections, echo).expect("every connection opens");
+    let load = Load {
+        loaded: LOADED.min(connections),
+        ahead: 128 * 1024,
+        rate: setting("AXOLOTL_STORM_RATE", u64::MAX),
+        murmur_every: Duration::from_millis(20),
+        seed,
+    };
+    let fleet = Fleet::launch(streams, load).expect("a fleet");
+    let longest = setting("AXOLOTL_STORM_PAUSE", 120);
+    let pause = Duration::from_millis(longest / 6)..Duration::from_millis(longest);
+    let mut strikes = Strikes::new(&group, &fleet, || fleet.bytes(), seed, pause);
+    strikes.calm(10);
+    let begun = Instant::now();
+    let killed = |strikes: &Strikes<'_>| strikes.tallies().values().map(|t| t.killed).sum::<u64>();
+    let mut said = Instant::now();
+    while killed(&strikes) < kills {
+        let plan = plan(&mut strikes);
+        strikes.strike(&plan).expect("the group heals and bytes move");
+        assert_eq!((fleet.lost(), fleet.wrong()), (0, 0), "after {plan:?}");
+        if said.elapsed() > Duration::from_secs(10) {
+            println!("{:>4} s  {} of {kills} kills", begun.elapsed().as_secs(), killed(&strikes));
+            said = Instant::now();
+        }
+    }
+    strikes.end();
+    let tallies = strikes.tallies().clone();
+    drop(strikes);
+    let report = fleet.finish(Duration::from_secs(60)).expect("a report");
+    println!("{}", table(&tallies, connections as u64, &report.silences));
+    let sum = |of: fn(&tests::process::strike::Tally) -> u64| tallies.values().map(of).sum::<u64>();
+    let (strikes, counted, loaded) = (sum(|t| t.strikes), sum(|t| t.counted), sum(|t| t.loaded));
+    let counters = group.access().counters();
+    let drops = counters.iter().filter(|((_, name), n)| name.starts_with("drop_") && **n > 0);
+    drops.for_each(|((role, name), n)| println!("{role} {name} {n}"));
+    println!("{strikes} strikes, {counted} counted, {loaded} with 64 KiB or more unacknowledged");
+    println!("{} bytes verified in {} s", report.bytes, begun.elapsed().as_secs());
+    assert_eq!(report.lost, Vec::<String>::new());
+    assert_eq!((report.clean, report.bytes_wrong), (connections, 0));
+    assert_eq!(counted, strikes, "bytes moved before and after every strike");
+    assert!(loaded * 100 >= strikes * UNDER_LOAD_PERCENT, "{loaded} of {strikes} strikes under load");
 }
 
 /// One kill at a time at a steady load: nothing is lost, and the table says how long it was felt.
@@ -120,7 +130,7 @@ fn how_long_a_kill_is_felt() {
     private_net::test("how_long_a_kill_is_felt", || {
         let seed = setting("AXOLOTL_STORM_SEED", fresh_seed());
         println!("AXOLOTL_STORM_SEED={seed}");
-        let (group, _server, echo) = started();
+        let (group, _server, echo) = started(0);
         let kills = setting("AXOLOTL_SILENCE_KILLS", 10) as u32;
         let roles = [Role::Nicd, Role::Netd, Role::Sockd, Role::Supervisor, Role::Standby];
         let (tallies, report) =

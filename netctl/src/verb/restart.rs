@@ -37,11 +37,17 @@ fn replaced(access: &Access, seat: Seat, before: u32, patience: Duration) -> boo
 ///
 /// # Errors
 /// When there is no such daemon, its program does not fit, or no successor comes.
-pub fn run(access: &Access, role: &str, shard: u16) -> Result<(), Failure> {
+pub fn run(access: &Access, role: &str, shard: Option<u16>) -> Result<(), Failure> {
     let daemons = [Role::Nicd, Role::Netd, Role::Sockd];
     let role = daemons.into_iter().find(|known| known.name() == role);
     let role = role.ok_or_else(|| Failure::Usage("restart nicd|netd|sockd".into()))?;
-    let seat = Seat::new(role, shard);
+    let of_role = access.processes().into_iter().filter(|row| row.role == role).map(|row| row.index);
+    let mut indices: Vec<u16> = shard.map_or_else(|| of_role.collect(), |shard| vec![shard]);
+    indices.sort_unstable();
+    indices.into_iter().try_for_each(|index| replace_one(access, Seat::new(role, index)))
+}
+
+fn replace_one(access: &Access, seat: Seat) -> Result<(), Failure> {
     let before = row(access, seat).map(|row| row.generation);
     let before = before.ok_or_else(|| Failure::Refused(format!("there is no {seat}")))?;
     let deadline = Instant::now() + PATIENCE;

@@ -4,7 +4,10 @@ use crate::group::{Access, Failure, Queues, SocketRow};
 use crate::table::{Form, Table, json};
 use proto::arena::record::record_size;
 use proto::hard::conns::{Agreed, Kind, State};
+use proto::id::OpId;
 use serde::Serialize;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::Write;
 
 #[derive(Debug, Serialize)]
@@ -84,7 +87,26 @@ fn socket(row: &SocketRow, queues: Option<Queues>) -> Socket {
 pub fn run(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Failure> {
     let rows = access.sockets();
     let queues = access.queues(&rows)?;
-    let mut sockets: Vec<Socket> = rows.iter().zip(queues).map(|(row, queues)| socket(row, queues)).collect();
+    let mut sockets: Vec<Socket> = Vec::new();
+    // What lies in every shard has one operation and one line.
+    let mut lines: HashMap<OpId, usize> = HashMap::new();
+    for (row, queues) in rows.iter().zip(queues) {
+        let socket = socket(row, queues);
+        let everywhere = matches!(row.opening.kind, Kind::TcpListener | Kind::Udp);
+        match lines.entry(row.opening.op) {
+            Entry::Occupied(line) if everywhere => {
+                let line = &mut sockets[*line.get()];
+                line.recv_q += socket.recv_q;
+                line.send_q += socket.send_q;
+            }
+            entry => {
+                if everywhere {
+                    entry.or_insert(sockets.len());
+                }
+                sockets.push(socket);
+            }
+        }
+    }
     sockets.sort_by(|a, b| (a.proto, &a.local, &a.remote).cmp(&(b.proto, &b.local, &b.remote)));
     write(&sockets, form, out).map_err(|e| Failure::Io("standard output", e))
 }

@@ -2,7 +2,9 @@
 //!
 //! Shard 0 writes it. At the group's first start it is filled from the group's configuration, links
 //! last: a link that stands there says that its addresses and routes do. From then on it alone
-//! counts, so that what an administrator changed outlives netd.
+//! counts, so that what an administrator changed outlives netd. The other shards read it, when they
+//! begin and whenever they are told that it has changed, and make of the difference what shard 0 was
+//! asked for; to be told once too often does nothing.
 
 use super::Mapped;
 use crate::ip::autoconf::{Learned, LearnedAddress, LearnedRoute};
@@ -25,6 +27,9 @@ const TABLE_MAIN: u32 = 254;
 pub(super) struct Configuration {
     /// Only shard 0's.
     writer: Option<ConfigWriter<Mapped>>,
+    /// Where the other shards read.
+    memory: Mapped,
+    /// As it was read last.
     records: Vec<Record>,
     nics: u16,
     /// Where addresses and routers of IPv6 are learned.
@@ -37,9 +42,9 @@ impl Configuration {
         let nics = group.nics.len() as u16;
         let slaac = group.nics.iter().map(|nic| nic.slaac).collect();
         if !writes {
-            return Ok(Configuration { writer: None, records: read(memory)?, nics, slaac });
+            return Ok(Configuration { writer: None, records: read(memory.clone())?, memory, nics, slaac });
         }
-        let mut writer = ConfigWriter::attach(memory)?;
+        let mut writer = ConfigWriter::attach(memory.clone())?;
         for (index, nic) in group.nics.iter().enumerate() {
             let index = index as u16;
             if writer.get(&Key::Link(index)).is_none() {
@@ -49,7 +54,29 @@ impl Configuration {
             }
         }
         let records = writer.records().collect();
-        Ok(Configuration { writer: Some(writer), records, nics, slaac })
+        Ok(Configuration { writer: Some(writer), memory, records, nics, slaac })
+    }
+
+    /// Whether shard 0 has filled the region: then the others can begin.
+    pub(super) fn is_there(memory: &Mapped, group: &GroupConfig) -> bool {
+        let is_link = |record: &Record| matches!(record.key, Key::Link(_));
+        read(memory.clone())
+            .is_ok_and(|all| all.iter().filter(|one| is_link(one)).count() >= group.nics.len())
+    }
+
+    /// Reads the region again and makes of what differs changes of the stack.
+    pub(super) fn refresh(&mut self, now: Instant, stack: &mut Stack<Mapped>) {
+        if self.writer.is_some() {
+            return;
+        }
+        // A region that was read once is of this layout.
+        let Ok(records) = read(self.memory.clone()) else { return };
+        for change in differences(&self.records, &records) {
+            if let Err(errno) = stack.change(now, &change) {
+                tracing::warn!("configuration: {change:?}: {errno}");
+            }
+        }
+        self.records = records;
     }
 
     /// What the interfaces start with.
@@ -204,7 +231,7 @@ impl Configuration {
                     writer.set(Record { key, value }).map_err(full)?;
                 }
             }
-            Change::CaptureOpen => {}
+            Change::CaptureOpen | Change::Refresh => {}
         }
         Ok(())
     }
@@ -218,6 +245,67 @@ fn address(prefix: Prefix) -> Value {
 /// The key of an address; without its zone, which is the link's.
 fn address_key(nic: u16, prefix: Prefix) -> Key {
     Key::Address { link: nic, addr: zone::ip_without(prefix.addr), prefix_len: prefix.len }
+}
+
+/// The changes that lead from one state of the region to another: what goes, routes first, then what
+/// comes, addresses first.
+fn differences(old: &[Record], new: &[Record]) -> Vec<Change> {
+    // What the links taught shard 0 they teach the others too.
+    let given = |value: &Value| match value {
+        Value::Address { life, .. } | Value::Route { life, .. } => !life.learned,
+        Value::Link { .. } | Value::Neighbour { .. } => true,
+    };
+    let (old, new): (Vec<&Record>, Vec<&Record>) = (
+        old.iter().filter(|record| given(&record.value)).collect(),
+        new.iter().filter(|record| given(&record.value)).collect(),
+    );
+    let value_in = |records: &[&Record], key: &Key| {
+        records.iter().find(|record| record.key == *key).map(|record| record.value)
+    };
+    let (mut routes_gone, mut gone, mut come, mut routes_come) = (vec![], vec![], vec![], vec![]);
+    for record in old.iter().filter(|record| value_in(&new, &record.key) != Some(record.value)) {
+        match (record.key, record.value) {
+            (Key::Route { destination, prefix_len, .. }, Value::Route { gateway, link, .. }) => {
+                let to = Prefix { addr: destination, len: prefix_len };
+                routes_gone.push(Change::RouteDel { to, via: gateway, nic: link });
+            }
+            (Key::Address { link, addr, prefix_len }, _) if value_in(&new, &record.key).is_none() => {
+                gone.push(Change::AddressDel { nic: link, prefix: Prefix { addr, len: prefix_len } });
+            }
+            (Key::Neighbour { link, addr }, _) if value_in(&new, &record.key).is_none() => {
+                gone.push(Change::NeighbourDel { nic: link, addr });
+            }
+            _ => {}
+        }
+    }
+    for record in &new {
+        let before = value_in(&old, &record.key);
+        if before == Some(record.value) {
+            continue;
+        }
+        match (record.key, record.value) {
+            (Key::Address { link, addr, prefix_len }, _) if before.is_none() => {
+                come.push(Change::AddressAdd { nic: link, prefix: Prefix { addr, len: prefix_len } });
+            }
+            (Key::Route { destination, prefix_len, metric, .. }, Value::Route { gateway, link, .. }) => {
+                let to = Prefix { addr: destination, len: prefix_len };
+                routes_come.push(Change::RouteAdd { to, via: gateway, nic: link, metric });
+            }
+            (Key::Neighbour { link, addr }, Value::Neighbour { mac }) => {
+                come.push(Change::NeighbourAdd { nic: link, addr, mac });
+            }
+            (Key::Link(nic), Value::Link { mtu, up, promiscuous, .. }) => {
+                come.push(Change::LinkSet {
+                    nic,
+                    up: Some(up),
+                    mtu: Some(mtu),
+                    promiscuous: Some(promiscuous),
+                });
+            }
+            _ => {}
+        }
+    }
+    [routes_gone, gone, come, routes_come].concat()
 }
 
 fn route_key(to: Prefix, metric: u32) -> Key {
@@ -244,4 +332,46 @@ fn records_of(index: u16, nic: &NicConfig) -> Vec<Record> {
     let value = Value::Link { name, mac: nic.mac, mtu: nic.mtu, up: true, promiscuous: false };
     records.push(Record { key: Key::Link(index), value });
     records
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str, len: u8) -> Prefix {
+        Prefix { addr: text.parse().expect("an address"), len }
+    }
+
+    fn address(text: &str) -> Record {
+        let key = Key::Address { link: 0, addr: text.parse().expect("an address"), prefix_len: 24 };
+        Record { key, value: Value::Address { verified: true, life: Life::GIVEN } }
+    }
+
+    fn route(via: &str) -> Record {
+        let value = Value::Route {
+            gateway: Some(via.parse().expect("an address")),
+            link: 0,
+            source: None,
+            life: Life::GIVEN,
+        };
+        Record { key: route_key(prefix("10.9.0.0", 16), 0), value }
+    }
+
+    #[test]
+    fn the_other_shards_do_what_shard_0_was_asked_for() {
+        let old = [address("10.0.0.1"), route("10.0.0.9")];
+        assert!(differences(&old, &old).is_empty());
+        let new = [address("10.0.1.1"), route("10.0.1.9")];
+        let (to, nic) = (prefix("10.9.0.0", 16), 0);
+        let via = |text: &str| Some(text.parse().expect("an address"));
+        assert_eq!(
+            differences(&old, &new),
+            [
+                Change::RouteDel { to, via: via("10.0.0.9"), nic },
+                Change::AddressDel { nic, prefix: prefix("10.0.0.1", 24) },
+                Change::AddressAdd { nic, prefix: prefix("10.0.1.1", 24) },
+                Change::RouteAdd { to, via: via("10.0.1.9"), nic, metric: 0 },
+            ]
+        );
+    }
 }

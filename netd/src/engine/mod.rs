@@ -17,7 +17,7 @@ mod tap;
 
 use crate::counters::{Counter, Counters};
 use crate::link::gro::Gro;
-use crate::secrets::ENTROPY_SIZE;
+use crate::secrets::{ENTROPY_SIZE, Secrets};
 use crate::stack::{AttachError, LOOPBACK, LinkNews, ORDER, Setup, Stack};
 use crate::wire::drop_reason::DropReason;
 use clients::Clients;
@@ -61,6 +61,9 @@ const LOOPED_MAX: usize = 64;
 const LOOPBACK_SLAB: SlabGeometry = SlabGeometry { small: 256, large: 128 };
 /// Rounds under load after which descriptors are looked at although there is work.
 const ROUNDS_PER_POLL: u32 = 16;
+
+/// How often the other shards look whether the first has made what all need.
+const FIRST_SHARD_PAUSE: Duration = Duration::from_millis(1);
 
 const LANE: Token = Token(0);
 const SOCKD: Token = Token(1);
@@ -147,6 +150,24 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), EngineError> 
             None => sleep(&mut poll, &mut events, None)?,
         }
     }
+    // What all shards share is made by the first, at the group's first start: looked for now and then,
+    // because nobody could say yet that it is there.
+    let made = || {
+        Secrets::are_there(&start.memory(Tag::Secrets))
+            && Configuration::is_there(&start.memory(Tag::Config), &start.group)
+    };
+    while start.seat.index > 0 && !made() {
+        sleep(&mut poll, &mut events, Some(now() + FIRST_SHARD_PAUSE))?;
+        while let Some(news) = supervised.hear()? {
+            match news {
+                News::Stop => return Ok(()),
+                News::Session { session, geometry, arena, wakes_client, kicks } => {
+                    clients.keep(session, geometry, &arena, wakes_client, kicks, poll.registry());
+                }
+                news => early.push(news),
+            }
+        }
+    }
     let mut engine = Engine::attach(&start, supervised, poll, clients, real_time)?;
     for news in early {
         engine.on_news(news)?;
@@ -188,7 +209,8 @@ impl Engine {
         let crumbs = Crumbs::attach(stats_region, seat, start.predecessor, &mut recorder);
         let nics: Vec<NicLink> = (0..group.nics.len() as u16)
             .map(|index| {
-                let pool = FramePool::new(start.memory(Tag::Slab(index)), group.slab);
+                let pool =
+                    FramePool::new(start.memory(Tag::Slab { nic: index, shard: seat.index }), group.slab);
                 NicLink::new(index, Rc::new(pool))
             })
             .collect();
@@ -200,6 +222,7 @@ impl Engine {
             .map_err(|errno| system("getrandom")(errno.into()))?;
         let setup = Setup {
             shard: seat.index,
+            shards: group.shards,
             interfaces: config.interfaces(),
             frames: nics.iter().map(|nic| nic.pool.clone()).collect(),
             loopback: Rc::new(FramePool::new(Arc::new(loopback), LOOPBACK_SLAB)),
@@ -582,7 +605,15 @@ impl Engine {
             if request.change == Change::CaptureOpen {
                 self.tap.open(now());
             }
-            let result = self.config.change(now(), &request.change, &mut self.stack);
+            let result = match request.change {
+                Change::Refresh => {
+                    self.config.refresh(now(), &mut self.stack);
+                    Ok(())
+                }
+                // Every shard copies its own frames.
+                Change::CaptureOpen => Ok(()),
+                ref change => self.config.change(now(), change, &mut self.stack),
+            };
             self.sockd.reply(request.id, result);
         }
     }

@@ -30,6 +30,8 @@ pub(super) struct OnLink {
     pub zone: u16,
     /// Who sent it, with its zone.
     pub src: Ipv6Addr,
+    /// Another shard heard it too, and answers it.
+    pub elsewhere: bool,
 }
 
 impl<M: Memory + Clone> Ip<M> {
@@ -52,7 +54,8 @@ impl<M: Memory + Clone> Ip<M> {
         received.frame.buf.read_up_to(0, &mut copy);
         let bytes = &copy[..len];
         Icmpv6Message::parse(bytes, len, &received.pair)?.verify_bytes(bytes)?;
-        let from = OnLink { interface: received.interface, zone, src };
+        let elsewhere = received.frame.buf.marks.elsewhere;
+        let from = OnLink { interface: received.interface, zone, src, elsewhere };
         match kind {
             ROUTER_SOLICITATION..=REDIRECT => {
                 counters.count(Counter::NdpIn);
@@ -182,7 +185,9 @@ impl<M: Memory + Clone> Ip<M> {
         };
         if from.src.is_unspecified() {
             // RFC 4861 §7.2.4: who probes has no address; everybody is told.
-            self.link.send_ndp(from.interface, &answer(false), target, ALL_NODES, None, counters);
+            if !from.elsewhere {
+                self.link.send_ndp(from.interface, &answer(false), target, ALL_NODES, None, counters);
+            }
             return Ok(Heard::Done);
         }
         let asker = IpAddr::V6(from.src);
@@ -192,7 +197,9 @@ impl<M: Memory + Clone> Ip<M> {
         if options.source_link().is_some() {
             self.link.learn(now, from.interface, asker, mac, Evidence::AskedUs, counters);
         }
-        self.link.send_ndp(from.interface, &answer(true), target, from.src, Some(mac), counters);
+        if !from.elsewhere {
+            self.link.send_ndp(from.interface, &answer(true), target, from.src, Some(mac), counters);
+        }
         Ok(Heard::Neighbours)
     }
 

@@ -70,7 +70,8 @@ impl<M: Memory> Data<M> {
     fn of(buf: PacketBuf<M>) -> Result<Data<M>, PacketBuf<M>> {
         let mut head = [0; HEAD_MAX];
         let read = buf.read_up_to(0, &mut head);
-        let known = matches!(buf.marks, Marks { csum: Csum::Unknown | Csum::Valid, gso: None });
+        let known =
+            matches!(buf.marks, Marks { csum: Csum::Unknown | Csum::Valid, gso: None, elsewhere: false });
         let plain = known
             && read >= TCP_AT + TCP_LEN
             && head[ETHERNET_LEN - 2..=ETHERNET_LEN] == [8, 0, 0x45]
@@ -150,7 +151,7 @@ impl<M: Memory> Data<M> {
         // Without pages for a private copy of a shared page it is lost, as any frame then.
         self.buf.write(0, &self.head[..self.head_len]).ok()?;
         let gso = Some(Gso { size: self.size as u16, v6: false });
-        self.buf.marks = Marks { csum: Csum::Valid, gso };
+        self.buf.marks = Marks { csum: Csum::Valid, gso, elsewhere: false };
         Some(self.buf)
     }
 }
@@ -270,7 +271,10 @@ mod tests {
         let seen = through(&[cut(0, ACK), cut(1, ACK), cut(2, ACK), cut(3, ACK | PSH)]);
         assert_eq!(seen.len(), 1);
         let (bytes, marks) = &seen[0];
-        assert_eq!(*marks, Marks { csum: Csum::Valid, gso: Some(Gso { size: 1_448, v6: false }) });
+        assert_eq!(
+            *marks,
+            Marks { csum: Csum::Valid, gso: Some(Gso { size: 1_448, v6: false }), elsewhere: false }
+        );
         assert_eq!(bytes[TCP_AT + 32..], payload[..]);
         assert_eq!(bytes[FLAGS_AT], ACK | PSH);
         assert!(Sum::of(&bytes[ETHERNET_LEN..TCP_AT]).is_valid());

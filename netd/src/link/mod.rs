@@ -155,9 +155,10 @@ impl<M: Memory + Clone> Link<M> {
             return Err(DropReason::OtherHost);
         }
         frame.pull(HEADER_LEN);
+        let elsewhere = frame.buf.marks.elsewhere;
         if index == LOOPBACK {
             // It has not left this host's memory.
-            frame.buf.marks = Marks { csum: Csum::Valid, gso: None };
+            frame.buf.marks = Marks { csum: Csum::Valid, ..Marks::default() };
         }
         match header.ethertype {
             EtherType::IPV4 | EtherType::IPV6 => {
@@ -173,6 +174,7 @@ impl<M: Memory + Clone> Link<M> {
                     index,
                     &packet,
                     header.dst == interface_mac(&self.interfaces, index),
+                    elsewhere,
                     counters,
                 )?;
                 Ok(None)
@@ -181,12 +183,15 @@ impl<M: Memory + Clone> Link<M> {
         }
     }
 
+    /// With several shards each keeps neighbours of its own and hears all that is said of them; one
+    /// answers what is asked (not the others: `elsewhere`).
     fn receive_arp(
         &mut self,
         now: Instant,
         index: u16,
         packet: &ArpPacket,
         to_us: bool,
+        elsewhere: bool,
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
         let interface = &mut self.interfaces[usize::from(index)];
@@ -195,7 +200,7 @@ impl<M: Memory + Clone> Link<M> {
         let is_ours = |ip: Ipv4Addr| addrs.contains(&IpAddr::V4(ip));
         let reply =
             interface.neighbours.receive_arp(now, packet, to_us, is_ours, |effect| effects.push(effect))?;
-        if let Some(reply) = reply {
+        if let Some(reply) = reply.filter(|_| !elsewhere) {
             self.send_arp(index, &reply, reply.target_mac, counters);
         }
         self.act(index, effects, counters);

@@ -32,6 +32,8 @@ pub struct Session<M> {
     places: Vec<u32>,
     occupied: u32,
     passive_in_use: u32,
+    /// Places of this shard for connections that come in.
+    passive: u32,
     owes_wake: bool,
     rx_pages: Pages,
     /// Receive pages that a committed record may still name: free when the next one is committed.
@@ -110,6 +112,9 @@ impl<M: Memory + Clone> Session<M> {
     /// When the memory is smaller than `geometry` says: the caller mapped it by that size.
     pub fn attach(id: SessionId, geometry: Geometry, memory: M, shard: u16) -> Result<Self, PeerCorrupt> {
         assert!(memory.size() >= geometry.bytes(), "an arena is mapped whole");
+        assert!(shard < geometry.shards, "the supervisors admit arenas of their group alone");
+        let first = geometry.places_of(shard).find(|slot| slot.0 >= geometry.active);
+        let passive = geometry.places_of(shard).filter(|slot| slot.0 >= geometry.active).count() as u32;
         let events = Producer::resume(memory.clone(), geometry.event_ring(shard))?;
         let kicks = Consumer::resume(memory.clone(), geometry.kick_ring(shard))?;
         Ok(Session {
@@ -136,7 +141,8 @@ impl<M: Memory + Clone> Session<M> {
             holder_at: 0,
             told: Vec::new(),
             passive_free: Vec::new(),
-            passive_fresh: geometry.active,
+            passive,
+            passive_fresh: first.map_or(geometry.sockets(), |slot| slot.0),
             ended: false,
             leaving: false,
         })
@@ -159,11 +165,16 @@ impl<M: Memory + Clone> Session<M> {
         used.map(|(slot, record)| (SlotIndex(slot as u32), RecordIndex(*record)))
     }
 
-    /// Settles `record` at `slot`; `false` when the place does not exist or is taken.
+    /// Whether `slot` is a place of this shard.
+    pub fn owns(&self, slot: SlotIndex) -> bool {
+        slot.0 < self.geometry.sockets() && self.geometry.owner(slot) == self.shard
+    }
+
+    /// Settles `record` at `slot`; `false` when the place does not exist, is another shard's, or is taken.
     #[must_use = "a place may be taken"]
     pub fn settle(&mut self, slot: SlotIndex, record: RecordIndex) -> bool {
         match self.places.get_mut(slot.0 as usize) {
-            Some(place) if *place == NOBODY => {
+            Some(place) if *place == NOBODY && self.geometry.owner(slot) == self.shard => {
                 *place = record.0;
                 self.occupied += 1;
                 self.passive_in_use += u32::from(slot.0 >= self.geometry.active);
@@ -201,8 +212,8 @@ impl<M: Memory + Clone> Session<M> {
                 Some(slot) if self.places[slot as usize] == NOBODY => break slot,
                 Some(_) => {}
                 None if self.passive_fresh < self.geometry.sockets() => {
-                    self.passive_fresh += 1;
-                    let slot = self.passive_fresh - 1;
+                    let slot = self.passive_fresh;
+                    self.passive_fresh += u32::from(self.geometry.shards);
                     if self.places[slot as usize] == NOBODY {
                         break slot;
                     }
@@ -217,7 +228,7 @@ impl<M: Memory + Clone> Session<M> {
 
     /// Whether a connection that comes in would find a place.
     pub fn has_passive(&self) -> bool {
-        self.passive_in_use < self.geometry.passive
+        self.passive_in_use < self.passive
     }
 
     /// A free receive page for the socket at `slot`.
@@ -370,6 +381,9 @@ impl<M: Memory + Clone> Session<M> {
         self.kicks.release();
         match note.map(u32::from_ne_bytes) {
             Some(slot) if slot >= self.geometry.sockets() => Err(PeerCorrupt::new("kick for no such place")),
+            Some(slot) if !self.owns(SlotIndex(slot)) => {
+                Err(PeerCorrupt::new("kick for a place of another shard"))
+            }
             slot => Ok(slot.map(SlotIndex)),
         }
     }

@@ -72,8 +72,8 @@ impl<M: Memory + Clone> Stack<M> {
                 }
                 Ok(())
             }
-            // The engine copies frames, not the stack.
-            Change::CaptureOpen => Ok(()),
+            // The engine copies frames and reads the region, not the stack.
+            Change::CaptureOpen | Change::Refresh => Ok(()),
         }
     }
 

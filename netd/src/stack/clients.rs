@@ -314,6 +314,10 @@ impl<M: Memory + Clone> Stack<M> {
             return;
         }
         let answer = match *command {
+            Command::Connect { op, local, remote, .. } if self.is_elsewhere(op, local, remote) => {
+                let chosen = self.source_for(local.ip(), remote.ip()).unwrap_or(local.ip());
+                Answer::Elsewhere { op, local: SocketAddr::new(chosen, local.port()) }
+            }
             Command::Connect { op, socket, local, remote } => {
                 self.once(op, |stack| stack.connect(now, op, socket, local, remote))
             }
@@ -323,6 +327,10 @@ impl<M: Memory + Clone> Stack<M> {
             Command::Datagram { op, socket, local, remote } => {
                 self.once(op, |stack| stack.datagram(now, op, socket, local, remote))
             }
+            Command::Withdraw { op, socket } => {
+                self.withdraw(now, op, socket);
+                return self.end();
+            }
             Command::EndSession { session, .. } => {
                 self.end_session(now, session);
                 return self.end();
@@ -330,6 +338,31 @@ impl<M: Memory + Clone> Stack<M> {
         };
         self.end();
         self.batch.answers.push_back(answer);
+    }
+
+    /// Whether a connection that is to be opened belongs to another shard.
+    fn is_elsewhere(&self, op: OpId, local: SocketAddr, remote: SocketAddr) -> bool {
+        let chosen = || self.source_for(local.ip(), remote.ip());
+        !self.operations.contains_key(&op)
+            && self.steering.shards() > 1
+            && chosen()
+                .is_ok_and(|ip| self.steering.flow(SocketAddr::new(ip, local.port()), remote) != self.shard)
+    }
+
+    /// Whether a flow belongs to this shard.
+    pub(super) fn is_ours(&self, flow: &FlowKey) -> bool {
+        let local = SocketAddr::new(flow.local_addr(), flow.local_port);
+        let remote = SocketAddr::new(flow.remote_addr(), flow.remote_port);
+        self.steering.shards() == 1 || self.steering.flow(local, remote) == self.shard
+    }
+
+    /// Closes what an operation opened, if it opened anything.
+    fn withdraw(&mut self, now: Instant, op: OpId, at: SocketRef) {
+        match self.operations.get(&op).copied() {
+            // Its place is left when the end was published; that answers.
+            Some(index) => self.orphan(now, index),
+            None => self.batch.answers.push_back(Answer::Released { op, socket: at }),
+        }
     }
 
     fn once(&mut self, op: OpId, act: impl FnOnce(&mut Self) -> Result<SocketAddr, Errno>) -> Answer {
@@ -414,6 +447,12 @@ impl<M: Memory + Clone> Stack<M> {
         }
         let index = self.place(at, opening, Kind::Udp(Udp::default()))?;
         self.demux.add_udp(bound(ip), local.port(), remote, index).map_err(|_| Errno::ADDRINUSE)?;
+        // Another remote was asked for a socket that its client has closed meanwhile.
+        let session = self.sessions.get(&at.session).expect("it was placed there");
+        let client = ClientLine::load(&session.memory, &session.geometry, at.slot);
+        if client.epoch == at.epoch && client.flags & (want::CLOSE | want::ABORT) != 0 {
+            self.orphan(now, index);
+        }
         Ok(local)
     }
 
@@ -482,7 +521,8 @@ impl<M: Memory + Clone> Stack<M> {
     fn place(&mut self, at: SocketRef, opening: Opening, kind: Kind) -> Result<u32, Errno> {
         let session =
             self.sessions.get_mut(&at.session).filter(|session| !session.ended).ok_or(Errno::BADF)?;
-        if at.slot.0 >= session.geometry.active || session.record_at(at.slot).is_some() {
+        let free = session.owns(at.slot) && session.record_at(at.slot).is_none();
+        if at.slot.0 >= session.geometry.active || !free {
             return Err(Errno::INVAL);
         }
         let held = self.conns.take().ok_or(Errno::NOBUFS)?;
@@ -595,7 +635,7 @@ const KICKS_PER_SESSION: usize = 32;
 fn op_of(command: &Command) -> Option<OpId> {
     match *command {
         Command::Connect { op, .. } | Command::Listen { op, .. } | Command::Datagram { op, .. } => Some(op),
-        Command::EndSession { .. } => None,
+        Command::Withdraw { .. } | Command::EndSession { .. } => None,
     }
 }
 

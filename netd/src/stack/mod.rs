@@ -50,6 +50,7 @@ use proto::control::operations::Answer;
 use proto::id::{OpId, SessionId};
 use proto::nic::packet_buf::PacketBuf;
 use proto::nic::pool::FramePool;
+use proto::nic::steering::Steering;
 use proto::recorder::{Crumb, Work};
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
@@ -62,6 +63,8 @@ use std::rc::Rc;
 pub struct Setup<M> {
     /// Which shard it is.
     pub shard: u16,
+    /// Of how many.
+    pub shards: u16,
     /// The interfaces, by number.
     pub interfaces: Vec<InterfaceConfig>,
     /// The frame pages of each interface.
@@ -86,6 +89,8 @@ pub struct Setup<M> {
 #[derive(Debug)]
 pub struct Stack<M: Memory> {
     shard: u16,
+    /// Which flows are its own.
+    steering: Steering,
     ip: Ip<M>,
     conns: CellWriter<M>,
     sockets: Sockets,

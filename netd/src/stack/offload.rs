@@ -66,7 +66,7 @@ impl Offload {
             Checksum::Device => Csum::Partial { start: 0, udp },
             Checksum::Full(_) => Csum::Unknown,
         };
-        Marks { csum, gso: None }
+        Marks { csum, ..Marks::default() }
     }
 }
 

@@ -119,6 +119,10 @@ impl<M: Memory + Clone> Stack<M> {
         let unchecked = TcpHeader::parse(frame.head(), frame.buf.len(), &pair)?;
         let ports = unchecked.peek();
         let flow = FlowKey::of_received(&pair, ports.src_port, ports.dst_port);
+        if !self.is_ours(&flow) {
+            // Its own shard answers it, or nobody does: no RST comes from here.
+            return Err(DropReason::OtherShard);
+        }
         let receiver = self.demux.tcp(&flow);
         let tcp = match frame.buf.marks.csum {
             Csum::Valid | Csum::Partial { .. } => unchecked.trust(),

@@ -35,6 +35,7 @@ use proto::cell::{CellCorrupt, CellWriter, Held, Image, TableError};
 use proto::control::operations::SocketRef;
 use proto::hard::conns::{Agreed, Kind as RecordKind, LAYOUT, Opening, State, TcpState};
 use proto::id::{Epoch, OpId, SessionId, SlotIndex};
+use proto::nic::steering::Steering;
 use proto::recorder::Work;
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt};
@@ -78,6 +79,7 @@ impl<M: Memory + Clone> Stack<M> {
         let link = Link::new(now, &setup.interfaces, &setup.frames, setup.loopback, secrets.hash, spread);
         let mut stack = Stack {
             shard: setup.shard,
+            steering: Steering::new(setup.shards),
             ip: Ip::new(link, routes, secrets.hash),
             conns,
             sockets: Sockets::default(),
@@ -309,7 +311,7 @@ impl<M: Memory + Clone> Stack<M> {
             self.sockets.get_mut(index).expect("just made").closed = true;
             return Ok(());
         };
-        if at.slot.0 >= session.geometry.sockets() || session.record_at(at.slot).is_some() {
+        if !session.owns(at.slot) || session.record_at(at.slot).is_some() {
             self.sockets.get_mut(index).expect("just made").closed = true;
             return Ok(());
         }
@@ -362,7 +364,7 @@ impl<M: Memory + Clone> Stack<M> {
     /// so it is told again (INV-R6).
     fn say_gone_again(&mut self, at: SocketRef) -> Result<(), PeerCorrupt> {
         let Some(session) = self.sessions.get_mut(&at.session) else { return Ok(()) };
-        if at.slot.0 >= session.geometry.sockets() || session.record_at(at.slot).is_some() {
+        if !session.owns(at.slot) || session.record_at(at.slot).is_some() {
             return Ok(());
         }
         let mut line = StackLine::load(&session.memory, &session.geometry, at.slot);
@@ -383,7 +385,7 @@ impl<M: Memory + Clone> Stack<M> {
     fn tell_of_lost_records(&mut self) -> Vec<(SessionId, PeerCorrupt)> {
         let mut corrupt = Vec::new();
         for session in self.sessions.values_mut() {
-            for slot in (0..session.geometry.sockets()).map(SlotIndex) {
+            for slot in session.geometry.places_of(self.shard) {
                 if session.record_at(slot).is_some()
                     || StackLine::load_epoch(&session.memory, &session.geometry, slot) == Epoch(0)
                 {
@@ -446,7 +448,7 @@ impl<M: Memory + Clone> Stack<M> {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         // Every socket is looked at anyhow, and the ring has room again for the clients' next kicks.
         while let Ok(Some(_)) = session.next_kick() {}
-        for slot in (0..session.geometry.sockets()).map(SlotIndex) {
+        for slot in session.geometry.places_of(self.shard) {
             // Written only where there is something to take up: places that were never used stay as they are.
             if session.record_at(slot).is_none()
                 && Notes::Kick.outstanding(&session.memory, &session.geometry, slot)

@@ -64,6 +64,8 @@ reasons! {
     DevRxError = "dev_rx_error",
     /// A frame for another station.
     OtherHost = "otherhost",
+    /// A segment whose flow belongs to another shard, as that of a packet in fragments may.
+    OtherShard = "othershard",
     /// An IEEE 802.3 frame: a length where the type would be.
     Length8023 = "length_802_3",
     /// A type between the largest length and the smallest type (1501 to 1535).

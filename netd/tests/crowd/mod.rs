@@ -95,6 +95,7 @@ impl Crowd {
         let frames = pool.clone();
         let setup: Box<dyn Fn() -> Setup<Mem>> = Box::new(move || Setup {
             shard: 0,
+            shards: 1,
             interfaces: vec![interface.clone()],
             frames: vec![frames.clone()],
             loopback: loopback.clone(),

@@ -27,7 +27,7 @@ use crate::ring::spsc;
 use serde::{Deserialize, Serialize};
 
 /// Layout version; changes with the place or meaning of anything here.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Size of a payload page in bytes.
 pub const PAGE_SIZE: usize = 16 * 1024;
@@ -46,10 +46,15 @@ pub const SOCKETS_MAX: u32 = 1 << 18;
 /// As [`SOCKETS_MAX`], for pages of either kind.
 pub const PAGES_MAX: u32 = 1 << 20;
 
+/// In the place of a shard's number: every shard, and a row of places, one of each.
+pub const EVERY_SHARD: u16 = u16::MAX;
+
 /// How a session's memory is divided.
 ///
 /// Places `0..active` are given out by sockd (connect, listen, bind), places
-/// `active..active+passive` by netd (accepted connections).
+/// `active..active+passive` by netd (accepted connections). Each place belongs to one shard for good,
+/// [`Geometry::owner`]: nobody else writes its stack line, whatever it is used for. A listener or a
+/// UDP socket, which every shard has, lies in a row of places that follow one another, one of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Geometry {
     /// Number of shards (event rings, kick rings and receive-page areas).
@@ -81,6 +86,21 @@ impl Geometry {
             && (1..=PAGES_MAX).contains(&self.tx_pages)
             && (1..=PAGES_MAX).contains(&self.rx_pages);
         if sound { Ok(self) } else { Err(BadGeometry) }
+    }
+
+    /// The shard that a place belongs to: the places are dealt out in turn.
+    pub const fn owner(&self, slot: SlotIndex) -> u16 {
+        (slot.0 % self.shards as u32) as u16
+    }
+
+    /// The places of a shard.
+    pub fn places_of(&self, shard: u16) -> impl Iterator<Item = SlotIndex> + use<> {
+        (u32::from(shard)..self.sockets()).step_by(self.shards.into()).map(SlotIndex)
+    }
+
+    /// The place of `shard` in the row that begins at `first`, a place of shard 0.
+    pub const fn in_row(&self, first: SlotIndex, shard: u16) -> SlotIndex {
+        SlotIndex(first.0 + shard as u32)
     }
 
     /// Number of socket places.

@@ -94,7 +94,8 @@ pub enum Granted {
         slot: SlotIndex,
         /// Which use of that place.
         epoch: Epoch,
-        /// The shard that owns it.
+        /// The shard that owns it, or [`EVERY_SHARD`](crate::arena::EVERY_SHARD): then it lies in a row of
+        /// places from `slot` on, one of each shard, all of the same epoch.
         shard: u16,
         /// Our side.
         local: SocketAddr,

@@ -14,15 +14,20 @@ use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the lane between supervisors and daemons; changes with any message.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A region of memory that lives in the vaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Region {
     /// The lock of a seat (INV-F); never duplicated or closed inside the daemon that holds it.
     Lock(Seat),
-    /// The frame slab between one nicd and the netds.
-    Slab(u16),
+    /// The frame slab between a nicd and a shard of netd.
+    Slab {
+        /// The nicd's interface.
+        nic: u16,
+        /// Whose pages they are.
+        shard: u16,
+    },
     /// A shard's connection table ([`crate::hard::conns`]).
     Conns(u16),
     /// Keys that only netd maps.

@@ -129,6 +129,8 @@ pub enum Change {
     /// Copy frames into the capture rings for [`crate::capture::OPEN_FOR_MS`] from now on; a reader
     /// asks again before that is over.
     CaptureOpen,
+    /// Read the configuration region again: shard 0 has made a change there. Only to the other shards.
+    Refresh,
 }
 
 /// sockd → netd: change this. Made twice under one number it changes once.

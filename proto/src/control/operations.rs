@@ -10,7 +10,7 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// Layout version; changes with the place or meaning of anything here.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Bytes of a ring slot; an encoded command or answer fits.
 pub const SLOT_SIZE: usize = 128;
@@ -67,6 +67,14 @@ pub enum Command {
         /// The only remote; unspecified when it is not connected.
         remote: SocketAddr,
     },
+    /// Close a socket as if its client had done it: another shard could not open its part. Answered by
+    /// [`Answer::Released`], also when there is nothing to close.
+    Withdraw {
+        /// The operation that opened it.
+        op: OpId,
+        /// Where the socket lies.
+        socket: SocketRef,
+    },
     /// The client is gone: close its sockets as a kernel would, then let go of the arena.
     EndSession {
         /// Which operation.
@@ -82,7 +90,8 @@ impl Command {
         match self {
             Command::Connect { socket, .. }
             | Command::Listen { socket, .. }
-            | Command::Datagram { socket, .. } => socket.session,
+            | Command::Datagram { socket, .. }
+            | Command::Withdraw { socket, .. } => socket.session,
             Command::EndSession { session, .. } => *session,
         }
     }
@@ -104,6 +113,13 @@ pub enum Answer {
         op: OpId,
         /// errno.
         errno: u32,
+    },
+    /// Not done, nothing remains of it: between these two ends the connection belongs to another shard.
+    Elsewhere {
+        /// Which operation.
+        op: OpId,
+        /// Our side, with the address that would be chosen.
+        local: SocketAddr,
     },
     /// The place of a socket that sockd gave out is free again.
     Released {

@@ -19,7 +19,7 @@ use crate::id::{Epoch, OpId, SessionId, SlotIndex};
 use core::net::SocketAddr;
 
 /// Layout version of the region; changes with any field below.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Records that the registry has room for: sessions and sockets together.
 pub const CELLS: u32 = 1 << 17;
@@ -76,7 +76,7 @@ pub enum Outcome {
         slot: SlotIndex,
         /// Which use of that place.
         epoch: Epoch,
-        /// The shard that owns it.
+        /// The shard that owns it, or [`EVERY_SHARD`](crate::arena::EVERY_SHARD) for a row from `slot` on.
         shard: u16,
         /// Our side.
         local: SocketAddr,
@@ -115,7 +115,8 @@ pub struct Operation {
     pub id: OpId,
     /// What it opens.
     pub kind: Kind,
-    /// The shard that owns the socket.
+    /// The shard that owns the socket, or [`EVERY_SHARD`](crate::arena::EVERY_SHARD) for one that lies in
+    /// a row from `slot` on.
     pub shard: u16,
     /// Whose socket it is.
     pub session: SessionId,
@@ -139,6 +140,8 @@ pub enum OperationPhase {
     Intended = 1,
     /// It is open.
     Done = 2,
+    /// Not every shard could open its part: those that did are to close it.
+    Withdrawn = 3,
 }
 
 /// The part of an operation that changes.
@@ -331,6 +334,7 @@ impl OperationState {
         let phase = match from.u8() {
             1 => OperationPhase::Intended,
             2 => OperationPhase::Done,
+            3 => OperationPhase::Withdrawn,
             _ => return None,
         };
         Some(OperationState { phase, request, local: from.socket_addr(), remote: from.socket_addr() })

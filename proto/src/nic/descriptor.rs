@@ -13,7 +13,7 @@ use crate::error::PeerCorrupt;
 /// Size of a descriptor in bytes: one ring slot.
 pub const DESCRIPTOR_SIZE: usize = 16;
 
-/// Bits of [`Descriptor::flags`]. The last three are valid on a frame's first descriptor.
+/// Bits of [`Descriptor::flags`]. All but the first are valid on a frame's first descriptor.
 pub mod flag {
     /// The frame goes on in the next descriptor.
     pub const MORE: u16 = 1;
@@ -28,6 +28,8 @@ pub mod flag {
     pub const GSO_TCP4: u16 = 1 << 4;
     /// A super-frame of IPv6 TCP.
     pub const GSO_TCP6: u16 = 1 << 5;
+    /// Every shard got this frame, and another one answers it if it wants an answer (receive).
+    pub const ELSEWHERE: u16 = 1 << 6;
 }
 
 /// One descriptor.

@@ -5,3 +5,4 @@ pub mod packet_buf;
 pub mod pool;
 pub mod rings;
 pub mod slab;
+pub mod steering;

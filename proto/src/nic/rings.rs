@@ -11,7 +11,7 @@ use crate::ring::spsc::{Consumer, Place, Producer};
 use crate::shm::Memory;
 
 /// Layout version; changes with the place or meaning of anything here.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Slots of each ring.
 pub const RING_SLOTS: u32 = 1024;

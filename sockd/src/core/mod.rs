@@ -13,6 +13,12 @@
 //! finds it again; the registry says whether it is new, under way, or done and only to be repeated.
 //! [`Core::recover`] and [`Core::attached`] do all that a successor must.
 //!
+//! With several shards a connection belongs to the one that its two ends are hashed to
+//! ([`Steering`]): a shard is chosen, then a port that leads to it. The address of our side is netd's
+//! choice; it is guessed, and a netd that would choose another one says so. What every shard has, a
+//! listener or a UDP socket, is one operation that all of them answer; where some refuse, it is
+//! withdrawn from the others.
+//!
 //! Invariants: a request is done exactly once; an active place of an arena is given out only while
 //! no operation names it; a session's record goes last, after every netd has let go of it.
 //!
@@ -23,12 +29,14 @@ mod answers;
 mod recover;
 mod requests;
 
+use crate::places::Places;
 use crate::policy::{self, Limits, Usage};
 use crate::port_select::PortSelect;
 use crate::ports::{Ends, Ports};
+use crate::sources::Sources;
 use core::hash::Hasher;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
-use proto::arena::Geometry;
+use proto::arena::{EVERY_SHARD, Geometry};
 use proto::cell::{CellWriter, Held};
 use proto::control::client::Reply;
 use proto::control::operations::{Command, SocketRef};
@@ -36,6 +44,7 @@ use proto::hard::registry::{
     Counters, Kind, Operation, OperationPhase, OperationState, Outcome, Session, SessionPhase, SessionState,
 };
 use proto::id::{Epoch, OpId, SessionId, SlotIndex};
+use proto::nic::steering::Steering;
 use proto::shm::Memory;
 use rustix::io::Errno;
 use siphasher::sip::SipHasher13;
@@ -89,10 +98,8 @@ struct Client {
     held: Held,
     record: Session,
     state: SessionState,
-    /// Active places that were used and are free again, last freed on top.
-    free: Vec<u32>,
-    /// Active places from here on were never used.
-    fresh: u32,
+    /// The active places that are free.
+    places: Places,
     /// The sockets it has, by place.
     sockets: BTreeMap<SlotIndex, OpId>,
     /// The operation that its present request waits for.
@@ -114,11 +121,28 @@ struct Opened {
     state: OperationState,
     /// Ports tried so far in this incarnation.
     tries: u32,
+    /// What the shards that it concerns have answered to this incarnation.
+    answered: Answered,
+}
+
+/// Bit `n` for shard `n`.
+#[derive(Debug, Clone, Copy, Default)]
+struct Answered {
+    /// They have opened their part.
+    done: u64,
+    /// They have not.
+    refused: u64,
+    /// The errno of the first of those; 0 without any.
+    errno: u32,
+    /// They refer to it no more.
+    gone: u64,
 }
 
 impl Opened {
-    fn socket(&self) -> SocketRef {
+    /// Its place in a shard.
+    fn socket(&self, shard: u16) -> SocketRef {
         let Operation { session, slot, epoch, .. } = self.record;
+        let slot = if self.record.shard == EVERY_SHARD { SlotIndex(slot.0 + u32::from(shard)) } else { slot };
         SocketRef { session, slot, epoch }
     }
 
@@ -126,12 +150,19 @@ impl Opened {
         Ends { local: self.state.local, remote: self.state.remote }
     }
 
-    fn command(&self) -> Command {
-        let (op, socket) = (self.record.id, self.socket());
+    /// What the netd of `shard`, of that many, is to do.
+    fn command(&self, shard: u16, shards: u16) -> Command {
+        let (op, socket) = (self.record.id, self.socket(shard));
+        if self.state.phase == OperationPhase::Withdrawn {
+            return Command::Withdraw { op, socket };
+        }
+        let listeners = if self.record.shard == EVERY_SHARD { u32::from(shards) } else { 1 };
         let (local, remote) = (self.state.local, self.state.remote);
         match self.record.kind {
             Kind::Connect => Command::Connect { op, socket, local, remote },
-            Kind::Listen => Command::Listen { op, socket, local, backlog: self.record.backlog },
+            Kind::Listen => {
+                Command::Listen { op, socket, local, backlog: self.record.backlog.div_ceil(listeners) }
+            }
             Kind::Datagram => Command::Datagram { op, socket, local, remote },
         }
     }
@@ -177,11 +208,13 @@ pub struct Core<M> {
     limits: Limits,
     shards: u16,
     attached: u64,
+    steering: Steering,
     clients: BTreeMap<SessionId, Client>,
     ops: BTreeMap<OpId, Opened>,
     usage: BTreeMap<u32, Usage>,
     ports: Ports,
     random: Random,
+    sources: Sources,
 }
 
 impl<M: Memory> Core<M> {
@@ -206,6 +239,19 @@ impl<M: Memory> Core<M> {
 
     fn all_shards(&self) -> u64 {
         u64::MAX >> (64 - u32::from(self.shards))
+    }
+
+    /// The shards that an operation concerns; bit `n` for shard `n`.
+    fn shards_of(&self, record: &Operation) -> u64 {
+        if record.shard == EVERY_SHARD { self.all_shards() } else { 1 << record.shard }
+    }
+
+    /// Says to those of `shards` that are there what an operation wants of them.
+    fn command(&self, op: OpId, shards: u64, effects: &mut Vec<Effect>) {
+        let opened = &self.ops[&op];
+        for shard in (0..self.shards).filter(|shard| (shards & self.attached) >> shard & 1 == 1) {
+            effects.push(Effect::Command { shard, command: opened.command(shard, self.shards) });
+        }
     }
 
     fn name_op(&mut self) -> OpId {
@@ -250,14 +296,24 @@ impl<M: Memory> Core<M> {
     /// operation stands for the socket there.
     fn release(&mut self, op: OpId) {
         let Some(opened) = self.ops.remove(&op) else { return };
-        let Operation { kind, session, slot, .. } = opened.record;
+        let Operation { kind, session, slot, shard, .. } = opened.record;
         self.cells.free(opened.held);
         self.ports.release(kind, op, opened.state.local.port());
         if let Some(client) = self.clients.get_mut(&session)
             && client.sockets.get(&slot) == Some(&op)
         {
+            // Where shards differed about another remote, two operations share a place for a while.
+            let other = |(_, other): &(&OpId, &Opened)| {
+                kind == Kind::Datagram && other.record.session == session && other.record.slot == slot
+            };
+            if self.shards > 1
+                && let Some((other, _)) = self.ops.iter().find(other)
+            {
+                client.sockets.insert(slot, *other);
+                return;
+            }
             client.sockets.remove(&slot);
-            client.free.push(slot.0);
+            client.give_back(slot, shard);
         }
     }
 
@@ -302,14 +358,12 @@ impl Client {
         Effect::Reply { session, reply: Reply { number: self.state.request, result } }
     }
 
-    fn take_place(&mut self) -> Option<SlotIndex> {
-        let place = self.free.pop().or_else(|| {
-            (self.fresh < self.record.geometry.active).then(|| {
-                self.fresh += 1;
-                self.fresh - 1
-            })
-        });
-        place.map(SlotIndex)
+    fn take_place(&mut self, shard: u16) -> Option<SlotIndex> {
+        if shard == EVERY_SHARD { self.places.take_row() } else { self.places.take(shard) }
+    }
+
+    fn give_back(&mut self, slot: SlotIndex, shard: u16) {
+        if shard == EVERY_SHARD { self.places.give_row_back(slot) } else { self.places.give_back(slot) }
     }
 }
 

@@ -25,7 +25,10 @@ impl<M: Memory> Core<M> {
                 clients.insert(record.id, Client::recovered(held, record, state));
             }
             Some(Record::Operation(record, state)) => {
-                ops.insert(record.id, Opened { held, record, state, tries: 0 });
+                ops.insert(
+                    record.id,
+                    Opened { held, record, state, tries: 0, answered: Answered::default() },
+                );
             }
             None if image.is_ok() => unknown.push(held),
             // INV-T7: the writer frees it.
@@ -53,11 +56,13 @@ impl<M: Memory> Core<M> {
             limits,
             shards,
             attached: 0,
+            steering: Steering::new(shards),
             clients,
             ops,
             usage: BTreeMap::new(),
             ports: ports_of(&seed),
             random: Random { key: seed.numbers, count: 0 },
+            sources: Sources::default(),
         };
         core.complete_halves();
         core.index();
@@ -86,6 +91,14 @@ impl<M: Memory> Core<M> {
                     self.release(replaces);
                 }
                 OperationPhase::Intended if opened.state.request > done => client.waiting = Some(op),
+                OperationPhase::Withdrawn if opened.state.request == done + 1 => {
+                    // Not every shard could do it; which errno that was is lost.
+                    let (request, outcome) = (done + 1, errno(Errno::NOBUFS));
+                    client.state = SessionState { request, outcome, ..client.state };
+                    self.cells.commit(&mut client.held, &client.state.to_bytes());
+                }
+                // It waits until the shards that did it have closed it.
+                OperationPhase::Withdrawn => {}
                 // The request failed and says so; what is left of the operation goes.
                 OperationPhase::Intended => self.release(op),
             }
@@ -103,9 +116,12 @@ impl<M: Memory> Core<M> {
         }
         for client in self.clients.values_mut() {
             charge(&mut self.usage, client.record.uid, &client.record.geometry);
-            client.fresh = client.sockets.last_key_value().map_or(0, |(slot, _)| slot.0 + 1);
-            let free = (0..client.fresh).rev().filter(|slot| !client.sockets.contains_key(&SlotIndex(*slot)));
-            client.free = free.collect();
+            let geometry = client.record.geometry;
+            let used = client.sockets.iter().map(|(slot, op)| {
+                let row = self.ops[op].record.shard == EVERY_SHARD;
+                (*slot, if row { geometry.shards.into() } else { 1 })
+            });
+            client.places = Places::new(&geometry, used);
         }
     }
 
@@ -157,7 +173,10 @@ impl<M: Memory> Core<M> {
     /// connection table beside its busy writer looks twice before it believes that.
     pub fn misses_any(&self, shard: u16, known: &HashSet<OpId>) -> bool {
         let missed = |(op, opened): (&OpId, &Opened)| {
-            opened.record.shard == shard && opened.state.phase == OperationPhase::Done && !known.contains(op)
+            self.shards_of(&opened.record) >> shard & 1 == 1
+                && opened.answered.gone >> shard & 1 == 0
+                && opened.state.phase != OperationPhase::Intended
+                && !known.contains(op)
         };
         self.ops.iter().any(missed)
     }
@@ -173,16 +192,18 @@ impl<M: Memory> Core<M> {
         for op in named {
             let opened = &self.ops[&op];
             let Some(client) = self.clients.get(&opened.record.session) else { continue };
-            if opened.record.shard != shard || client.state.phase == SessionPhase::Ending {
+            let concerned = self.shards_of(&opened.record) >> shard & 1 == 1;
+            if !concerned || client.state.phase == SessionPhase::Ending {
                 continue;
             }
             let replaced = client.waiting.is_some_and(|wish| self.ops[&wish].record.replaces == op);
             match opened.state.phase {
-                OperationPhase::Intended => {
-                    effects.push(Effect::Command { shard, command: opened.command() });
-                }
+                OperationPhase::Intended => self.command(op, 1 << shard, &mut effects),
                 OperationPhase::Done if replaced || known.contains(&op) => {}
-                OperationPhase::Done => self.release(op),
+                OperationPhase::Withdrawn if known.contains(&op) => {
+                    self.command(op, 1 << shard, &mut effects);
+                }
+                OperationPhase::Done | OperationPhase::Withdrawn => self.left(shard, op),
             }
         }
         let ending = self.clients.iter().filter(|(_, client)| client.state.phase == SessionPhase::Ending);
@@ -202,6 +223,10 @@ impl<M: Memory> Core<M> {
         for client in self.clients.values_mut() {
             client.gone &= !(1 << shard);
         }
+        for opened in self.ops.values_mut().filter(|op| op.state.phase == OperationPhase::Intended) {
+            opened.answered.done &= !(1 << shard);
+            opened.answered.refused &= !(1 << shard);
+        }
     }
 }
 
@@ -211,8 +236,7 @@ impl Client {
             held,
             record,
             state,
-            free: Vec::new(),
-            fresh: 0,
+            places: Places::new(&record.geometry, core::iter::empty()),
             sockets: BTreeMap::new(),
             waiting: None,
             parked: false,

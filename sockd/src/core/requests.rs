@@ -144,11 +144,8 @@ impl<M: Memory> Core<M> {
         match begun {
             Ok(op) => {
                 self.clients.get_mut(&session).expect("it asked").waiting = Some(op);
-                let opened = &self.ops[&op];
-                let shard = opened.record.shard;
-                if self.is_attached(shard) {
-                    effects.push(Effect::Command { shard, command: opened.command() });
-                }
+                let shards = self.shards_of(&self.ops[&op].record);
+                self.command(op, shards, effects);
             }
             Err(refusal) => self.finish(session, request.number, errno(refusal), effects),
         }
@@ -159,31 +156,79 @@ impl<M: Memory> Core<M> {
         let Want { kind, local: asked, remote, backlog } = want;
         let client = self.clients.get_mut(&session).expect("it asked");
         policy::may_bind(client.record.uid, asked)?;
-        let mut local = asked;
-        if local.port() == 0 {
-            let random = self.random.next();
-            let port = self.ports.choose(kind, Ends { local, remote }, 0, random);
-            local.set_port(port.ok_or(no_port(kind))?);
-        } else if self.ports.conflict(kind, Ends { local, remote }) {
+        let ends = Ends { local: asked, remote };
+        if asked.port() != 0 && self.ports.conflict(kind, ends) {
             return Err(if kind == Kind::Connect { Errno::ADDRNOTAVAIL } else { Errno::ADDRINUSE });
         }
-        let slot = client.take_place().ok_or(Errno::MFILE)?;
+        let (shard, slot, port) = self.settle(session, kind, ends)?;
+        let local = SocketAddr::new(asked.ip(), port);
         let replaces = OpId(0);
         let epoch = epoch_of(self.next_op);
-        // Names and addresses belong to shard 0 as long as no other shard is asked for.
         let record =
-            Operation { id: self.next_op, kind, shard: 0, session, slot, epoch, asked, backlog, replaces };
+            Operation { id: self.next_op, kind, shard, session, slot, epoch, asked, backlog, replaces };
         let state = OperationState { phase: OperationPhase::Intended, request, local, remote };
         let written = self.write_down(record, state);
         let client = self.clients.get_mut(&session).expect("it asked");
         match written {
             Ok(op) => client.sockets.insert(slot, op),
             Err(refusal) => {
-                client.free.push(slot.0);
+                client.give_back(slot, shard);
                 return Err(refusal);
             }
         };
         written
+    }
+
+    /// A shard, a place in it and a port that leads there.
+    fn settle(&mut self, session: SessionId, kind: Kind, ends: Ends) -> Result<(u16, SlotIndex, u16), Errno> {
+        let random = self.random.next();
+        let client = self.clients.get_mut(&session).expect("it asked");
+        if kind != Kind::Connect || self.shards == 1 {
+            let port = match ends.local.port() {
+                0 => self.ports.choose(kind, ends, 0, random, |_| true).ok_or(no_port(kind))?,
+                port => port,
+            };
+            let shard = if self.shards == 1 { 0 } else { EVERY_SHARD };
+            return Ok((shard, client.take_place(shard).ok_or(Errno::MFILE)?, port));
+        }
+        let source = source_of(&self.sources, ends);
+        if ends.local.port() != 0 {
+            let shard = self.steering.flow(SocketAddr::new(source, ends.local.port()), ends.remote);
+            return Ok((shard, client.take_place(shard).ok_or(Errno::MFILE)?, ends.local.port()));
+        }
+        // In turn, those first that are there now.
+        let turn = self.next_op.0 as u16;
+        let in_turn = (0..self.shards).map(|n| turn.wrapping_add(n) % self.shards);
+        let (there, missing): (Vec<u16>, Vec<u16>) =
+            in_turn.partition(|shard| self.attached >> shard & 1 == 1);
+        let mut refusal = Errno::MFILE;
+        for shard in there.into_iter().chain(missing) {
+            let Some(slot) = client.take_place(shard) else { continue };
+            let leads_there = |port| self.steering.flow(SocketAddr::new(source, port), ends.remote) == shard;
+            match self.ports.choose(kind, ends, 0, random, leads_there) {
+                Some(port) => return Ok((shard, slot, port)),
+                None => refusal = no_port(kind),
+            }
+            client.give_back(slot, shard);
+        }
+        Err(refusal)
+    }
+
+    /// The request of an operation is begun anew: its ends belong to another shard than was guessed.
+    pub(super) fn begin_elsewhere(&mut self, op: OpId, effects: &mut Vec<Effect>) {
+        let Opened { record, state, .. } = &self.ops[&op];
+        let (session, request, kind) = (record.session, state.request, record.kind);
+        let want = Want { kind, local: record.asked, remote: state.remote, backlog: record.backlog };
+        // Whoever dies between the two finds the request new.
+        self.release(op);
+        match self.intend(session, request, want) {
+            Ok(op) => {
+                self.clients.get_mut(&session).expect("it asked").waiting = Some(op);
+                let shards = self.shards_of(&self.ops[&op].record);
+                self.command(op, shards, effects);
+            }
+            Err(refusal) => self.finish(session, request, errno(refusal), effects),
+        }
     }
 
     /// The intent, as a record under the next name.
@@ -192,7 +237,7 @@ impl<M: Memory> Core<M> {
         let id = self.name_op();
         assert_eq!(id, record.id, "a record goes under the next name");
         self.cells.open(&mut held, &record.to_bytes(), &state.to_bytes());
-        let opened = Opened { held, record, state, tries: 1 };
+        let opened = Opened { held, record, state, tries: 1, answered: Answered::default() };
         self.ports.take(record.kind, id, opened.ends());
         self.ops.insert(id, opened);
         Ok(id)
@@ -220,6 +265,14 @@ impl<M: Memory> Core<M> {
         let record = Operation { id: self.next_op, asked: state.local, replaces, ..*record };
         let state = OperationState { phase: OperationPhase::Intended, request, remote, local: state.local };
         self.write_down(record, state)
+    }
+}
+
+/// Our address in a connection: as asked for, or as netd will probably choose it.
+pub(super) fn source_of(sources: &Sources, ends: Ends) -> IpAddr {
+    match ends.local.ip() {
+        any if any.is_unspecified() => sources.towards(ends.remote.ip()).unwrap_or(any),
+        asked => asked,
     }
 }
 

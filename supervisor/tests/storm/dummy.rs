@@ -60,7 +60,7 @@ pub(crate) fn run(role: Role) -> ExitCode {
         return ExitCode::from(6);
     }
     let tag = match role {
-        Role::Nicd => Region::Slab(start.seat.index),
+        Role::Nicd => Region::Slab { nic: start.seat.index, shard: 0 },
         Role::Netd => Region::Conns(start.seat.index),
         _ => Region::Registry,
     };

@@ -1,5 +1,7 @@
 //! A group of real processes in a run directory of its own. It is taken down when its owner drops it,
 //! and by a watchdog when the owner is killed.
+//!
+//! `AXOLOTL_SHARDS` gives every group that does not say otherwise so many shards.
 
 use netctl::group::Access;
 pub use netctl::group::ProcessRow;
@@ -86,6 +88,8 @@ pub struct Group {
     dir: PathBuf,
     bin: PathBuf,
     access: Access,
+    /// How many netds it has.
+    shards: usize,
     /// Its standard input is a pipe that only this process holds: it acts when the pipe ends.
     watchdog: Child,
 }
@@ -126,6 +130,14 @@ impl Group {
         if let Some(addr) = &spec.tap_addr {
             up.args(["--tap-addr", addr]);
         }
+        let said_how_many = spec.more.iter().position(|word| word == "--shards");
+        let shards = match said_how_many.and_then(|at| spec.more.get(at + 1)) {
+            Some(count) => count.parse().map_err(io::Error::other)?,
+            None => std::env::var("AXOLOTL_SHARDS").ok().and_then(|count| count.parse().ok()).unwrap_or(1),
+        };
+        if said_how_many.is_none() && shards > 1 {
+            up.args(["--shards", &shards.to_string()]);
+        }
         // The log of `up` itself goes to a file: a pipe would be held by the supervisors.
         let said = dir.join("up.txt");
         let (out, err) = (std::fs::File::create(&said)?, std::fs::File::options().append(true).open(&said)?);
@@ -136,7 +148,7 @@ impl Group {
             return Err(io::Error::other(format!("supervisor up: {status}: {text}")));
         }
         let access = Access::open(&dir, &name).map_err(io::Error::other)?;
-        Ok(Group { name, dir, bin, access, watchdog })
+        Ok(Group { name, dir, bin, access, shards, watchdog })
     }
 
     /// Its name.
@@ -192,8 +204,21 @@ impl Group {
 
     /// True when every seat is in service.
     pub fn whole(&self) -> bool {
-        let roles = [Role::Supervisor, Role::Standby, Role::Nicd, Role::Netd, Role::Sockd];
-        roles.into_iter().all(|role| self.find(role).is_some())
+        let rows = self.processes();
+        let serving = |role| rows.iter().filter(|row| row.role == role && row.in_service).count();
+        let roles = [Role::Supervisor, Role::Standby, Role::Nicd, Role::Sockd];
+        roles.into_iter().all(|role| serving(role) > 0) && serving(Role::Netd) >= self.shards
+    }
+
+    /// The netd of a shard, when it is in service.
+    pub fn shard(&self, shard: u16) -> Option<ProcessRow> {
+        let of_it = |row: &ProcessRow| row.role == Role::Netd && row.index == shard && row.in_service;
+        self.processes().into_iter().find(of_it)
+    }
+
+    /// How many netds it has.
+    pub fn shards(&self) -> usize {
+        self.shards
     }
 
     /// Sends a signal to a process by id; a process that is gone is no error.

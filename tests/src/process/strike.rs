@@ -205,13 +205,26 @@ impl<'a> Strikes<'a> {
         (self.last.1, self.last.2) = (lost, wrong);
     }
 
-    fn victims(&self, plan: &Plan) -> Result<Vec<ProcessRow>, String> {
+    /// Of several shards one, chosen at random; all of them where all but one shall die.
+    fn victims(&mut self, plan: &Plan) -> Result<Vec<ProcessRow>, String> {
         // Never both supervisors at once: one dies only while the other is in service.
         if !wait_until(PATIENCE, || self.group.whole()) {
             return Err(format!("{}: the group is not whole: {:?}", plan.label, self.group.processes()));
         }
-        let row = |role: &Role| self.group.find(*role).ok_or_else(|| format!("{role} is gone by itself"));
-        plan.victims.iter().map(row).collect()
+        let serving: Vec<ProcessRow> =
+            self.group.processes().into_iter().filter(|row| row.in_service).collect();
+        let mut victims = Vec::new();
+        for role in &plan.victims {
+            let mut rows: Vec<ProcessRow> = serving.iter().filter(|row| row.role == *role).cloned().collect();
+            if rows.is_empty() {
+                return Err(format!("{role} is gone by itself"));
+            }
+            if plan.victims.len() == 1 {
+                rows = vec![rows.swap_remove(self.rng.random_range(0..rows.len()))];
+            }
+            victims.extend(rows);
+        }
+        Ok(victims)
     }
 
     fn second(&mut self, plan: &Plan) -> Result<Option<ProcessRow>, String> {

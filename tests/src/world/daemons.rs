@@ -380,6 +380,7 @@ impl World {
         }
         let setup = |conns: &Rc<SharedBytes>| Setup {
             shard: 0,
+            shards: 1,
             interfaces: vec![config.clone()],
             frames: vec![frames.clone()],
             loopback: loopback.clone(),

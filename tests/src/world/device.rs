@@ -171,7 +171,7 @@ pub fn receive(frames: impl Iterator<Item = Vec<u8>>, partial: bool) -> Vec<Mark
             true => Csum::Partial { start: TCP_AT as i32, udp: false },
             false => Csum::Valid,
         };
-        out.push(Marked { bytes, marks: Marks { csum, gso: None } });
+        out.push(Marked { bytes, marks: Marks { csum, ..Marks::default() } });
     }
     out
 }
@@ -200,6 +200,7 @@ mod tests {
         let marks = Marks {
             csum: Csum::Partial { start: TCP_AT as i32, udp: false },
             gso: Some(Gso { size: 1_000, v6: false }),
+            ..Marks::default()
         };
         let frames = send(Marked { bytes: whole.clone(), marks });
         assert_eq!(frames.iter().map(Vec::len).collect::<Vec<_>>(), [1_054, 1_054, 1_054, 1_054, 375]);

@@ -249,6 +249,7 @@ fn attach(
     let loopback = pool(&plan.interfaces[0]);
     let setup = Setup {
         shard: 0,
+        shards: 1,
         interfaces: plan.interfaces.clone(),
         frames: pools.clone(),
         loopback: loopback.clone(),

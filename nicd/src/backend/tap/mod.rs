@@ -41,7 +41,7 @@ pub struct Tap {
     /// The longest frame that may come.
     frame_max: usize,
     stock: Stock,
-    done: Vec<PageIndex>,
+    done: Vec<(u16, PageIndex)>,
 }
 
 impl Tap {
@@ -89,6 +89,10 @@ impl Nic<Arc<Region>> for Tap {
 
     fn fill(&mut self, slab: &Slab<Arc<Region>>, page: PageIndex) {
         self.stock.put(slab, page);
+    }
+
+    fn pages(&mut self, slab: &Slab<Arc<Region>>, frame: &mut Frame, len: usize) -> bool {
+        self.stock.take_exactly(slab, frame, len)
     }
 
     fn receive(
@@ -162,17 +166,17 @@ impl Nic<Arc<Region>> for Tap {
                 _ => counts.count(Count::TxError),
             },
         }
-        self.done.extend(frame.pieces().iter().map(|piece| piece.page));
+        self.done.extend(frame.pieces().iter().map(|piece| (slab.shard, piece.page)));
         Ok(Transmitted::Taken)
     }
 
-    fn complete(&mut self) -> Option<PageIndex> {
+    fn complete(&mut self) -> Option<(u16, PageIndex)> {
         self.done.pop()
     }
 
-    fn reset(&mut self) {
-        self.stock.clear();
-        self.done.clear();
+    fn reset(&mut self, shard: u16) {
+        self.stock.clear(shard);
+        self.done.retain(|(whose, _)| *whose != shard);
     }
 
     fn poll(&mut self, _: Instant, _: &mut Counts) -> io::Result<()> {

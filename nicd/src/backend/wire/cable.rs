@@ -253,6 +253,19 @@ impl<M: Memory + Clone> Cable<M> {
         }
     }
 
+    /// Copies the beginning of the frame that comes next to `head`, as far as its first piece has it;
+    /// returns how many bytes that are, 0 when there is no frame. The other end may still write them.
+    ///
+    /// # Errors
+    /// As [`Cable::send`].
+    pub fn peek_head(&mut self, head: &mut [u8]) -> Result<usize, PeerCorrupt> {
+        let Some((len, _)) = self.peek()? else { return Ok(0) };
+        let len = len.min(head.len()).min(PIECE);
+        let at = self.popped.wrapping_sub(1) % SLOTS;
+        self.memory.read(self.in_at + PIECES_AT + at as usize * PIECE, &mut head[..len]);
+        Ok(len)
+    }
+
     fn pop(&mut self) -> Result<Option<Slot>, PeerCorrupt> {
         let Some(slot) = self.incoming.pop()? else { return Ok(None) };
         self.popped = self.popped.wrapping_add(1);
@@ -340,7 +353,7 @@ mod tests {
 
     fn slab() -> Slab<Rc<HeapMemory>> {
         let geometry = SlabGeometry { small: 4, large: 8 };
-        Slab { memory: Rc::new(HeapMemory::new(geometry.bytes())), geometry }
+        Slab { shard: 0, memory: Rc::new(HeapMemory::new(geometry.bytes())), geometry }
     }
 
     /// A frame of `len` bytes in large pages.

@@ -51,7 +51,7 @@ pub struct Wire {
     features: u32,
     frame_max: usize,
     stock: Stock,
-    done: Vec<PageIndex>,
+    done: Vec<(u16, PageIndex)>,
 }
 
 impl Wire {
@@ -171,6 +171,15 @@ impl Nic<Arc<Region>> for Wire {
         self.stock.put(slab, page);
     }
 
+    fn pages(&mut self, slab: &Slab<Arc<Region>>, frame: &mut Frame, len: usize) -> bool {
+        self.stock.take_exactly(slab, frame, len)
+    }
+
+    fn peek(&mut self, head: &mut [u8]) -> usize {
+        // What is wrong will be said when it is received.
+        self.cable.as_mut().and_then(|cable| cable.peek_head(head).ok()).unwrap_or(0)
+    }
+
     fn receive(
         &mut self,
         slab: &Slab<Arc<Region>>,
@@ -197,7 +206,7 @@ impl Nic<Arc<Region>> for Wire {
                 return Ok(Transmitted::Busy);
             }
             counts.count(Count::TxNoCarrier);
-            self.done.extend(frame.pieces().iter().map(|piece| piece.page));
+            self.done.extend(frame.pieces().iter().map(|piece| (slab.shard, piece.page)));
             return Ok(Transmitted::Taken);
         };
         let taken = if self.faults.any() {
@@ -218,7 +227,7 @@ impl Nic<Arc<Region>> for Wire {
         if !taken {
             return Ok(Transmitted::Busy);
         }
-        self.done.extend(frame.pieces().iter().map(|piece| piece.page));
+        self.done.extend(frame.pieces().iter().map(|piece| (slab.shard, piece.page)));
         Ok(Transmitted::Taken)
     }
 
@@ -229,13 +238,13 @@ impl Nic<Arc<Region>> for Wire {
         }
     }
 
-    fn complete(&mut self) -> Option<PageIndex> {
+    fn complete(&mut self) -> Option<(u16, PageIndex)> {
         self.done.pop()
     }
 
-    fn reset(&mut self) {
-        self.stock.clear();
-        self.done.clear();
+    fn reset(&mut self, shard: u16) {
+        self.stock.clear(shard);
+        self.done.retain(|(whose, _)| *whose != shard);
         self.waits = false;
     }
 

@@ -71,5 +71,5 @@ fn marks(descriptor: &Descriptor) -> Result<Marks, PeerCorrupt> {
         (v4, v6) if v4 != v6 => Some(Gso { size, v6 }),
         _ => return Err(BAD_FLAGS),
     };
-    Ok(Marks { csum, gso })
+    Ok(Marks { csum, gso, elsewhere: has(flag::ELSEWHERE) })
 }

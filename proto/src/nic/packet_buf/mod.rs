@@ -69,6 +69,8 @@ pub struct Marks {
     pub csum: Csum,
     /// Set on a super-frame.
     pub gso: Option<Gso>,
+    /// Received by every shard, and answered by another one.
+    pub elsewhere: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
