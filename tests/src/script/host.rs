@@ -273,6 +273,7 @@ fn attach(
     };
     let setup = Setup {
         shard: 0,
+        shards: 1,
         interfaces: vec![interface],
         frames: vec![frames.clone()],
         loopback: pool(),
