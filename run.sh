@@ -17,6 +17,7 @@ usage: ./run.sh VERB [ARGUMENT…]
   up [OPTION…]               start a group (./run.sh up --help)
   down | status              [--name N]
   restart nicd|netd|sockd    [--name N]: the program as built now takes over, if it fits the running group
+  exec [OPTION…] -- CMD…     runs an unmodified program on the stack (./run.sh exec --help)
   test [--all] [FILTER]      the test suite
   bench [--json] [ID…]       measures beside the kernel
   doctor                     every missing requirement with its remedy
@@ -32,7 +33,8 @@ ip iproute2 TAP devices and namespaces
 unshare util-linux private namespaces for the demo and the tests
 setpriv util-linux the second run of the tests as an ordinary user
 curl curl the remote of the demo
-strace strace the count of system calls in the tests'
+strace strace the count of system calls in the tests
+python3 python3 an unmodified program of the tests'
 
 missing_packages() {
     local tool package
@@ -113,6 +115,7 @@ case ${1:-help} in
 build) shift; build "$@" ;;
 demo) shift; build; exec "$BIN/demo" "$@" ;;
 up | down) built supervisor; from_caller "$BIN/supervisor" "$@" ;;
+exec) shift; built netexec; from_caller "$BIN/netexec" "$@" ;;
 status | restart) built netctl; from_caller "$BIN/netctl" "$@" ;;
 test) shift; require_tools; BIN=$BIN TARGET=$TARGET exec tests/suite.sh "$@" ;;
 bench) shift; build >&2; from_caller "$BIN/bench" "$@" ;;

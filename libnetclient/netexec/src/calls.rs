@@ -1,0 +1,530 @@
+//! What each call does. Everything in its arguments is the program's word: copied, checked, used.
+
+use crate::bridge::{self, Bridge, CHUNK, State, Waiting};
+use crate::native;
+use crate::notices::Notice;
+use crate::program::{Caller, Errno};
+use crate::server::{Served, Server};
+use libc::{c_int, c_long};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno as Io;
+use rustix::net::{RecvFlags, recv};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The longest address that is looked at (`struct sockaddr_storage`).
+const NAME_MAX: usize = 128;
+/// The longest value of an option.
+const VALUE_MAX: usize = 4096;
+/// Buffers of one call at most (IOV_MAX of Linux), and messages of sendmmsg and recvmmsg.
+const PARTS_MAX: u64 = 1024;
+/// `struct msghdr` of a 64-bit machine, and where its fields lie.
+const MSGHDR: usize = 56;
+/// `struct mmsghdr`: a msghdr and a length.
+const MMSGHDR: u64 = 64;
+
+/// What a call comes to.
+pub type Answer = Result<Reply, Errno>;
+
+/// How a call is answered when it has not failed.
+#[derive(Debug)]
+pub enum Reply {
+    /// It returns this.
+    Value(i64),
+    /// The kernel does it, on the pair.
+    Kernel,
+    /// Later, or already.
+    Nothing,
+}
+
+const DONE: Answer = Ok(Reply::Value(0));
+
+/// A message's header, as the program has it.
+struct Message {
+    name: u64,
+    name_len: u32,
+    parts: Vec<(u64, usize)>,
+    at: u64,
+}
+
+impl Message {
+    fn read(caller: Caller, at: u64) -> Result<Message, Errno> {
+        let bytes = caller.read(at, MSGHDR)?;
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_ne_bytes(word)
+        };
+        let (iov, count) = (word(16), word(24));
+        if count > PARTS_MAX {
+            return Err(libc::EMSGSIZE);
+        }
+        let array = caller.read(iov, count as usize * 16)?;
+        let half = |at: usize| {
+            let mut half = [0; 8];
+            half.copy_from_slice(&array[at..at + 8]);
+            u64::from_ne_bytes(half)
+        };
+        let parts = (0..count as usize).map(|n| (half(n * 16), half(n * 16 + 8) as usize)).collect();
+        Ok(Message { name: word(0), name_len: word(8) as u32, parts, at })
+    }
+
+    /// Bytes of all parts, not more than a datagram may have.
+    fn gather(&self, caller: Caller) -> Result<Vec<u8>, Errno> {
+        let mut all = Vec::new();
+        for (at, len) in &self.parts {
+            if all.len().saturating_add(*len) > CHUNK {
+                return Err(libc::EMSGSIZE);
+            }
+            all.extend(caller.read(*at, *len)?);
+        }
+        Ok(all)
+    }
+
+    fn scatter(&self, caller: Caller, bytes: &[u8]) -> Result<usize, Errno> {
+        let mut rest = bytes;
+        for (at, len) in &self.parts {
+            let (now, later) = rest.split_at(rest.len().min(*len));
+            caller.write(*at, now)?;
+            rest = later;
+        }
+        Ok(bytes.len() - rest.len())
+    }
+}
+
+/// Puts an address where a call wants it: cut to the room that is there, with its whole length.
+fn tell_name(caller: Caller, name: &[u8], at: u64, len_at: u64) -> Result<(), Errno> {
+    if at == 0 || len_at == 0 {
+        return Ok(());
+    }
+    let room = caller.read_u32(len_at)? as usize;
+    caller.write(at, &name[..name.len().min(room)])?;
+    caller.write(len_at, &(name.len() as u32).to_ne_bytes())
+}
+
+fn name_of(caller: Caller, at: u64, len: u64) -> Result<Vec<u8>, Errno> {
+    if len as usize > NAME_MAX {
+        return Err(libc::EINVAL);
+    }
+    caller.read(at, len as usize)
+}
+
+impl Server {
+    /// Does what a notice asks for, and answers it.
+    pub(crate) fn on_notice(&mut self, notice: Notice) {
+        let answer = self.call(notice);
+        self.say(format_args!("{} of {}: {answer:?}", notice.call, notice.tid));
+        match answer {
+            Ok(Reply::Value(value)) => self.notices.answer(notice.id, value),
+            Ok(Reply::Kernel) => self.notices.pass_on(notice.id),
+            Ok(Reply::Nothing) => {}
+            Err(errno) => self.notices.refuse(notice.id, errno),
+        }
+    }
+
+    fn call(&mut self, notice: Notice) -> Answer {
+        let caller = Caller { tid: notice.tid };
+        let call = notice.call as c_long;
+        if call == libc::SYS_socket {
+            return self.socket(notice, caller);
+        }
+        let fd = notice.arguments[0] as c_int;
+        let found = caller.socket(fd).and_then(|socket| self.find(socket));
+        // What was looked up was the caller's only if it is still the caller.
+        if !self.notices.is_valid(notice.id) {
+            return Ok(Reply::Nothing);
+        }
+        let Some(index) = found else { return Ok(Reply::Kernel) };
+        self.bridge(index).caller = caller;
+        let arguments = notice.arguments;
+        let waiting = Waiting { id: notice.id, caller, arguments, call: notice.call, until: None };
+        match call {
+            libc::SYS_bind => self.bind(index, caller, arguments),
+            libc::SYS_listen => self.listen(index, arguments[1] as c_int),
+            libc::SYS_connect => self.connect(index, waiting),
+            libc::SYS_accept | libc::SYS_accept4 => self.accept(index, waiting),
+            libc::SYS_getsockname => {
+                let name = native::local(self.bridge(index).native)?;
+                tell_name(caller, &name, arguments[1], arguments[2])?;
+                DONE
+            }
+            libc::SYS_getpeername => {
+                let name = native::remote(self.bridge(index).native)?;
+                tell_name(caller, &name, arguments[1], arguments[2])?;
+                DONE
+            }
+            libc::SYS_setsockopt => self.set_option(index, caller, arguments),
+            libc::SYS_getsockopt => self.get_option(index, caller, arguments),
+            libc::SYS_sendto | libc::SYS_sendmsg | libc::SYS_sendmmsg => {
+                self.send(index, caller, call, arguments)
+            }
+            libc::SYS_recvfrom | libc::SYS_recvmsg | libc::SYS_recvmmsg => self.receive(index, waiting),
+            _ => Ok(Reply::Kernel),
+        }
+    }
+
+    fn socket(&mut self, notice: Notice, caller: Caller) -> Answer {
+        let [family, kind, protocol, ..] = notice.arguments.map(|argument| argument as c_int);
+        let flags = kind & (libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC);
+        let kind = kind & !flags;
+        let native = native::socket(family, kind, protocol)?;
+        let state = match kind {
+            libc::SOCK_STREAM => State::Fresh,
+            _ => State::Datagram { connected: false, head: Vec::new(), waiting: VecDeque::new() },
+        };
+        let made = self.make(kind, family, native, state, caller, flags & libc::SOCK_NONBLOCK != 0);
+        let (index, theirs) = made.inspect_err(|_| native::close(native))?;
+        match self.notices.answer_with(notice.id, theirs.as_fd(), flags & libc::SOCK_CLOEXEC != 0) {
+            Ok(()) => Ok(Reply::Nothing),
+            Err(error) => {
+                self.close(index);
+                Err(error.raw_os_error().unwrap_or(libc::EMFILE))
+            }
+        }
+    }
+
+    /// A bridge, watched; returns it and the program's end.
+    pub(crate) fn make(
+        &mut self,
+        kind: c_int,
+        family: c_int,
+        native: c_int,
+        state: State,
+        caller: Caller,
+        nonblocking: bool,
+    ) -> Result<(usize, OwnedFd), Errno> {
+        let (ours, theirs) = bridge::pair(kind, nonblocking)?;
+        let socket = bridge::inode(&theirs)?;
+        let index = self.insert(Bridge::new(socket, family, native, ours, state, caller))?;
+        Ok((index, theirs))
+    }
+
+    fn bind(&mut self, index: usize, caller: Caller, arguments: [u64; 6]) -> Answer {
+        let name = name_of(caller, arguments[1], arguments[2])?;
+        native::bind(self.bridge(index).native, &name)?;
+        DONE
+    }
+
+    fn listen(&mut self, index: usize, backlog: c_int) -> Answer {
+        let bridge = self.bridge(index);
+        native::listen(bridge.native, backlog)?;
+        if matches!(bridge.state, State::Fresh) {
+            bridge.state =
+                State::Listening { marked: false, waiting: VecDeque::new(), returned: VecDeque::new() };
+        }
+        self.go(index);
+        DONE
+    }
+
+    fn connect(&mut self, index: usize, waiting: Waiting) -> Answer {
+        let (caller, arguments) = (waiting.caller, waiting.arguments);
+        let fd = arguments[0] as c_int;
+        let name = name_of(caller, arguments[1], arguments[2])?;
+        let nonblocking = caller.is_nonblocking(fd);
+        let bridge = self.bridge(index);
+        if let State::Connecting { waiting: others, .. } = &mut bridge.state {
+            if nonblocking {
+                return Err(libc::EALREADY);
+            }
+            others.push(waiting);
+            return Ok(Reply::Nothing);
+        }
+        match (native::connect(bridge.native, &name), &mut bridge.state) {
+            (Ok(()), State::Datagram { connected, .. }) => {
+                // AF_UNSPEC undoes it.
+                *connected = name.get(..2) != Some(&(libc::AF_UNSPEC as u16).to_ne_bytes()[..]);
+                DONE
+            }
+            (Ok(()), state) => {
+                *state = State::Stream;
+                self.go(index);
+                DONE
+            }
+            (Err(libc::EINPROGRESS), state @ State::Fresh) => {
+                let filled = match nonblocking {
+                    true => caller.descriptor(fd).map_or(0, |theirs| Bridge::fill(&theirs)),
+                    false => 0,
+                };
+                let others = if nonblocking { Vec::new() } else { vec![waiting] };
+                *state = State::Connecting { to: name, filled, waiting: others };
+                // It may have come to its end meanwhile.
+                self.go(index);
+                if nonblocking { Err(libc::EINPROGRESS) } else { Ok(Reply::Nothing) }
+            }
+            (Err(errno), _) => Err(errno),
+        }
+    }
+
+    fn accept(&mut self, index: usize, mut waiting: Waiting) -> Answer {
+        let fd = waiting.arguments[0] as c_int;
+        let nonblocking = waiting.caller.is_nonblocking(fd);
+        if !matches!(self.bridge(index).state, State::Listening { .. }) {
+            return Err(if matches!(self.bridge(index).state, State::Datagram { .. }) {
+                libc::EOPNOTSUPP
+            } else {
+                libc::EINVAL
+            });
+        }
+        let served = self.hand_over(index, &waiting)?;
+        let marked = matches!(self.bridge(index).state, State::Listening { marked: true, .. });
+        if marked {
+            let theirs = waiting.caller.descriptor(fd).ok();
+            self.bridge(index).mark(theirs.as_ref());
+        }
+        match served {
+            Served::Yes => Ok(Reply::Nothing),
+            Served::NothingThere if nonblocking => Err(libc::EAGAIN),
+            Served::NothingThere => {
+                waiting.until = receive_deadline(waiting.caller, fd);
+                if let State::Listening { waiting: line, .. } = &mut self.bridge(index).state {
+                    line.push_back(waiting);
+                }
+                Ok(Reply::Nothing)
+            }
+        }
+    }
+
+    /// Hands a connection to a call of accept, if there is one.
+    pub(crate) fn hand_over(&mut self, index: usize, waiting: &Waiting) -> Result<Served, Errno> {
+        let listener = self.bridge(index);
+        let (family, native) = (listener.family, listener.native);
+        let State::Listening { returned, .. } = &mut listener.state else { return Err(libc::EINVAL) };
+        let (accepted, name) = match returned.pop_front() {
+            Some(returned) => returned,
+            None => match native::accept(native) {
+                Ok(accepted) => accepted,
+                Err(libc::EAGAIN | libc::EINTR) => return Ok(Served::NothingThere),
+                Err(errno) => return Err(errno),
+            },
+        };
+        let [_, at, len_at, flags, ..] = waiting.arguments;
+        let flags = if waiting.call as c_long == libc::SYS_accept4 { flags as c_int } else { 0 };
+        let (nonblocking, close_on_exec) =
+            (flags & libc::SOCK_NONBLOCK != 0, flags & libc::SOCK_CLOEXEC != 0);
+        let told = tell_name(waiting.caller, &name, at, len_at);
+        let made = told.and_then(|()| {
+            self.make(libc::SOCK_STREAM, family, accepted, State::Stream, waiting.caller, nonblocking)
+        });
+        let outcome = made.and_then(|(new, theirs)| {
+            let answered = self.notices.answer_with(waiting.id, theirs.as_fd(), close_on_exec);
+            answered.map_err(|error| {
+                // The connection is another caller's.
+                self.forget(new);
+                error.raw_os_error().unwrap_or(libc::EMFILE)
+            })
+        });
+        if let Err(errno) = outcome {
+            if let State::Listening { returned, .. } = &mut self.bridge(index).state {
+                returned.push_front((accepted, name));
+            }
+            return if errno == libc::ENOENT { Ok(Served::Yes) } else { Err(errno) };
+        }
+        Ok(Served::Yes)
+    }
+
+    fn set_option(&mut self, index: usize, caller: Caller, arguments: [u64; 6]) -> Answer {
+        let (level, name) = (arguments[1] as c_int, arguments[2] as c_int);
+        // How long a call on the pair waits is the pair's.
+        if level == libc::SOL_SOCKET && matches!(name, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) {
+            return Ok(Reply::Kernel);
+        }
+        let len = arguments[4] as usize;
+        if len > VALUE_MAX {
+            return Err(libc::EINVAL);
+        }
+        let value = caller.read(arguments[3], len)?;
+        native::set_option(self.bridge(index).native, level, name, &value)?;
+        DONE
+    }
+
+    fn get_option(&mut self, index: usize, caller: Caller, arguments: [u64; 6]) -> Answer {
+        let (level, name) = (arguments[1] as c_int, arguments[2] as c_int);
+        if level == libc::SOL_SOCKET && matches!(name, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) {
+            return Ok(Reply::Kernel);
+        }
+        let room = caller.read_u32(arguments[4])? as usize;
+        let bridge = self.bridge(index);
+        let mut value = native::option(bridge.native, level, name, room.min(VALUE_MAX))?;
+        if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
+            && let Some(errno) = bridge.error.take()
+        {
+            value = errno.to_ne_bytes()[..room.min(4)].to_vec();
+        }
+        caller.write(arguments[3], &value)?;
+        caller.write(arguments[4], &(value.len() as u32).to_ne_bytes())?;
+        DONE
+    }
+
+    fn send(&mut self, index: usize, caller: Caller, call: c_long, arguments: [u64; 6]) -> Answer {
+        let bridge = self.bridge(index);
+        if !matches!(bridge.state, State::Datagram { .. }) {
+            // A stream's address is nobody's; the kernel would refuse it on the pair.
+            return match call {
+                libc::SYS_sendto if matches!(bridge.state, State::Stream) => Err(libc::EISCONN),
+                libc::SYS_sendto => Err(libc::EPIPE),
+                _ => Ok(Reply::Kernel),
+            };
+        }
+        let native = bridge.native;
+        let one = |message: &Message| -> Result<usize, Errno> {
+            let bytes = message.gather(caller)?;
+            let name = match message.name {
+                0 => None,
+                at => Some(name_of(caller, at, message.name_len.into())?),
+            };
+            native::send(native, &bytes, name.as_deref())
+        };
+        match call {
+            libc::SYS_sendto => {
+                let parts = vec![(arguments[1], arguments[2] as usize)];
+                let message = Message { name: arguments[4], name_len: arguments[5] as u32, parts, at: 0 };
+                Ok(Reply::Value(one(&message)? as i64))
+            }
+            libc::SYS_sendmsg => Ok(Reply::Value(one(&Message::read(caller, arguments[1])?)? as i64)),
+            _ => {
+                let count = (arguments[2] & 0xffff_ffff).min(PARTS_MAX);
+                for n in 0..count {
+                    let at = arguments[1] + n * MMSGHDR;
+                    let sent = Message::read(caller, at).and_then(|message| one(&message));
+                    match sent {
+                        Ok(len) => caller.write(at + MSGHDR as u64, &(len as u32).to_ne_bytes())?,
+                        Err(errno) if n == 0 => return Err(errno),
+                        Err(_) => return Ok(Reply::Value(n as i64)),
+                    }
+                }
+                Ok(Reply::Value(count as i64))
+            }
+        }
+    }
+
+    fn receive(&mut self, index: usize, mut waiting: Waiting) -> Answer {
+        if !matches!(self.bridge(index).state, State::Datagram { .. }) {
+            return Ok(Reply::Kernel);
+        }
+        let fd = waiting.arguments[0] as c_int;
+        let dont_wait = waiting.caller.is_nonblocking(fd) || waiting.flags() & libc::MSG_DONTWAIT != 0;
+        // What lies in the pair is older than what the stack has.
+        let theirs = waiting.caller.descriptor(fd).map_err(|_| libc::EBADF)?;
+        match self.take(index, &waiting, Some(&theirs)) {
+            Err(libc::EAGAIN) if !dont_wait => {
+                waiting.until = receive_deadline(waiting.caller, fd);
+                if let State::Datagram { waiting: line, .. } = &mut self.bridge(index).state {
+                    line.push_back(waiting);
+                }
+                Ok(Reply::Nothing)
+            }
+            other => other.map(Reply::Value),
+        }
+    }
+
+    /// Does a call that receives datagrams: of the pair, whose other end is `theirs`, then of the stack.
+    ///
+    /// # Errors
+    /// EAGAIN when there is none.
+    pub(crate) fn take(
+        &mut self,
+        index: usize,
+        waiting: &Waiting,
+        theirs: Option<&OwnedFd>,
+    ) -> Result<i64, Errno> {
+        let (caller, arguments, flags) = (waiting.caller, waiting.arguments, waiting.flags());
+        match waiting.call as c_long {
+            libc::SYS_recvfrom => {
+                let (bytes, from) = self.next_datagram(index, theirs, flags)?;
+                let room = bytes.len().min(arguments[2] as usize);
+                caller.write(arguments[1], &bytes[..room])?;
+                tell_name(caller, &from, arguments[4], arguments[5])?;
+                Ok(if flags & libc::MSG_TRUNC != 0 { bytes.len() } else { room } as i64)
+            }
+            libc::SYS_recvmsg => {
+                let message = Message::read(caller, arguments[1])?;
+                self.take_message(index, caller, &message, theirs, flags).map(|len| len as i64)
+            }
+            _ => {
+                let count = (arguments[2] & 0xffff_ffff).min(PARTS_MAX);
+                for n in 0..count {
+                    let at = arguments[1] + n * MMSGHDR;
+                    let taken = Message::read(caller, at)
+                        .and_then(|message| self.take_message(index, caller, &message, theirs, flags));
+                    match taken {
+                        Ok(len) => caller.write(at + MSGHDR as u64, &(len as u32).to_ne_bytes())?,
+                        Err(errno) if n == 0 => return Err(errno),
+                        Err(_) => return Ok(n as i64),
+                    }
+                }
+                Ok(count as i64)
+            }
+        }
+    }
+
+    fn take_message(
+        &mut self,
+        index: usize,
+        caller: Caller,
+        message: &Message,
+        theirs: Option<&OwnedFd>,
+        flags: c_int,
+    ) -> Result<usize, Errno> {
+        let (bytes, from) = self.next_datagram(index, theirs, flags)?;
+        let taken = message.scatter(caller, &bytes)?;
+        if message.name != 0 {
+            let room = from.len().min(message.name_len as usize);
+            caller.write(message.name, &from[..room])?;
+            caller.write(message.at + 8, &(from.len() as u32).to_ne_bytes())?;
+        }
+        let truncated = if taken < bytes.len() { libc::MSG_TRUNC } else { 0 };
+        // No control messages: their length, then the flags.
+        caller.write(message.at + 40, &0u64.to_ne_bytes())?;
+        caller.write(message.at + 48, &truncated.to_ne_bytes())?;
+        Ok(if flags & libc::MSG_TRUNC != 0 { bytes.len() } else { taken })
+    }
+
+    fn next_datagram(
+        &mut self,
+        index: usize,
+        theirs: Option<&OwnedFd>,
+        flags: c_int,
+    ) -> Result<(Vec<u8>, Vec<u8>), Errno> {
+        let mut bytes = vec![0; CHUNK];
+        let peek = if flags & libc::MSG_PEEK != 0 { RecvFlags::PEEK } else { RecvFlags::empty() };
+        if let Some(theirs) = theirs {
+            // What comes by the pair comes first: it is filled before it is looked at.
+            self.progress(index);
+            match recv(theirs, &mut bytes[..], RecvFlags::DONTWAIT | peek) {
+                Ok((_, len)) => {
+                    bytes.truncate(len);
+                    let bridge = self.bridge(index);
+                    let from = match &bridge.state {
+                        State::Datagram { connected: false, head, .. } => head.clone(),
+                        _ => native::remote(bridge.native).unwrap_or_default(),
+                    };
+                    return Ok((bytes, from));
+                }
+                Err(Io::AGAIN) => return Err(libc::EAGAIN),
+                Err(errno) => return Err(errno.raw_os_error()),
+            }
+        }
+        let (len, from) = native::receive_from(self.bridge(index).native, &mut bytes)?;
+        bytes.truncate(len);
+        Ok((bytes, from))
+    }
+}
+
+impl Waiting {
+    /// The flags of a call that receives.
+    fn flags(&self) -> c_int {
+        let at = match self.call as c_long {
+            libc::SYS_recvmsg => 2,
+            _ => 3,
+        };
+        self.arguments[at] as c_int
+    }
+}
+
+/// When a call that waits fails, by the program's own SO_RCVTIMEO.
+fn receive_deadline(caller: Caller, fd: c_int) -> Option<Instant> {
+    let theirs = caller.descriptor(fd).ok()?;
+    let timeout =
+        rustix::net::sockopt::socket_timeout(&theirs, rustix::net::sockopt::Timeout::Recv).ok()??;
+    Instant::now().checked_add(timeout).filter(|_| timeout > Duration::ZERO)
+}

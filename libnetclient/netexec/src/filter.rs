@@ -1,0 +1,193 @@
+//! Which calls of a program are handed over: a seccomp filter, in the kernel's classic BPF.
+//!
+//! Handed over are the calls that name sockets of the internet families, and those that carry an
+//! address with a datagram. Reading and writing are not: they run on the pair. io_uring, which would
+//! pass by any filter, and the entries of other architectures are refused with ENOSYS.
+
+#![expect(unsafe_code, reason = "seccomp(2) has no safe wrapper")]
+
+use libc::{c_long, sock_filter, sock_fprog};
+use rustix::fd::{FromRawFd, OwnedFd};
+use std::io;
+
+/// Offsets in `struct seccomp_data` (linux/seccomp.h): number, architecture, arguments.
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const ARGUMENTS: u32 = 16;
+/// AUDIT_ARCH_X86_64 of linux/audit.h.
+#[cfg(target_arch = "x86_64")]
+const NATIVE_ARCH: u32 = 0xc000_003e;
+/// AUDIT_ARCH_AARCH64 of linux/audit.h.
+#[cfg(target_arch = "aarch64")]
+const NATIVE_ARCH: u32 = 0xc000_00b7;
+/// __X32_SYSCALL_BIT of asm/unistd.h: numbers from here on are of the x32 ABI.
+const X32: u32 = 0x4000_0000;
+
+/// Calls that are always handed over.
+const HANDED_OVER: [c_long; 13] = [
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_connect,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockopt,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+];
+/// Calls that are handed over when their fifth argument, an address, is not null.
+const WITH_ADDRESS: [c_long; 2] = [libc::SYS_sendto, libc::SYS_recvfrom];
+
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const HAND_OVER: u32 = libc::SECCOMP_RET_USER_NOTIF;
+const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+const fn load(at: u32) -> sock_filter {
+    sock_filter { code: (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, jt: 0, jf: 0, k: at }
+}
+
+/// Goes on with the next instruction when equal, else skips as many.
+const fn unless_equal_skip(k: u32, skip: u8) -> sock_filter {
+    sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt: 0, jf: skip, k }
+}
+
+/// Skips as many instructions when equal.
+const fn if_equal_skip(k: u32, skip: u8) -> sock_filter {
+    sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt: skip, jf: 0, k }
+}
+
+const fn give(verdict: u32) -> sock_filter {
+    sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: verdict }
+}
+
+/// Offset of the low half of an argument; the high half is four bytes on.
+const fn argument(number: u32) -> u32 {
+    ARGUMENTS + 8 * number
+}
+
+/// The program.
+pub fn program() -> Vec<sock_filter> {
+    let at_least = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+    let mut code = vec![
+        load(ARCH),
+        if_equal_skip(NATIVE_ARCH, 1),
+        give(NO_SUCH_CALL),
+        load(NUMBER),
+        sock_filter { code: at_least, jt: 0, jf: 1, k: X32 },
+        give(NO_SUCH_CALL),
+        unless_equal_skip(libc::SYS_io_uring_setup as u32, 1),
+        give(NO_SUCH_CALL),
+        unless_equal_skip(libc::SYS_socket as u32, 5),
+        load(argument(0)),
+        if_equal_skip(libc::AF_INET as u32, 2),
+        if_equal_skip(libc::AF_INET6 as u32, 1),
+        give(ALLOW),
+        give(HAND_OVER),
+    ];
+    for call in HANDED_OVER {
+        code.extend([unless_equal_skip(call as u32, 1), give(HAND_OVER)]);
+    }
+    for call in WITH_ADDRESS {
+        code.extend([
+            unless_equal_skip(call as u32, 6),
+            load(argument(4)),
+            unless_equal_skip(0, 3),
+            load(argument(4) + 4),
+            unless_equal_skip(0, 1),
+            give(ALLOW),
+            give(HAND_OVER),
+        ]);
+    }
+    code.push(give(ALLOW));
+    code
+}
+
+/// Puts this process, and whatever it starts or becomes, behind the filter; returns where its calls are
+/// handed over. Also sets no_new_privs, without which an ordinary user may not.
+///
+/// # Errors
+/// Those of prctl(2) and seccomp(2): EBUSY when somebody else already takes calls of this process.
+pub fn install() -> io::Result<OwnedFd> {
+    let mut code = program();
+    let program = sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
+    // SAFETY: no pointer is passed.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let (set, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    // SAFETY: the program and its instructions live until the call returns; the kernel copies them.
+    let fd = unsafe { libc::syscall(libc::SYS_seccomp, set, flags, &raw const program) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just opened, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the program says of a call, by the rules of BPF.
+    fn verdict(arch: u32, number: c_long, arguments: [u64; 6]) -> u32 {
+        let word = |at: u32| match at {
+            NUMBER => number as u32,
+            ARCH => arch,
+            at => {
+                let argument = arguments[((at - ARGUMENTS) / 8) as usize];
+                if (at - ARGUMENTS).is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
+            }
+        };
+        let (code, mut at, mut a) = (program(), 0, 0);
+        loop {
+            let step = code[at];
+            at += 1;
+            match u32::from(step.code) {
+                c if c == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS => a = word(step.k),
+                c if c == libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K => {
+                    at += usize::from(if a == step.k { step.jt } else { step.jf });
+                }
+                c if c == libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K => {
+                    at += usize::from(if a >= step.k { step.jt } else { step.jf });
+                }
+                c if c == libc::BPF_RET | libc::BPF_K => return step.k,
+                other => panic!("instruction {other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_names_sockets_of_the_internet_is_handed_over() {
+        let of = |number, arguments| verdict(NATIVE_ARCH, number, arguments);
+        for (family, want) in [
+            (libc::AF_INET, HAND_OVER),
+            (libc::AF_INET6, HAND_OVER),
+            (libc::AF_UNIX, ALLOW),
+            (libc::AF_NETLINK, ALLOW),
+        ] {
+            assert_eq!(of(libc::SYS_socket, [family as u64, 0, 0, 0, 0, 0]), want, "family {family}");
+        }
+        for call in HANDED_OVER {
+            assert_eq!(of(call, [0; 6]), HAND_OVER, "call {call}");
+        }
+        for call in WITH_ADDRESS {
+            assert_eq!(of(call, [3, 1, 1, 0, 0, 0]), ALLOW);
+            assert_eq!(of(call, [3, 1, 1, 0, 0x7fff_0000_0000, 16]), HAND_OVER, "high half alone");
+            assert_eq!(of(call, [3, 1, 1, 0, 0x1000, 16]), HAND_OVER);
+        }
+        for call in [libc::SYS_read, libc::SYS_write, libc::SYS_close, libc::SYS_execve, libc::SYS_shutdown] {
+            assert_eq!(of(call, [3, 1, 1, 1, 1, 1]), ALLOW, "call {call}");
+        }
+    }
+
+    #[test]
+    fn what_would_pass_by_the_filter_does_not_exist() {
+        assert_eq!(verdict(NATIVE_ARCH, libc::SYS_io_uring_setup, [0; 6]), NO_SUCH_CALL);
+        assert_eq!(verdict(NATIVE_ARCH, c_long::from(X32) + 45, [0; 6]), NO_SUCH_CALL);
+        assert_eq!(verdict(0x4000_0003, 102, [0; 6]), NO_SUCH_CALL, "socketcall of i386");
+    }
+}

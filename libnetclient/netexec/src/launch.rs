@@ -1,0 +1,245 @@
+//! Becoming the program: what was started as netexec is the program itself in the end, with its number,
+//! parent, terminal, signals and exit status; the server is a process of its own, nobody's child.
+//!
+//! ```text
+//! netexec ──fork──► (session of its own) ──fork──► server: opens the session, says so,
+//!    │                                               │     fetches the listener
+//!    └─ waits for the word, installs the filter, tells the listener's number, ─┘
+//!       waits for the next word, execs the program
+//! ```
+
+#![expect(unsafe_code, reason = "fork(2) and _exit(2)")]
+
+use crate::filter;
+use crate::notices::Notices;
+use crate::server::Server;
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use thiserror::Error;
+
+/// What the server says when it is ready, and when it has the listener.
+const READY: u8 = b'r';
+/// Sockets of connect, listen and UDP, and accepted connections, that the programs may have at a time.
+const SOCKETS: u32 = 4096;
+/// Pages of 16 KiB each way: 64 MiB of address space, used as they are needed.
+const PAGES: u32 = 4096;
+
+/// What is asked for beside the program.
+#[derive(Debug)]
+pub struct Options {
+    /// The group.
+    pub name: String,
+    /// Say what is answered.
+    pub verbose: bool,
+}
+
+/// Why the program was not started.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// There is nothing to run it on.
+    #[error("no group '{0}' is running: Network is down (ENETDOWN). Start one: ./run.sh up --name {0}")]
+    NotRunning(String),
+    /// The group refuses a client.
+    #[error("{0}")]
+    Session(String),
+    /// setuid(2) has no effect behind a filter.
+    #[error("{0} is a setuid or setgid program: it would run without its rights, so it is not run")]
+    SetUser(PathBuf),
+    /// A system call that must not fail.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// As env(1) has it.
+    #[error("{}: {source}", program.display())]
+    Exec {
+        /// What was to be run.
+        program: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl Failure {
+    /// INTERFACES' codes, and env(1)'s for the program.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Failure::NotRunning(_) => 3,
+            Failure::Session(_) | Failure::System { .. } => 1,
+            Failure::SetUser(_) => 126,
+            Failure::Exec { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
+            Failure::Exec { .. } => 126,
+        }
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
+    move |source| Failure::System { what, source }
+}
+
+/// Becomes `command` on the stack; returns only when that fails.
+pub fn run(options: &Options, command: &[OsString]) -> Failure {
+    match prepare(options, command) {
+        Ok(()) => {
+            let program = PathBuf::from(&command[0]);
+            let source = Command::new(&program).args(&command[1..]).exec();
+            Failure::Exec { program, source }
+        }
+        Err(failure) => failure,
+    }
+}
+
+fn prepare(options: &Options, command: &[OsString]) -> Result<(), Failure> {
+    let place = proto::run_dir::RunDir::find(&options.name);
+    let place = place.ok_or_else(|| Failure::NotRunning(options.name.clone()))?;
+    if let Some(path) = resolve(&command[0]).filter(|path| changes_user(path)) {
+        return Err(Failure::SetUser(path));
+    }
+    let (mut lane, servers) = UnixStream::pair().map_err(system("socketpair"))?;
+    let program = rustix::process::getpid();
+    // SAFETY: no other thread runs yet.
+    match unsafe { libc::fork() } {
+        -1 => return Err(system("fork")(io::Error::last_os_error())),
+        0 => {
+            drop(lane);
+            begin_server(options, &place.api(), servers, program)
+        }
+        between => {
+            drop(servers);
+            // It ends at once, whatever it did.
+            let _ = rustix::process::waitpid(Pid::from_raw(between), rustix::process::WaitOptions::empty());
+        }
+    }
+    hear(&mut lane)?;
+    let listener = filter::install().map_err(system("seccomp"))?;
+    lane.write_all(&listener.as_raw_fd().to_ne_bytes()).map_err(system("tell the server"))?;
+    hear(&mut lane)
+    // The listener closes here; the server has its own descriptor.
+}
+
+/// Waits for the server's word; anything else is what went wrong.
+fn hear(lane: &mut UnixStream) -> Result<(), Failure> {
+    let mut word = [0];
+    lane.read_exact(&mut word).map_err(system("hear of the server"))?;
+    if word[0] == READY {
+        return Ok(());
+    }
+    let mut text = String::new();
+    // What it could not say is not known.
+    let _ = lane.read_to_string(&mut text);
+    Err(Failure::Session(text))
+}
+
+/// Where execvp(3) would find a program.
+fn resolve(program: &OsStr) -> Option<PathBuf> {
+    if Path::new(program).components().count() > 1 {
+        return Some(program.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
+/// S_ISUID or S_ISGID of another user or group.
+fn changes_user(path: &Path) -> bool {
+    let Ok(meta) = path.metadata() else { return false };
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    (meta.mode() & libc::S_ISUID != 0 && meta.uid() != uid)
+        || (meta.mode() & libc::S_ISGID != 0 && meta.gid() != gid)
+}
+
+fn exit(code: i32) -> ! {
+    // SAFETY: ends this process without running what belongs to the one it was forked from.
+    unsafe { libc::_exit(code) }
+}
+
+/// In the child: becomes nobody's child, in a session of its own.
+fn begin_server(options: &Options, api: &Path, lane: UnixStream, program: Pid) -> ! {
+    // The leader of a process group can't be one; a fresh child never is.
+    let _ = rustix::process::setsid();
+    // SAFETY: as above.
+    match unsafe { libc::fork() } {
+        0 => exit(serve(options, api, lane, program)),
+        -1 => exit(1),
+        _ => exit(0),
+    }
+}
+
+/// Closes what the program's parent had open, so that nobody waits for this process to end: all but
+/// `kept`, and standard error when there is something to say.
+fn let_go(kept: &UnixStream, verbose: bool) -> io::Result<()> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    if !verbose {
+        rustix::stdio::dup2_stderr(&null)?;
+    }
+    let keep = kept.as_raw_fd().cast_unsigned();
+    for (from, to) in [(3, keep.wrapping_sub(1)), (keep + 1, u32::MAX)] {
+        if from <= to {
+            // SAFETY: nothing in this process owns a descriptor but the lane, and `null`, which is
+            // forgotten below.
+            unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+        }
+    }
+    core::mem::forget(null);
+    Ok(())
+}
+
+fn serve(options: &Options, api: &Path, mut lane: UnixStream, program: Pid) -> i32 {
+    let server = let_go(&lane, options.verbose)
+        .map_err(|error| error.to_string())
+        .and_then(|()| attach(options, api, &mut lane, program));
+    let mut server = match server {
+        Ok(server) => server,
+        Err(text) => {
+            // Whoever does not hear it sees the end of the lane.
+            let _ = lane.write_all(b"e").and_then(|()| lane.write_all(text.as_bytes()));
+            return 1;
+        }
+    };
+    if lane.write_all(&[READY]).is_err() {
+        return 1;
+    }
+    drop(lane);
+    match server.serve() {
+        Ok(()) => 0,
+        Err(errno) => {
+            eprintln!("netexec: {}", io::Error::from_raw_os_error(errno));
+            1
+        }
+    }
+}
+
+/// Opens the session, and takes over the listener.
+fn attach(options: &Options, api: &Path, lane: &mut UnixStream, program: Pid) -> Result<Server, String> {
+    let text = |error: io::Error| error.to_string();
+    // As many descriptors as are allowed: every socket of a program costs one here.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let all = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Fewer will do until they are used up, which is EMFILE for the program.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, all);
+    let size = libnetclient::Size { active: SOCKETS, passive: SOCKETS, tx_pages: PAGES, rx_pages: PAGES };
+    let session = libnetclient::Session::at(api, size).map_err(text)?;
+    session.make_default();
+    lane.write_all(&[READY]).map_err(text)?;
+    let mut number = [0; 4];
+    lane.read_exact(&mut number).map_err(text)?;
+    let process = rustix::process::pidfd_open(program, PidfdFlags::empty()).map_err(|e| text(e.into()))?;
+    let number = i32::from_ne_bytes(number);
+    let listener: OwnedFd =
+        rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty()).map_err(|errno| {
+            format!("the system does not let a process look into another one of its user: {errno}")
+        })?;
+    Server::new(Notices::new(listener), options.verbose)
+        .map_err(|errno| text(io::Error::from_raw_os_error(errno)))
+}

@@ -1,0 +1,26 @@
+//! Unmodified programs on the stack.
+//!
+//! netexec is a native client on behalf of the programs that it starts. Every socket of theirs is one
+//! end of a pair of AF_UNIX; the other end is here, and bytes go between it and the session's arena.
+//! Reading, writing, polling, dup, fork, exec and passing on of descriptors are therefore the kernel's
+//! own; only calls that name sockets are answered here, as seccomp hands them over.
+//!
+//! ```text
+//! program ── socket, connect, accept… ──► filter ──► notices ──► calls ──► native (nc_*) ──► sockd, netd
+//!    └────── read, write, poll… ── pair ── bridge ◄──► native
+//! ```
+//!
+//! [`launch`] becomes the program and leaves the server behind it; [`filter`] decides which calls are
+//! handed over; [`notices`] takes and answers them; [`program`] looks into the caller; [`calls`] is what
+//! each call does; [`bridge`] carries a socket's bytes; [`server`] is the loop. Everything that a program
+//! says is checked here, in a process of the same user: it never reaches sockd or netd but as what any
+//! client may ask.
+
+pub mod bridge;
+pub mod calls;
+pub mod filter;
+pub mod launch;
+pub mod native;
+pub mod notices;
+pub mod program;
+pub mod server;

@@ -1,0 +1,245 @@
+//! The session's sockets, as the C library has them: results for −1 and errno, slices for pointers.
+
+#![expect(unsafe_code, reason = "the C library's calls take pointers")]
+
+use crate::program::Errno;
+use libc::{c_int, epoll_event, sockaddr, sockaddr_in6, socklen_t};
+use netclient::{epoll, names, options, poll, transfer};
+use std::io;
+
+/// Room for any address of the internet families.
+const NAME_MAX: usize = size_of::<sockaddr_in6>();
+/// Room for any option's value: `struct tcp_info` is the longest.
+const VALUE_MAX: usize = 512;
+
+fn checked(result: c_int) -> Result<c_int, Errno> {
+    if result < 0 { Err(errno()) } else { Ok(result) }
+}
+
+fn counted(result: isize) -> Result<usize, Errno> {
+    usize::try_from(result).map_err(|_| errno())
+}
+
+fn errno() -> Errno {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// socket(2), non-blocking.
+///
+/// # Errors
+/// As there.
+pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> Result<c_int, Errno> {
+    checked(names::nc_socket(domain, kind | libc::SOCK_NONBLOCK, protocol))
+}
+
+/// bind(2).
+///
+/// # Errors
+/// As there.
+pub fn bind(fd: c_int, name: &[u8]) -> Result<(), Errno> {
+    // SAFETY: a slice of ours, with its length.
+    checked(unsafe { names::nc_bind(fd, name.as_ptr().cast(), name.len() as socklen_t) }).map(drop)
+}
+
+/// connect(2).
+///
+/// # Errors
+/// As there; EINPROGRESS first, EALREADY while it goes on.
+pub fn connect(fd: c_int, name: &[u8]) -> Result<(), Errno> {
+    // SAFETY: a slice of ours, with its length.
+    checked(unsafe { names::nc_connect(fd, name.as_ptr().cast(), name.len() as socklen_t) }).map(drop)
+}
+
+/// listen(2).
+///
+/// # Errors
+/// As there.
+pub fn listen(fd: c_int, backlog: c_int) -> Result<(), Errno> {
+    checked(names::nc_listen(fd, backlog)).map(drop)
+}
+
+/// A call that tells an address: bytes of a `sockaddr`.
+type Tell = unsafe extern "C" fn(c_int, *mut sockaddr, *mut socklen_t) -> c_int;
+
+fn told(fd: c_int, tell: Tell) -> Result<(c_int, Vec<u8>), Errno> {
+    let (mut name, mut len) = (vec![0u8; NAME_MAX], NAME_MAX as socklen_t);
+    // SAFETY: `name` has `len` bytes; both are ours.
+    let result = checked(unsafe { tell(fd, name.as_mut_ptr().cast(), &raw mut len) })?;
+    name.truncate(len as usize);
+    Ok((result, name))
+}
+
+/// accept(2), non-blocking; the connection and its remote's address.
+///
+/// # Errors
+/// As there.
+pub fn accept(fd: c_int) -> Result<(c_int, Vec<u8>), Errno> {
+    let (accepted, name) = told(fd, names::nc_accept)?;
+    // SAFETY: no pointer is used by these commands.
+    checked(unsafe { options::nc_fcntl(accepted, libc::F_SETFL, libc::O_NONBLOCK as libc::c_ulong) })?;
+    Ok((accepted, name))
+}
+
+/// getsockname(2).
+///
+/// # Errors
+/// As there.
+pub fn local(fd: c_int) -> Result<Vec<u8>, Errno> {
+    told(fd, names::nc_getsockname).map(|(_, name)| name)
+}
+
+/// getpeername(2).
+///
+/// # Errors
+/// As there.
+pub fn remote(fd: c_int) -> Result<Vec<u8>, Errno> {
+    told(fd, names::nc_getpeername).map(|(_, name)| name)
+}
+
+/// setsockopt(2).
+///
+/// # Errors
+/// As there.
+pub fn set_option(fd: c_int, level: c_int, name: c_int, value: &[u8]) -> Result<(), Errno> {
+    let (at, len) = (value.as_ptr().cast(), value.len() as socklen_t);
+    // SAFETY: a slice of ours, with its length.
+    checked(unsafe { options::nc_setsockopt(fd, level, name, at, len) }).map(drop)
+}
+
+/// getsockopt(2), cut to `room` bytes.
+///
+/// # Errors
+/// As there.
+pub fn option(fd: c_int, level: c_int, name: c_int, room: usize) -> Result<Vec<u8>, Errno> {
+    let room = room.min(VALUE_MAX);
+    let (mut value, mut len) = (vec![0u8; room], room as socklen_t);
+    // SAFETY: `value` has `len` bytes; both are ours.
+    checked(unsafe { options::nc_getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut len) })?;
+    value.truncate(len as usize);
+    Ok(value)
+}
+
+/// send(2), to `name` when there is one.
+///
+/// # Errors
+/// As there.
+pub fn send(fd: c_int, bytes: &[u8], name: Option<&[u8]>) -> Result<usize, Errno> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let (to, to_len) = name.map_or((core::ptr::null(), 0), |name| (name.as_ptr(), name.len()));
+    // SAFETY: slices of ours, with their lengths.
+    counted(unsafe {
+        transfer::nc_sendto(fd, bytes.as_ptr().cast(), bytes.len(), flags, to.cast(), to_len as socklen_t)
+    })
+}
+
+/// recv(2).
+///
+/// # Errors
+/// As there.
+pub fn receive(fd: c_int, room: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: a slice of ours, with its length.
+    counted(unsafe { transfer::nc_recv(fd, room.as_mut_ptr().cast(), room.len(), libc::MSG_DONTWAIT) })
+}
+
+/// recvfrom(2): bytes, and the address that they come from.
+///
+/// # Errors
+/// As there.
+pub fn receive_from(fd: c_int, room: &mut [u8]) -> Result<(usize, Vec<u8>), Errno> {
+    let (mut name, mut len) = (vec![0u8; NAME_MAX], NAME_MAX as socklen_t);
+    let (at, at_len, flags) = (room.as_mut_ptr().cast(), room.len(), libc::MSG_DONTWAIT);
+    // SAFETY: slices of ours, with their lengths.
+    let count = counted(unsafe {
+        transfer::nc_recvfrom(fd, at, at_len, flags, name.as_mut_ptr().cast(), &raw mut len)
+    })?;
+    name.truncate(len as usize);
+    Ok((count, name))
+}
+
+/// shutdown(2).
+///
+/// # Errors
+/// As there.
+pub fn shutdown(fd: c_int, how: c_int) -> Result<(), Errno> {
+    checked(names::nc_shutdown(fd, how)).map(drop)
+}
+
+/// close(2), at once: a time to linger is nobody's to wait for here.
+pub fn close(fd: c_int) {
+    let lingers = option(fd, libc::SOL_SOCKET, libc::SO_LINGER, 8);
+    if lingers.is_ok_and(|value| value.len() == 8 && value[..4] != [0; 4] && value[4..] != [0; 4]) {
+        // Without the time it goes on by itself, and without it nothing can be wrong with 8 zeros.
+        let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &[0; 8]);
+    }
+    names::nc_close(fd);
+}
+
+/// Ends a connection by a reset: SO_LINGER of no time, socket(7).
+pub fn abort(fd: c_int) {
+    let mut linger = [0; 8];
+    linger[..4].copy_from_slice(&1i32.to_ne_bytes());
+    // A socket that can't linger has nothing to reset.
+    let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger);
+    names::nc_close(fd);
+}
+
+/// Whether there is something to read or to accept.
+pub fn is_readable(fd: c_int) -> bool {
+    let mut one = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one element of ours.
+    let count = unsafe { poll::nc_poll(&raw mut one, 1, 0) };
+    count == 1 && one.revents & libc::POLLIN != 0
+}
+
+/// An epoll over sockets of the session and descriptors of the kernel at once.
+#[derive(Debug)]
+pub struct Watcher(c_int);
+
+/// What a wait says of one descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event {
+    /// The number it was added with.
+    pub token: u64,
+    /// EPOLLIN and so on.
+    pub events: u32,
+}
+
+impl Watcher {
+    /// One that watches nothing.
+    ///
+    /// # Errors
+    /// Those of epoll_create1(2).
+    pub fn new() -> Result<Watcher, Errno> {
+        checked(epoll::nc_epoll_create1(libc::EPOLL_CLOEXEC)).map(Watcher)
+    }
+
+    /// Watches a descriptor of either kind.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub fn add(&self, fd: c_int, events: c_int, token: u64) -> Result<(), Errno> {
+        let mut event = epoll_event { events: events as u32, u64: token };
+        // SAFETY: a structure of ours.
+        checked(unsafe { epoll::nc_epoll_ctl(self.0, libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
+    }
+
+    /// Watches it no more.
+    pub fn remove(&self, fd: c_int) {
+        // SAFETY: this operation takes no structure. What is not watched is as wanted.
+        unsafe { epoll::nc_epoll_ctl(self.0, libc::EPOLL_CTL_DEL, fd, core::ptr::null_mut()) };
+    }
+
+    /// Waits at most so many milliseconds, for ever when negative.
+    ///
+    /// # Errors
+    /// Those of epoll_wait(2).
+    pub fn wait(&self, found: &mut Vec<Event>, timeout_ms: c_int) -> Result<(), Errno> {
+        let mut events = [epoll_event { events: 0, u64: 0 }; 128];
+        let most = events.len() as c_int;
+        // SAFETY: an array of ours, with its length.
+        let count = checked(unsafe { epoll::nc_epoll_wait(self.0, events.as_mut_ptr(), most, timeout_ms) })?;
+        found.clear();
+        found.extend(events[..count as usize].iter().map(|e| Event { token: e.u64, events: e.events }));
+        Ok(())
+    }
+}

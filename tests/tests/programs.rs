@@ -1,0 +1,302 @@
+//! Unmodified programs on the stack: what they transfer is what the kernel's peer has, whoever is killed
+//! meanwhile; what they return is what they would have returned.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tests::process::group::{Group, Role, Spec};
+use tests::process::{private_net, wait_until};
+use tests::remote::counter;
+use tests::remote::fetch::Fetch;
+
+const STACK: &str = "10.85.0.2";
+const KERNEL: &str = "10.85.0.1";
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of the file that is transferred under kills, and how fast.
+const SIZE: u64 = 24 << 20;
+const RATE: u64 = 6 << 20;
+/// The bytes of the file are the counter stream of this seed.
+const SEED: u64 = 85;
+
+fn started() -> Group {
+    let spec = Spec {
+        nic: "tap:axl14".into(),
+        addr: format!("{STACK}/24"),
+        tap_addr: Some(format!("{KERNEL}/24")),
+        more: Vec::new(),
+    };
+    Group::up(&spec).expect("a group")
+}
+
+/// A program on the stack, ended with its owner.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn on_the_stack(group: &Group, command: &[&str]) -> Command {
+    let mut exec = group.command("netexec");
+    exec.arg("--").args(command).stdin(Stdio::null());
+    exec
+}
+
+/// What a program on the stack prints; it must succeed.
+fn printed(group: &Group, command: &[&str]) -> String {
+    let output = on_the_stack(group, command).output().expect("netexec is built");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn python(group: &Group, script: &str) -> String {
+    printed(group, &["python3", "-c", script])
+}
+
+/// Serves the counter stream to whoever asks, by the kernel's sockets.
+fn kernel_server() -> u16 {
+    let listener = TcpListener::bind((KERNEL, 0)).expect("the TAP has its address");
+    let port = listener.local_addr().expect("bound").port();
+    let answer = |mut stream: TcpStream| -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+        write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {SIZE}\r\n\r\n")?;
+        let mut chunk = vec![0; 1 << 16];
+        for at in (0..SIZE).step_by(chunk.len()) {
+            counter::fill(SEED, at, &mut chunk);
+            stream.write_all(&chunk)?;
+        }
+        Ok(())
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // A client that goes away is its test's to notice.
+            std::thread::spawn(move || answer(stream).ok());
+        }
+    });
+    port
+}
+
+fn assert_counts(path: &Path) {
+    let bytes = std::fs::read(path).expect("a file was written");
+    assert_eq!(bytes.len() as u64, SIZE);
+    assert_eq!(counter::wrong(SEED, 0, &bytes), 0, "bytes that are wrong");
+}
+
+/// Kills each daemon and a supervisor in turn until `over`; returns how many died.
+fn kill_in_turn(group: &Group, mut over: impl FnMut() -> bool) -> u32 {
+    let turn = [Role::Netd, Role::Nicd, Role::Sockd, Role::Supervisor];
+    let mut killed = 0;
+    while !over() {
+        let role = turn[killed as usize % turn.len()];
+        assert!(wait_until(PATIENCE, || group.whole()), "{:?}", group.processes());
+        let row = group.find(role).expect("the group is whole");
+        Group::signal(&row, rustix::process::Signal::KILL);
+        killed += 1;
+        let until = std::time::Instant::now() + Duration::from_millis(250);
+        while std::time::Instant::now() < until && !over() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    killed
+}
+
+#[test]
+fn curl_on_the_stack_gets_every_byte_while_daemons_are_killed() {
+    private_net::test("curl_on_the_stack_gets_every_byte_while_daemons_are_killed", || {
+        let group = started();
+        let url = format!("http://{KERNEL}:{}/", kernel_server());
+        let to = group.dir().join("fetched");
+        let rate = RATE.to_string();
+        let name = to.to_str().expect("a plain name");
+        let curl =
+            ["curl", "--silent", "--show-error", "--fail", "--limit-rate", &rate, "--output", name, &url];
+        let mut running = Running(on_the_stack(&group, &curl).spawn().expect("netexec is built"));
+        let killed = kill_in_turn(&group, || running.0.try_wait().expect("our child").is_some());
+        let status = running.0.wait().expect("our child");
+        assert!(status.success(), "{status}");
+        assert!(killed >= 8, "only {killed} died meanwhile");
+        assert_counts(&to);
+    });
+}
+
+#[test]
+fn a_server_on_the_stack_gives_every_byte_while_daemons_are_killed() {
+    private_net::test("a_server_on_the_stack_gives_every_byte_while_daemons_are_killed", || {
+        let group = started();
+        let mut bytes = vec![0; SIZE as usize];
+        counter::fill(SEED, 0, &mut bytes);
+        std::fs::write(group.dir().join("file"), &bytes).expect("room for a file");
+        let dir = group.dir().to_str().expect("a plain name");
+        let server = ["python3", "-m", "http.server", "8000", "--bind", STACK, "--directory", dir];
+        let mut command = on_the_stack(&group, &server);
+        let _server = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("built"));
+        let listening =
+            || TcpStream::connect_timeout(&format!("{STACK}:8000").parse().expect("one"), PATIENCE);
+        assert!(wait_until(PATIENCE, || listening().is_ok()), "it does not listen");
+        let to = group.dir().join("fetched");
+        let mut fetch = Fetch::curl(&format!("http://{STACK}:8000/file"), RATE, &to).expect("curl");
+        let killed = kill_in_turn(&group, || fetch.ended().is_some());
+        assert_eq!(fetch.ended(), Some(Ok(())));
+        assert!(killed >= 8, "only {killed} died meanwhile");
+        assert_counts(&to);
+    });
+}
+
+#[test]
+fn what_a_program_returns_is_what_is_returned() {
+    private_net::test("what_a_program_returns_is_what_is_returned", || {
+        let group = started();
+        let status = |command: &[&str]| {
+            on_the_stack(&group, command).stderr(Stdio::null()).status().expect("netexec is built")
+        };
+        assert_eq!(status(&["sh", "-c", "exit 7"]).code(), Some(7));
+        assert_eq!(status(&["sh", "-c", "kill -TERM $$"]).signal(), Some(15));
+        assert_eq!(status(&["/nonexistent"]).code(), Some(127));
+        assert_eq!(status(&["/etc/passwd"]).code(), Some(126));
+        let output = on_the_stack(&group, &["sh", "-c", "echo out; echo err >&2; echo $PPID"]).output();
+        let output = output.expect("netexec is built");
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(out, format!("out\n{}\n", std::process::id()), "its parent is ours");
+        assert_eq!(output.stderr, b"err\n", "nothing else is said");
+        let mut nobody = group.command("netexec");
+        let output = nobody.args(["--name", "axl-nobody", "--", "true"]).output().expect("netexec is built");
+        assert_eq!(output.status.code(), Some(3));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("ENETDOWN"), "{output:?}");
+        assert_eq!(group.command("netexec").output().expect("built").status.code(), Some(2), "no command");
+    });
+}
+
+/// Socket calls of every kind, as a program makes them that knows nothing; each line of the script is an
+/// assertion of its own.
+#[test]
+fn sockets_are_what_a_program_expects() {
+    private_net::test("sockets_are_what_a_program_expects", || {
+        let group = started();
+        let url_port = kernel_server();
+        let script = format!(
+            r#"
+import errno, os, select, socket, threading
+tcp = lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+# A listener that does not block, seen by poll and epoll, shared by a child.
+s = tcp(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('127.0.0.1', 0)); s.listen(8)
+assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+assert s.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+assert s.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET
+at = s.getsockname(); s.setblocking(False)
+try: s.accept(); assert False
+except BlockingIOError: pass
+ep = select.epoll(); ep.register(s, select.EPOLLIN | select.EPOLLET)
+assert ep.poll(0) == []
+c1, c2 = tcp(), tcp(); c1.connect(at); c2.connect(at)
+assert ep.poll(5)[0][1] & select.EPOLLIN
+a1, r1 = s.accept()
+while True:
+    try: a2, r2 = s.accept(); break
+    except BlockingIOError: select.select([s], [], [], 5)
+assert r1 == c1.getsockname() and r2 == c2.getsockname() and a1.getpeername() == r1, (r1, r2)
+try: s.accept(); assert False
+except BlockingIOError: pass
+assert select.select([s], [], [], 0)[0] == []
+c3 = tcp(); c3.connect(at); assert ep.poll(5)[0][1] & select.EPOLLIN, 'an edge for the next one'
+s.setblocking(True); a3, _ = s.accept()
+# A blocking accept in a thread, and one that runs out of time.
+got = []; t = threading.Thread(target=lambda: got.append(s.accept())); t.start()
+c4 = tcp(); c4.connect(at); t.join(5); assert got and got[0][1] == c4.getsockname()
+s.settimeout(0.2)
+try: s.accept(); assert False
+except TimeoutError: pass
+# Bytes, half-close, dup, a child that inherits.
+c1.sendall(b'x' * 300000)
+n = 0
+while n < 300000: n += len(a1.recv(65536))
+assert a1.fileno() >= 0 and os.dup(a1.fileno())
+d = socket.socket(fileno=os.dup(c1.fileno()))
+if os.fork() == 0: d.sendall(b'child'); os._exit(0)
+os.wait(); assert a1.recv(100) == b'child'
+c1.shutdown(socket.SHUT_WR); assert a1.recv(10) == b'', 'the end of the stream'
+a1.sendall(b'still'); assert c1.recv(10) == b'still'
+# An end and a reset are told apart.
+a2.close(); assert c2.recv(10) == b''
+a3.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1,0,0,0,0,0,0,0])); a3.close()
+try: c3.recv(10); assert False
+except ConnectionResetError: pass
+# Nobody there: blocking, with a timeout, without waiting.
+for how in (None, 5.0):
+    f = tcp(); f.settimeout(how)
+    try: f.connect(('127.0.0.1', 9)); assert False
+    except ConnectionRefusedError: pass
+f = tcp(); f.setblocking(False); assert f.connect_ex(('127.0.0.1', 9)) == errno.EINPROGRESS
+p = select.poll(); p.register(f, select.POLLOUT); assert p.poll(5000)
+assert f.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+assert f.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+# Not waiting for one that succeeds: not writable before it stands.
+g = tcp(); g.setblocking(False)
+e = g.connect_ex(('{KERNEL}', {url_port})); assert e in (0, errno.EINPROGRESS), e
+assert select.select([], [g], [], 5)[1] and g.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+assert g.connect_ex(('{KERNEL}', {url_port})) == errno.EISCONN and g.getpeername() == ('{KERNEL}', {url_port})
+g.setblocking(True); g.sendall(b'GET / HTTP/1.0\r\n\r\n'); assert g.recv(12) == b'HTTP/1.0 200'
+# Options: real ones are kept, unknown ones refused.
+g.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1); assert g.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+try: g.setsockopt(socket.IPPROTO_TCP, 200, 1); assert False
+except OSError as e: assert e.errno in (errno.ENOPROTOOPT, errno.EOPNOTSUPP), e
+g.settimeout(0.2); g.close()
+# Datagrams: addresses both ways, one by one, connected, empty, too late.
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(('127.0.0.1', 0))
+v = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); w = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+v.bind(('127.0.0.1', 0)); w.bind(('127.0.0.1', 0))
+for i in range(20): (v if i % 2 else w).sendto(bytes([i]) * (i + 1), u.getsockname())
+seen = {{}}
+for i in range(20): b, a = u.recvfrom(100); seen.setdefault(a, []).append(b)
+assert seen == {{v.getsockname(): [bytes([i]) * (i + 1) for i in range(1, 20, 2)], w.getsockname(): [bytes([i]) * (i + 1) for i in range(0, 20, 2)]}}, seen
+u.connect(v.getsockname()); u.send(b'one'); assert v.recvfrom(10) == (b'one', u.getsockname())
+v.sendto(b'', u.getsockname()); assert u.recv(10) == b''
+assert u.sendmsg([b'a', b'b']) == 2; b, _, f, a = v.recvmsg(1); assert (b, a) == (b'a', u.getsockname()) and f & socket.MSG_TRUNC
+u.settimeout(0.2)
+try: u.recvfrom(10); assert False
+except TimeoutError: pass
+# What is not of the internet is the kernel's.
+x, y = socket.socketpair(); x.sendmsg([b'unix']); assert y.recvmsg(10)[0] == b'unix'
+print('held')
+"#
+        );
+        assert_eq!(python(&group, &script), "held\n");
+    });
+}
+
+/// Two hundred connections of one program, then it ends: no socket, no server is left.
+#[test]
+fn nothing_is_left_behind() {
+    private_net::test("nothing_is_left_behind", || {
+        let group = started();
+        let port = kernel_server();
+        let script = format!(
+            "import socket\nfor i in range(200):\n  s=socket.create_connection(('{KERNEL}',{port}));s.send(b'GET / HTTP/1.0\\r\\n\\r\\n');s.recv(5);s.close()\nprint('done')"
+        );
+        assert_eq!(python(&group, &script), "done\n");
+        let sockets = || {
+            let mut netctl = group.command("netctl");
+            let output = netctl.args(["-j", "ss"]).output().expect("netctl is built");
+            String::from_utf8_lossy(&output.stdout).matches("\"proto\"").count()
+        };
+        assert!(wait_until(PATIENCE, || sockets() == 0), "{} sockets are left", sockets());
+        let servers = || {
+            let processes = std::fs::read_dir("/proc").expect("proc").flatten();
+            let ours = |path: std::path::PathBuf| {
+                let environment = std::fs::read(path.join("environ")).unwrap_or_default();
+                let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+                name.trim() == "netexec"
+                    && environment.windows(group.name().len()).any(|bytes| bytes == group.name().as_bytes())
+            };
+            processes.filter(|entry| ours(entry.path())).count()
+        };
+        assert!(wait_until(PATIENCE, || servers() == 0), "{} servers are left", servers());
+    });
+}
