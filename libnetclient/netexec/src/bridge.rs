@@ -72,6 +72,8 @@ pub enum State {
     },
     /// Datagrams.
     Datagram {
+        /// Has a name: before that nothing can come, and asking would give it one.
+        bound: bool,
         /// Has a remote: nobody needs to be told where datagrams come from.
         connected: bool,
         /// Where the datagram comes from that lies in the pair.
@@ -345,9 +347,11 @@ impl Bridge {
 
     fn datagrams_in(&mut self, chunk: &mut [u8; CHUNK]) -> Outcome {
         for _ in 0..TURNS {
-            let State::Datagram { connected, waiting, .. } = &self.state else { return Outcome::Rests };
+            let State::Datagram { bound, connected, waiting, .. } = &self.state else {
+                return Outcome::Rests;
+            };
             // Somebody waits who is told the address too: the server hands it to him.
-            if !waiting.is_empty() || !self.stack_readable {
+            if !bound || !waiting.is_empty() || !self.stack_readable {
                 return Outcome::Rests;
             }
             // One at a time, so that it is known where the one comes from that is read.

@@ -170,7 +170,12 @@ impl Server {
         let native = native::socket(family, kind, protocol)?;
         let state = match kind {
             libc::SOCK_STREAM => State::Fresh,
-            _ => State::Datagram { connected: false, head: Vec::new(), waiting: VecDeque::new() },
+            _ => State::Datagram {
+                bound: false,
+                connected: false,
+                head: Vec::new(),
+                waiting: VecDeque::new(),
+            },
         };
         let made = self.make(kind, family, native, state, caller, flags & libc::SOCK_NONBLOCK != 0);
         let (index, theirs) = made.inspect_err(|_| native::close(native))?;
@@ -202,7 +207,17 @@ impl Server {
     fn bind(&mut self, index: usize, caller: Caller, arguments: [u64; 6]) -> Answer {
         let name = name_of(caller, arguments[1], arguments[2])?;
         native::bind(self.bridge(index).native, &name)?;
+        self.has_name(index);
         DONE
+    }
+
+    /// Datagrams may come from here on.
+    fn has_name(&mut self, index: usize) {
+        if let State::Datagram { bound, .. } = &mut self.bridge(index).state
+            && !core::mem::replace(bound, true)
+        {
+            self.go(index);
+        }
     }
 
     fn listen(&mut self, index: usize, backlog: c_int) -> Answer {
@@ -233,6 +248,7 @@ impl Server {
             (Ok(()), State::Datagram { connected, .. }) => {
                 // AF_UNSPEC undoes it.
                 *connected = name.get(..2) != Some(&(libc::AF_UNSPEC as u16).to_ne_bytes()[..]);
+                self.has_name(index);
                 DONE
             }
             (Ok(()), state) => {
@@ -366,6 +382,7 @@ impl Server {
             };
         }
         let native = bridge.native;
+        self.has_name(index);
         let one = |message: &Message| -> Result<usize, Errno> {
             let bytes = message.gather(caller)?;
             let name = match message.name {
@@ -504,7 +521,11 @@ impl Server {
                 Err(errno) => return Err(errno.raw_os_error()),
             }
         }
-        let (len, from) = native::receive_from(self.bridge(index).native, &mut bytes)?;
+        let bridge = self.bridge(index);
+        if !matches!(bridge.state, State::Datagram { bound: true, .. }) {
+            return Err(libc::EAGAIN);
+        }
+        let (len, from) = native::receive_from(bridge.native, &mut bytes)?;
         bytes.truncate(len);
         Ok((bytes, from))
     }
