@@ -170,12 +170,9 @@ impl Server {
         let native = native::socket(family, kind, protocol)?;
         let state = match kind {
             libc::SOCK_STREAM => State::Fresh,
-            _ => State::Datagram {
-                bound: false,
-                connected: false,
-                head: Vec::new(),
-                waiting: VecDeque::new(),
-            },
+            _ => {
+                State::Datagram { bound: false, connected: false, head: Vec::new(), waiting: VecDeque::new() }
+            }
         };
         let made = self.make(kind, family, native, state, caller, flags & libc::SOCK_NONBLOCK != 0);
         let (index, theirs) = made.inspect_err(|_| native::close(native))?;
