@@ -51,7 +51,7 @@ mod waiter;
 mod zero_copy;
 
 pub use calls::{Datagram, Flags, Origin};
-pub use listener::{Incoming, TcpListener};
+pub use listener::{Binding, Incoming, TcpListener};
 pub use options::{Keepalive, TcpInfo};
 pub use ready::{Ready, Source};
 pub use session::{Session, Size};

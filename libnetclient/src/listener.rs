@@ -23,6 +23,23 @@ pub struct TcpListener {
     pub(crate) socket: Arc<Socket>,
 }
 
+/// What can be said of a socket before it is bound, beside its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Binding {
+    /// Connections that may wait for accept; `None` for as many as std's listeners have.
+    pub backlog: Option<u32>,
+    /// At `::`, take IPv6 alone and leave IPv4 to others (IPV6_V6ONLY, ipv6(7)).
+    pub v6_only: bool,
+}
+
+impl Binding {
+    /// The address as the stack has it.
+    pub(crate) fn local(&self, local: SocketAddr) -> SocketAddr {
+        let inner = zone::from_client(local);
+        if self.v6_only { zone::v6_only(inner) } else { inner }
+    }
+}
+
 /// The connections that come in, one after the other, without end.
 #[derive(Debug)]
 pub struct Incoming<'a> {
@@ -55,8 +72,21 @@ impl TcpListener {
         addr: A,
         backlog: u32,
     ) -> io::Result<TcpListener> {
+        TcpListener::bind_with_in(session, addr, Binding { backlog: Some(backlog), ..Binding::default() })
+    }
+
+    /// [`TcpListener::bind_in`] with what else can be said of it.
+    ///
+    /// # Errors
+    /// As [`TcpListener::bind_in`].
+    pub fn bind_with_in<A: ToSocketAddrs>(
+        session: &Session,
+        addr: A,
+        binding: Binding,
+    ) -> io::Result<TcpListener> {
+        let backlog = binding.backlog.unwrap_or(BACKLOG);
         each_addr(addr, |local| {
-            let ask = Ask::Listen { local: zone::from_client(local), backlog };
+            let ask = Ask::Listen { local: binding.local(local), backlog };
             let socket = open(session, Kind::Listener, local.is_ipv6(), ask)?;
             Ok(TcpListener { socket })
         })

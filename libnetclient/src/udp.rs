@@ -1,6 +1,7 @@
 //! UDP sockets: their streams carry records, each with the remote's address before the datagram.
 
 use crate::calls::{Datagram, Origin};
+use crate::listener::Binding;
 use crate::session::Session;
 use crate::socket::{Half, Kind, Look, Receiving, Socket};
 use crate::tcp::{any, each_addr, open, shown};
@@ -44,8 +45,20 @@ impl UdpSocket {
     /// # Errors
     /// EADDRINUSE, EADDRNOTAVAIL, EACCES below port 1024.
     pub fn bind_in<A: ToSocketAddrs>(session: &Session, addr: A) -> io::Result<UdpSocket> {
+        UdpSocket::bind_with_in(session, addr, Binding::default())
+    }
+
+    /// [`UdpSocket::bind_in`] with what else can be said of it.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::bind_in`].
+    pub fn bind_with_in<A: ToSocketAddrs>(
+        session: &Session,
+        addr: A,
+        binding: Binding,
+    ) -> io::Result<UdpSocket> {
         each_addr(addr, |local| {
-            let ask = Ask::Datagram { local: zone::from_client(local) };
+            let ask = Ask::Datagram { local: binding.local(local) };
             let socket = open(session, Kind::Datagram, local.is_ipv6(), ask)?;
             let ends = Ends { local: socket.placed.local, peer: None };
             Ok(UdpSocket { socket, ends: Arc::new(Mutex::new(ends)) })

@@ -2,7 +2,7 @@
 
 use crate::admin;
 use crate::group::{Access, Failure};
-use crate::table::Form;
+use crate::table::{Family, Form};
 use crate::verb::{addr, capture, crash, link, neigh, restart, route, ss, stats, status};
 use clap::{Args, Parser, Subcommand};
 use proto::control::notices::Change;
@@ -23,6 +23,12 @@ pub struct Cli {
     /// JSON instead of a table.
     #[arg(short, long, global = true)]
     json: bool,
+    /// Only IPv4, of sockets, addresses, routes and neighbours.
+    #[arg(short = '4', long = "ipv4", global = true, conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// Only IPv6.
+    #[arg(short = '6', long = "ipv6", global = true)]
+    ipv6: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -174,19 +180,24 @@ fn route_words(words: &Words) -> Result<route::Words, Failure> {
 /// [`Failure`], which knows its exit code.
 pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
     let form = if cli.json { Form::Json } else { Form::Table };
+    let family = match (cli.ipv4, cli.ipv6) {
+        (true, _) => Family::V4,
+        (_, true) => Family::V6,
+        _ => Family::Both,
+    };
     let name = cli.name.clone().unwrap_or_else(proto::run_dir::default_name);
     let access = Access::find(&name)?;
     let change = |change: Change| admin::change(access.place(), change);
     match &cli.verb {
         Verb::Status => status::run(&access, form, out),
-        Verb::Ss => ss::run(&access, form, out),
+        Verb::Ss => ss::run(&access, form, family, out),
         Verb::Stats { all } => stats::run(&access, form, *all, out),
         Verb::Crash => crash::run(&access, form, out),
         Verb::Restart { role, shard } => restart::run(&access, role, *shard),
         Verb::Capture(args) => run_capture(&access, args, out),
         Verb::Link { what: None | Some(LinkWhat::Show) } => link::show(&access, form, out),
         Verb::Link { what: Some(LinkWhat::Set { dev, words }) } => change(link::set(&access, dev, words)?),
-        Verb::Addr { what: None | Some(AddrWhat::Show) } => addr::show(&access, form, out),
+        Verb::Addr { what: None | Some(AddrWhat::Show) } => addr::show(&access, form, family, out),
         Verb::Addr { what: Some(AddrWhat::Add(words)) } => {
             let nic = link::index(&access, words.get(&["dev"], "dev")?)?;
             change(Change::AddressAdd { nic, prefix: addr::prefix_from(&words.object)? })
@@ -195,14 +206,14 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
             let nic = link::index(&access, words.get(&["dev"], "dev")?)?;
             change(Change::AddressDel { nic, prefix: addr::prefix_from(&words.object)? })
         }
-        Verb::Route { what: None | Some(RouteWhat::Show) } => route::show(&access, form, out),
+        Verb::Route { what: None | Some(RouteWhat::Show) } => route::show(&access, form, family, out),
         Verb::Route { what: Some(RouteWhat::Add(words)) } => {
             change(route::add(&access, &route_words(words)?)?)
         }
         Verb::Route { what: Some(RouteWhat::Del(words)) } => {
             change(route::del(&access, &route_words(words)?)?)
         }
-        Verb::Neigh { what: None | Some(NeighWhat::Show) } => neigh::show(&access, form, out),
+        Verb::Neigh { what: None | Some(NeighWhat::Show) } => neigh::show(&access, form, family, out),
         Verb::Neigh { what: Some(NeighWhat::Add(words)) } => {
             let known = ["lladdr", "dev"];
             let nic = link::index(&access, words.get(&known, "dev")?)?;

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use std::io::{self, Write};
+use std::net::IpAddr;
 
 /// How a verb's answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +11,29 @@ pub enum Form {
     Table,
     /// One JSON document.
     Json,
+}
+
+/// Which addresses a verb shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Family {
+    /// Of both families.
+    #[default]
+    Both,
+    /// IPv4 alone.
+    V4,
+    /// IPv6 alone.
+    V6,
+}
+
+impl Family {
+    /// Whether what has that address is shown.
+    pub const fn shows(self, addr: IpAddr) -> bool {
+        match self {
+            Family::Both => true,
+            Family::V4 => addr.is_ipv4(),
+            Family::V6 => addr.is_ipv6(),
+        }
+    }
 }
 
 /// Columns of text, each as wide as its widest cell; the last one is not padded.

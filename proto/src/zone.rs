@@ -8,6 +8,10 @@
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+/// In place of `::` inside the stack, for a socket that wants every address of IPv6 and none of IPv4
+/// (IPV6_V6ONLY, RFC 3493 §5.3). Of the prefix for what is discarded (RFC 6666), so that it is nobody's.
+pub const ANY_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0);
+
 /// The 16 bits that hold the zone.
 const MASK: u128 = 0xffff << 96;
 
@@ -74,6 +78,19 @@ pub const fn of_ip(addr: &IpAddr) -> u16 {
     }
 }
 
+/// Whether an address leaves the choice to the stack: a wildcard of one family or of both.
+pub fn is_any(addr: IpAddr) -> bool {
+    addr.is_unspecified() || addr == IpAddr::V6(ANY_V6)
+}
+
+/// The wildcard of both families as that of IPv6 alone; any other address as it is.
+pub fn v6_only(addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V6(v6) if v6.is_unspecified() => SocketAddr::new(IpAddr::V6(ANY_V6), addr.port()),
+        _ => addr,
+    }
+}
+
 /// A client's address as the stack has it: IPv4-mapped ones are IPv4's, the scope id becomes the zone.
 pub fn from_client(addr: SocketAddr) -> SocketAddr {
     let SocketAddr::V6(v6) = addr else { return addr };
@@ -90,6 +107,9 @@ pub fn from_client(addr: SocketAddr) -> SocketAddr {
 /// An address of the stack's as a client sees it: the zone is the scope id.
 pub fn to_client(addr: SocketAddr) -> SocketAddr {
     let SocketAddr::V6(v6) = addr else { return addr };
+    if *v6.ip() == ANY_V6 {
+        return SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), v6.port());
+    }
     let zone = of(v6.ip());
     SocketAddr::V6(SocketAddrV6::new(without(*v6.ip()), v6.port(), 0, zone.into()))
 }
@@ -131,6 +151,9 @@ mod tests {
         let mapped: SocketAddr = "[::ffff:10.0.0.1]:7".parse().expect("an address");
         assert_eq!(from_client(mapped), "10.0.0.1:7".parse().expect("an address"));
         assert_eq!(to_v6_client(from_client(mapped)), mapped);
+        let any: SocketAddr = "[::]:9".parse().expect("an address");
+        assert!(is_any(any.ip()) && is_any(v6_only(any).ip()) && !is_any(link.ip()));
+        assert_eq!((to_v6_client(v6_only(any)), v6_only(link)), (any, link));
         let global: SocketAddr = "[2001:db8::1]:9".parse().expect("an address");
         assert_eq!((from_client(global), to_v6_client(global)), (global, global));
     }

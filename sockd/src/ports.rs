@@ -9,6 +9,7 @@ use crate::port_select::PortSelect;
 use core::net::{IpAddr, SocketAddr};
 use proto::hard::registry::Kind;
 use proto::id::OpId;
+use proto::zone;
 use std::collections::BTreeMap;
 
 /// The two ends of a socket; an unspecified remote is none.
@@ -29,10 +30,11 @@ pub struct Ports {
 struct Taken(BTreeMap<(Kind, u16, OpId), Ends>);
 
 /// Whether two sockets of one port would both be meant by a packet to some address. The IPv6
-/// wildcard takes IPv4 as well (ipv6(7), IPV6_V6ONLY off).
+/// wildcard takes IPv4 as well, unless it is that of IPv6 alone (ipv6(7), IPV6_V6ONLY).
 fn overlap(a: IpAddr, b: IpAddr) -> bool {
     let covers = |any: IpAddr, other: IpAddr| match any {
         IpAddr::V4(ip) => ip.is_unspecified() && other.is_ipv4(),
+        IpAddr::V6(ip) if ip == zone::ANY_V6 => other.is_ipv6(),
         IpAddr::V6(ip) => ip.is_unspecified(),
     };
     a == b || covers(a, b) || covers(b, a)

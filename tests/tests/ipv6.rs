@@ -1,7 +1,7 @@
 //! IPv6 of real processes beside the kernel's: echoes, TCP and UDP both ways, fragments, link-local
 //! addresses, addresses that routers announce, and deaths of netd under load.
 
-use libnetclient::{Session, Size, TcpListener, TcpStream, UdpSocket};
+use libnetclient::{Binding, Session, Size, TcpListener, TcpStream, UdpSocket};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -62,7 +62,7 @@ fn scope_of_nic() -> u32 {
 
 /// The addresses that netctl shows, with the flag `dynamic` or not.
 fn addresses(group: &Group, dynamic: bool) -> Vec<Ipv6Addr> {
-    let output = group.command("netctl").args(["-j", "addr"]).output().expect("netctl runs");
+    let output = group.command("netctl").args(["-j", "-6", "addr"]).output().expect("netctl runs");
     let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let rows = shown.as_array().expect("a list").iter();
     rows.filter(|row| row["dynamic"] == dynamic && row["tentative"] == false)
@@ -116,6 +116,18 @@ fn the_kernel_and_the_stack_speak_ipv6() {
         };
         let mapped = (mapped(local), mapped(peer));
         assert_eq!(mapped, (Some("10.81.0.2".into()), Some("10.81.0.1".into())), "IPv4 comes mapped");
+        // IPv6 alone, and IPv4 beside it at the same port.
+        let only = Binding { v6_only: true, ..Binding::default() };
+        let six = TcpListener::bind_with_in(&session, at("::", 7100), only).expect("a listener");
+        let four = TcpListener::bind_in(&session, "0.0.0.0:7100").expect("a listener beside it");
+        let reach =
+            |to: SocketAddr| std::net::TcpStream::connect_timeout(&to, 5 * SECOND).expect("connected");
+        let (one, other) = (reach(at(STACK, 7100)), reach("10.81.0.2:7100".parse().expect("an address")));
+        talk(one, six.accept().expect("accepted").0);
+        talk(other, four.accept().expect("accepted").0);
+        assert_eq!(six.local_addr().expect("bound"), at("::", 7100));
+        let both = TcpListener::bind_in(&session, at("::", 7100)).expect_err("taken");
+        assert_eq!(both.kind(), std::io::ErrorKind::AddrInUse);
         let kernel = std::net::TcpListener::bind(at(KERNEL, 0)).expect("a listener");
         let port = kernel.local_addr().expect("bound").port();
         let caller = TcpStream::connect_in(&session, at(KERNEL, port)).expect("connected");

@@ -1,4 +1,4 @@
-//! Two programs on one host, over 127.0.0.1 and over an address of an interface: both ends of their
+//! Two programs on one host, over 127.0.0.1, ::1 and over an address of an interface: both ends of their
 //! connection are in the netd that is killed.
 
 use rustix::process::Signal;
@@ -137,5 +137,6 @@ fn two_programs_on_one_host_do_not_notice() {
         shown(&group);
         talk(&group, "127.0.0.1:7001", &[Role::Netd]);
         talk(&group, "10.80.0.1:7002", &[Role::Netd, Role::Sockd, Role::Nicd]);
+        talk(&group, "[::1]:7003", &[Role::Netd]);
     });
 }

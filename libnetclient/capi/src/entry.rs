@@ -160,7 +160,7 @@ impl Entry {
                 Ok(())
             }
             (State::Fresh(None), libc::SOCK_DGRAM) => {
-                let socket = UdpSocket::bind_in(&Entry::session()?, local)?;
+                let socket = UdpSocket::bind_with_in(&Entry::session()?, local, self.binding(None))?;
                 self.settle(state, State::Datagram(Arc::new(socket)));
                 Ok(())
             }
@@ -175,7 +175,8 @@ impl Entry {
         self.change(|state| match state {
             State::Fresh(local) if self.kind == libc::SOCK_STREAM => {
                 let local = local.unwrap_or(self.wildcard());
-                let listener = TcpListener::bind_with_backlog_in(&Entry::session()?, local, backlog)?;
+                let binding = self.binding(Some(backlog));
+                let listener = TcpListener::bind_with_in(&Entry::session()?, local, binding)?;
                 self.settle(state, State::Listener { listener: Arc::new(listener), listening: true });
                 Ok(())
             }
@@ -298,7 +299,11 @@ impl Entry {
         self.change(|state| match state {
             State::Datagram(socket) => Ok(socket.clone()),
             State::Fresh(_) if self.kind == libc::SOCK_DGRAM => {
-                let socket = Arc::new(UdpSocket::bind_in(&Entry::session()?, self.wildcard())?);
+                let socket = Arc::new(UdpSocket::bind_with_in(
+                    &Entry::session()?,
+                    self.wildcard(),
+                    self.binding(None),
+                )?);
                 self.settle(state, State::Datagram(socket.clone()));
                 Ok(socket)
             }
@@ -323,7 +328,8 @@ impl Entry {
     fn port_early(&self) -> Outcome<SocketAddr> {
         self.change(|state| {
             let State::Fresh(Some(local)) = *state else { return Err(Errno(libc::EINVAL)) };
-            let listener = TcpListener::bind_with_backlog_in(&Entry::session()?, local, BACKLOG_EARLY)?;
+            let binding = self.binding(Some(BACKLOG_EARLY));
+            let listener = TcpListener::bind_with_in(&Entry::session()?, local, binding)?;
             let local = listener.local_addr()?;
             self.settle(state, State::Listener { listener: Arc::new(listener), listening: false });
             Ok(local)

@@ -9,7 +9,7 @@ use crate::abi::{self, Errno, Outcome, int};
 use crate::entry::{Entry, State, lock};
 use crate::table;
 use libc::{c_int, c_ulong, c_void, socklen_t, timeval};
-use libnetclient::{Keepalive, TcpInfo, TcpStream, UdpSocket};
+use libnetclient::{Binding, Keepalive, TcpInfo, TcpStream, UdpSocket};
 use proto::hard::conns::TcpState;
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ pub(crate) struct Options {
     reuse_address: bool,
     broadcast: bool,
     packet_info: bool,
+    v6_only: bool,
     keepalive: bool,
     keep: Keepalive,
     nodelay: bool,
@@ -112,6 +113,11 @@ impl Entry {
             State::Fresh(_) => Ok(()),
             State::Epoll(_) => Err(Errno(libc::ENOTSOCK)),
         }
+    }
+
+    /// How it is bound, for a queue of so many connections.
+    pub(crate) fn binding(&self, backlog: Option<u32>) -> Binding {
+        Binding { backlog, v6_only: lock(&self.options).v6_only }
     }
 
     /// Whether IP_PKTINFO is set.
@@ -203,6 +209,17 @@ impl Entry {
                 let on = number()? != 0;
                 self.set(|options| options.packet_info = on, nothing)
             }
+            // ipv6(7): only before the socket is bound.
+            (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) if self.family == libc::AF_INET6 => {
+                let on = number()? != 0;
+                match self.state() {
+                    State::Fresh(None) => {
+                        lock(&self.options).v6_only = on;
+                        Ok(())
+                    }
+                    _ => Err(Errno(libc::EINVAL)),
+                }
+            }
             (libc::SOL_SOCKET, _) => Err(Errno(libc::ENOPROTOOPT)),
             (libc::IPPROTO_TCP, libc::TCP_NODELAY) => {
                 self.is_tcp()?;
@@ -258,6 +275,9 @@ impl Entry {
             (libc::SOL_SOCKET, libc::SO_REUSEADDR) => c_int::from(options.reuse_address),
             (libc::SOL_SOCKET, libc::SO_KEEPALIVE) => c_int::from(options.keepalive),
             (libc::SOL_SOCKET, libc::SO_BROADCAST) => c_int::from(options.broadcast),
+            (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) if self.family == libc::AF_INET6 => {
+                c_int::from(options.v6_only)
+            }
             (libc::IPPROTO_IP, libc::IP_PKTINFO) if self.kind == libc::SOCK_DGRAM => {
                 c_int::from(options.packet_info)
             }

@@ -1,7 +1,7 @@
 //! `netctl addr`: the stack's addresses, that of `lo` behind the others; `addr add|del PREFIX [dev IF]`.
 
 use crate::group::{Access, Failure};
-use crate::table::{Form, Table, json};
+use crate::table::{Family, Form, Table, json};
 use crate::verb::link;
 use proto::Instant;
 use proto::control::clock::now;
@@ -62,21 +62,25 @@ fn loopback() -> [Address; 2] {
 ///
 /// # Errors
 /// When the answer can't be written.
-pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Failure> {
+pub fn show(access: &Access, form: Form, family: Family, out: &mut impl Write) -> Result<(), Failure> {
     let names = link::names(access);
     let now = now();
     let left = |until: Instant| until.since(now).as_secs();
     let address = |record: proto::hard::config::Record| match (record.key, record.value) {
-        (Key::Address { link, addr, prefix_len }, Value::Address { verified, life }) => Some(Address {
-            dev: names.get(usize::from(link)).cloned().unwrap_or_else(|| link.to_string()),
-            family: if addr.is_ipv4() { "inet" } else { "inet6" },
-            local: addr,
-            prefixlen: prefix_len,
-            tentative: !verified,
-            dynamic: life.learned,
-            valid_life_time: life.valid.map(left),
-            preferred_life_time: life.preferred.map(left),
-        }),
+        (Key::Address { link, addr, prefix_len }, Value::Address { verified, life })
+            if family.shows(addr) =>
+        {
+            Some(Address {
+                dev: names.get(usize::from(link)).cloned().unwrap_or_else(|| link.to_string()),
+                family: if addr.is_ipv4() { "inet" } else { "inet6" },
+                local: addr,
+                prefixlen: prefix_len,
+                tentative: !verified,
+                dynamic: life.learned,
+                valid_life_time: life.valid.map(left),
+                preferred_life_time: life.preferred.map(left),
+            })
+        }
         _ => None,
     };
     let addresses: Vec<Address> = access.config().into_iter().filter_map(address).chain(loopback()).collect();

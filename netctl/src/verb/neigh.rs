@@ -3,7 +3,7 @@
 //! Neighbours that were learned are netd's own, soft state, and counted in `stats`.
 
 use crate::group::{Access, Failure};
-use crate::table::{Form, Table, json};
+use crate::table::{Family, Form, Table, json};
 use crate::verb::link::{mac_text, names};
 use proto::hard::config::{Key, Value};
 use serde::Serialize;
@@ -22,10 +22,10 @@ struct Neighbour {
 ///
 /// # Errors
 /// When the answer can't be written.
-pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Failure> {
+pub fn show(access: &Access, form: Form, family: Family, out: &mut impl Write) -> Result<(), Failure> {
     let names = names(access);
     let neighbour = |record: proto::hard::config::Record| match (record.key, record.value) {
-        (Key::Neighbour { link, addr }, Value::Neighbour { mac }) => Some(Neighbour {
+        (Key::Neighbour { link, addr }, Value::Neighbour { mac }) if family.shows(addr) => Some(Neighbour {
             dst: addr,
             dev: names.get(usize::from(link)).cloned().unwrap_or_else(|| link.to_string()),
             lladdr: mac_text(mac),

@@ -1,7 +1,7 @@
 //! `netctl route`: the routes, those that follow from addresses included; `route add|del PREFIX|default [via GATEWAY] [dev IF] [metric N]`.
 
 use crate::group::{Access, Failure};
-use crate::table::{Form, Table, json};
+use crate::table::{Family, Form, Table, json};
 use crate::verb::addr::prefix_from;
 use crate::verb::link;
 use proto::control::messages::Prefix;
@@ -84,7 +84,7 @@ pub fn del(access: &Access, words: &Words) -> Result<Change, Failure> {
 ///
 /// # Errors
 /// When the answer can't be written.
-pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Failure> {
+pub fn show(access: &Access, form: Form, family: Family, out: &mut impl Write) -> Result<(), Failure> {
     let names = link::names(access);
     let down: Vec<u16> = access
         .config()
@@ -108,7 +108,7 @@ pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Fai
             protocol: if life.learned { "ra" } else { "static" },
         }),
         // The network of an address is reached through its link; an address alone has none.
-        (Key::Address { link, addr, prefix_len }, Value::Address { life, .. }) => {
+        (Key::Address { link, addr, prefix_len }, Value::Address { life, .. }) if family.shows(addr) => {
             let link_local = matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
             if life.learned && !link_local {
                 // Whether its network is on the link is another record's to say.

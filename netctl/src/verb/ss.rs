@@ -1,10 +1,11 @@
 //! `netctl ss`: the sockets, in ss's words and columns.
 
 use crate::group::{Access, Failure, Queues, SocketRow};
-use crate::table::{Form, Table, json};
+use crate::table::{Family, Form, Table, json};
 use proto::arena::record::record_size;
 use proto::hard::conns::{Agreed, Kind, State};
 use proto::id::OpId;
+use proto::zone;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -66,10 +67,10 @@ fn socket(row: &SocketRow, queues: Option<Queues>) -> Socket {
         },
         recv_q,
         send_q,
-        local: opening.local.to_string(),
+        local: zone::to_client(opening.local).to_string(),
         remote: match opening.remote.port() {
             0 => "*:*".into(),
-            _ => opening.remote.to_string(),
+            _ => zone::to_client(opening.remote).to_string(),
         },
         uid: row.owner.map(|(uid, _)| uid),
         pid: row.owner.map(|(_, pid)| pid),
@@ -84,8 +85,9 @@ fn socket(row: &SocketRow, queues: Option<Queues>) -> Socket {
 ///
 /// # Errors
 /// When the answer can't be written.
-pub fn run(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Failure> {
-    let rows = access.sockets();
+pub fn run(access: &Access, form: Form, family: Family, out: &mut impl Write) -> Result<(), Failure> {
+    let mut rows = access.sockets();
+    rows.retain(|row| family.shows(row.opening.local.ip()));
     let queues = access.queues(&rows)?;
     let mut sockets: Vec<Socket> = Vec::new();
     // What lies in every shard has one operation and one line.

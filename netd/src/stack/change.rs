@@ -11,6 +11,7 @@ use proto::Instant;
 use proto::control::messages::Prefix;
 use proto::control::notices::Change;
 use proto::shm::Memory;
+use proto::zone;
 use rustix::io::Errno;
 
 impl<M: Memory + Clone> Stack<M> {
@@ -144,6 +145,7 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     fn set_neighbour(&mut self, now: Instant, nic: u16, addr: IpAddr, mac: MacAddr) -> Result<(), Errno> {
+        let addr = zone::ip_with(addr, zone::of_interface(nic));
         match self.ip.link.set_neighbour(now, nic, addr, mac, &mut self.counters) {
             Some(true) => Ok(()),
             Some(false) => Err(Errno::NOBUFS),
@@ -152,6 +154,7 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     fn remove_neighbour(&mut self, nic: u16, addr: IpAddr) -> Result<(), Errno> {
+        let addr = zone::ip_with(addr, zone::of_interface(nic));
         match self.ip.link.remove_neighbour(nic, addr, &mut self.counters) {
             Some(true) => Ok(()),
             Some(false) => Err(Errno::NOENT),

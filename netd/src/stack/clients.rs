@@ -25,6 +25,7 @@ use proto::hard::conns::{Kind as RecordKind, Opening, Options};
 use proto::id::{OpId, RecordIndex, SessionId, SlotIndex};
 use proto::recorder::Work;
 use proto::shm::Memory;
+use proto::zone;
 use proto::{Instant, PeerCorrupt};
 use rustix::io::Errno;
 
@@ -663,6 +664,7 @@ pub(super) fn bound(ip: IpAddr) -> BoundAddr {
     match ip {
         IpAddr::V4(v4) if v4.is_unspecified() => BoundAddr::AnyV4,
         IpAddr::V6(v6) if v6.is_unspecified() => BoundAddr::Any,
+        IpAddr::V6(zone::ANY_V6) => BoundAddr::AnyV6,
         exact => BoundAddr::Exact(exact),
     }
 }

@@ -30,6 +30,7 @@ use proto::id::SlotIndex;
 use proto::nic::packet_buf::{Gso, PacketBuf};
 use proto::nic::slab::SMALL_SIZE;
 use proto::shm::Memory;
+use proto::zone;
 use proto::{Instant, PeerCorrupt};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -430,8 +431,10 @@ impl<M: Memory + Clone> Stack<M> {
         };
         // A datagram may name its own source (IP_PKTINFO), where the socket has none.
         let named = header.local.ip();
-        let chosen = [bound, named].into_iter().find(|addr| !addr.is_unspecified());
-        let ours = chosen.is_none_or(|addr| addr == bound || self.ip.is_ours(addr));
+        let chosen = [bound, named].into_iter().find(|addr| !zone::is_any(*addr));
+        // IPV6_V6ONLY: such a socket speaks to no address of IPv4.
+        let family = bound != IpAddr::V6(zone::ANY_V6) || remote.is_ipv6();
+        let ours = family && chosen.is_none_or(|addr| addr == bound || self.ip.is_ours(addr));
         let by = |way: &Way| {
             let index = interface_index((way.nic != LOOPBACK).then_some(way.nic));
             header.slot == SlotIndex(0) || header.slot == SlotIndex(index)
@@ -503,13 +506,13 @@ impl<M: Memory + Clone> Stack<M> {
     /// The source address for `remote`, when the client chose `local`, which may be unspecified.
     pub(super) fn source_for(&self, local: IpAddr, remote: IpAddr) -> Result<IpAddr, Errno> {
         self.check_local(local)?;
-        let chosen = (!local.is_unspecified()).then_some(local);
+        let chosen = (!zone::is_any(local)).then_some(local);
         self.ip.way(remote, chosen).map(|way| way.source).ok_or(Errno::NETUNREACH)
     }
 
     /// Whether a socket may be bound to `local`.
     pub(super) fn check_local(&self, local: IpAddr) -> Result<(), Errno> {
-        if local.is_unspecified() || local.is_multicast() || self.ip.is_ours(local) {
+        if zone::is_any(local) || local.is_multicast() || self.ip.is_ours(local) {
             Ok(())
         } else {
             Err(Errno::ADDRNOTAVAIL)

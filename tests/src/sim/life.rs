@@ -97,6 +97,7 @@ fn config(seed: u64, rng: &Rng) -> Config {
     let least = Duration::from_micros(rng.between(500, 10_000));
     // Drawn from a generator of its own: a seed is the same life as ever but for it.
     config.offload = Rng::new(seed ^ 0x0ff1_0ad5).chance(500_000);
+    config.v6 = !config.offload && config.mtu >= 1280 && Rng::new(seed ^ 0x06_86dd).chance(400_000);
     config.restart = (least, least + Duration::from_micros(rng.below(20_000)));
     config
 }

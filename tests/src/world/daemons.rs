@@ -364,7 +364,7 @@ impl World {
         let config = InterfaceConfig {
             mac: MacAddr(place.mac),
             mtu: self.config.mtu,
-            addrs: vec![Prefix { addr: place.ip(), len: 24 }],
+            addrs: vec![Prefix { addr: place.ip(), len: if place.ip().is_ipv4() { 24 } else { 64 } }],
             tentative: Vec::new(),
             gateways: Vec::new(),
             slaac: false,

@@ -12,7 +12,7 @@ use proto::hard::registry;
 use proto::id::SessionId;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 
 /// Cells of a host's connection table: enough for the scenarios, few enough to look through.
@@ -70,7 +70,7 @@ pub struct Vaulted {
 /// A host.
 pub struct Host {
     /// Its address.
-    pub addr: Ipv4Addr,
+    pub addr: IpAddr,
     /// Its hardware address.
     pub mac: [u8; 6],
     /// The connection table.
@@ -137,9 +137,12 @@ pub struct Host {
 
 impl Host {
     /// A host on which nothing runs yet.
-    pub fn new(number: u8) -> Host {
+    pub fn new(number: u8, v6: bool) -> Host {
         Host {
-            addr: Ipv4Addr::new(10, 0, 0, number + 1),
+            addr: match v6 {
+                true => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(number) + 1).into(),
+                false => Ipv4Addr::new(10, 0, 0, number + 1).into(),
+            },
             mac: [2, 0, 0, 0, 0, number + 1],
             conns: SharedBytes::new(Use::Cells, table_size(CONNS)),
             secrets: SharedBytes::new(Use::Other, netd::secrets::REGION_SIZE),
@@ -176,7 +179,7 @@ impl Host {
 
     /// Its address, as clients name it.
     pub fn ip(&self) -> IpAddr {
-        IpAddr::V4(self.addr)
+        self.addr
     }
 
     /// A new incarnation's process, with the next fuse planned for its seat.

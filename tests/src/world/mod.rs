@@ -53,6 +53,8 @@ pub struct Config {
     pub batch_max: usize,
     /// The devices cut and join segments and do the checksums.
     pub offload: bool,
+    /// The hosts speak IPv6; else IPv4. Devices without offloads only.
+    pub v6: bool,
     /// Bytes in a frame that netds have a bug with; they then keep breadcrumbs (INV-T8).
     pub bait: Vec<u8>,
     /// What is wrong with the world's engine, when a mutant of it is tried.
@@ -103,6 +105,7 @@ impl Config {
             restart: (Duration::from_millis(2), Duration::from_millis(6)),
             batch_max: 8,
             offload: false,
+            v6: false,
             bait: Vec::new(),
             wrong: None,
         }
@@ -183,7 +186,7 @@ impl World {
             // Far from zero: clocks and sequence numbers begin anywhere.
             now: Instant::from_millis(1_000_000 + rng.below(1 << 32)),
             network: Network::new(config.faults, rng.fork(1)),
-            hosts: [Host::new(0), Host::new(1)],
+            hosts: [Host::new(0, config.v6), Host::new(1, config.v6)],
             shared: Rc::default(),
             watch: [Watch::new(0), Watch::new(1)],
             coverage: Coverage::default(),

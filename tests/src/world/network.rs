@@ -91,7 +91,13 @@ impl Network {
     pub fn carry(&mut self, from: usize, frame: Vec<u8>) -> Vec<(Duration, Vec<u8>)> {
         let Faults { loss_ppm, dup_ppm, reorder_ppm, corrupt_ppm, delay, hold } = self.faults;
         self.done.frames += 1;
-        let ip = frame.get(ETHERTYPE_AT..HEADER_LEN) == Some(&[0x08, 0x00]);
+        // IPv6 has no checksum over its header, as every link has one: what is harmed lies behind it.
+        let harmed_from = match frame.get(ETHERTYPE_AT..HEADER_LEN) {
+            Some([0x08, 0x00]) => HEADER_LEN,
+            Some([0x86, 0xdd]) => HEADER_LEN + 40,
+            _ => frame.len(),
+        };
+        let ip = harmed_from < frame.len();
         let mut fate = None;
         if ip {
             fate = self.fates.get(&(from, self.counts[from])).copied();
@@ -116,9 +122,9 @@ impl Network {
             arrivals.push((again, frame.clone()));
         }
         let mut frame = frame;
-        if ip && frame.len() > HEADER_LEN && self.rng.chance(corrupt_ppm) {
+        if ip && self.rng.chance(corrupt_ppm) {
             self.done.corrupted += 1;
-            let at = self.rng.between(HEADER_LEN as u64, frame.len() as u64 - 1) as usize;
+            let at = self.rng.between(harmed_from as u64, frame.len() as u64 - 1) as usize;
             frame[at] ^= 1 << self.rng.below(8);
         }
         arrivals.push((wait, frame));

@@ -20,6 +20,8 @@ use netd::tcp::seq::{Position, SeqNum};
 use netd::wire::checksum::Sum;
 use netd::wire::ethernet::{EtherType, EthernetHeader, HEADER_LEN as ETHERNET_LEN};
 use netd::wire::ipv4::{IpProtocol, Ipv4Header};
+use netd::wire::ipv6::{self, Ipv6Header};
+use netd::wire::quote::Quote;
 use netd::wire::tcp::TcpHeader;
 use proto::Instant;
 use proto::arena::line::{ClientLine, StackLine};
@@ -157,21 +159,28 @@ impl Watch {
         let Ok(ethernet) = EthernetHeader::parse(frame) else {
             return fail(shared, "a frame without a sound link header leaves".into());
         };
-        if ethernet.ethertype != EtherType::IPV4 {
-            return;
-        }
         let packet = &frame[ETHERNET_LEN..];
-        let Ok(ip) = Ipv4Header::parse(packet, packet.len()) else {
+        let parsed = match ethernet.ethertype {
+            EtherType::IPV4 => Ipv4Header::parse(packet, packet.len())
+                .map(|ip| (ip.pair(), ip.protocol, usize::from(ip.header_len)..usize::from(ip.total_len))),
+            EtherType::IPV6 => Ipv6Header::parse(packet, packet.len()).map(|ip| {
+                let end = ipv6::HEADER_LEN + usize::from(ip.payload_len);
+                (ip.pair(), ip.next_header, ipv6::HEADER_LEN..end)
+            }),
+            _ => return,
+        };
+        let Ok((pair, protocol, payload)) = parsed else {
             return fail(shared, "a packet without a sound header leaves".into());
         };
-        let payload = &packet[usize::from(ip.header_len)..usize::from(ip.total_len)];
-        match ip.protocol {
+        let payload = &packet[payload];
+        match protocol {
             IpProtocol::ICMP => self.icmp(payload, host, shared),
-            IpProtocol::TCP => match TcpHeader::parse(payload, payload.len(), &ip.pair()) {
+            IpProtocol::ICMPV6 => self.icmpv6(payload, host, shared),
+            IpProtocol::TCP => match TcpHeader::parse(payload, payload.len(), &pair) {
                 Ok(header) => match header.verify(Sum::of(payload)) {
                     Ok(header) => {
-                        let local = SocketAddr::new(IpAddr::V4(ip.src), header.src_port);
-                        let remote = SocketAddr::new(IpAddr::V4(ip.dst), header.dst_port);
+                        let local = SocketAddr::new(pair.src(), header.src_port);
+                        let remote = SocketAddr::new(pair.dst(), header.dst_port);
                         let bytes = &payload[usize::from(header.header_len)..];
                         self.segment(now, (local, remote), &header.segment, bytes, host, shared);
                     }
@@ -198,6 +207,23 @@ impl Watch {
         let addr = |at: usize| IpAddr::from([quote[at], quote[at + 1], quote[at + 2], quote[at + 3]]);
         let port = |at: usize| u16::from_be_bytes([quote[at], quote[at + 1]]);
         let ends = (SocketAddr::new(addr(16), port(at + 2)), SocketAddr::new(addr(12), port(at)));
+        self.told_of(ends, host, shared);
+    }
+
+    /// As [`Watch::icmp`], of IPv6.
+    fn icmpv6(&mut self, message: &[u8], host: &Host, shared: &Shared) {
+        const UNREACHABLE: u8 = 1;
+        const QUOTE_AT: usize = 8;
+        let quote = match message {
+            [UNREACHABLE, ..] => message.get(QUOTE_AT..).and_then(|quote| Quote::parse_v6(quote).ok()),
+            _ => None,
+        };
+        let Some(quote) = quote.filter(|quote| quote.protocol == IpProtocol::TCP) else { return };
+        let local = SocketAddr::new(quote.pair.dst(), quote.dst_port());
+        self.told_of((local, SocketAddr::new(quote.pair.src(), quote.src_port())), host, shared);
+    }
+
+    fn told_of(&mut self, ends: Ends, host: &Host, shared: &Shared) {
         if self.find(ends, host).is_some() {
             fail(shared, self.say("INV-T4: ICMP unreachable for a connection that lives", ends));
         }

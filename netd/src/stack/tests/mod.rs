@@ -3,6 +3,7 @@
 mod accept_queue;
 mod checksums;
 mod datagrams;
+mod hostile_ipv6;
 mod interfaces;
 mod ipv6;
 mod loopback;
