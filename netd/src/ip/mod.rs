@@ -81,6 +81,8 @@ pub struct Way {
     pub to_all: bool,
     /// Hops a packet may take.
     pub hop_limit: u8,
+    /// Differentiated services and ECN of a packet.
+    pub tos: u8,
 }
 
 impl<M: Memory + Clone> Ip<M> {
@@ -120,7 +122,7 @@ impl<M: Memory + Clone> Ip<M> {
         let to_all = path.kind == AddrKind::Broadcast;
         // RFC 1122 §3.3.6: what is for all hosts of a network goes to all stations of its link.
         let next_hop = if to_all { IpAddr::V4(Ipv4Addr::BROADCAST) } else { path.next_hop };
-        Some(Way { nic, next_hop, source: path.source, mtu, hop_limit, to_all })
+        Some(Way { nic, next_hop, source: path.source, mtu, hop_limit, to_all, tos: 0 })
     }
 
     /// Everything due at `now` happens. Returns whether neighbours moved.

@@ -61,10 +61,12 @@ impl<M: Memory + Clone> Ip<M> {
         let mut bytes = [0; ipv6::HEADER_LEN];
         let written = match *pair {
             AddressPair::V4 { src, dst } => {
-                Ipv4Header::new(src, dst, protocol, way.hop_limit, packet.len()).emit(&mut bytes)
+                let header = Ipv4Header::new(src, dst, protocol, way.hop_limit, packet.len());
+                Ipv4Header { tos: way.tos, ..header }.emit(&mut bytes)
             }
             AddressPair::V6 { src, dst } => {
-                Ipv6Header::new(src, dst, protocol, way.hop_limit, packet.len()).emit(&mut bytes)
+                let header = Ipv6Header::new(src, dst, protocol, way.hop_limit, packet.len());
+                Ipv6Header { traffic_class: way.tos, ..header }.emit(&mut bytes)
             }
         };
         if packet.push(written).and_then(|()| packet.write(0, &bytes[..written])).is_err() {

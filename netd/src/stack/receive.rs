@@ -124,10 +124,12 @@ impl<M: Memory + Clone> Stack<M> {
             return Err(DropReason::OtherShard);
         }
         let receiver = self.demux.tcp(&flow);
-        let tcp = match frame.buf.marks.csum {
+        let marked = is_marked(frame.packet_head(), &pair);
+        let mut tcp = match frame.buf.marks.csum {
             Csum::Valid | Csum::Partial { .. } => unchecked.trust(),
             Csum::Unknown => self.verify_tcp(receiver, unchecked, &mut frame)?,
         };
+        tcp.segment.marked = marked;
         frame.pull(usize::from(tcp.header_len));
         match receiver {
             TcpReceiver::Connection(index) => self.segment_for(now, index, &tcp.segment, Some(&frame), flow),
@@ -564,4 +566,15 @@ fn udp_icmp(complaint: Complaint) -> Option<Errno> {
         Complaint::Port => Some(Errno::CONNREFUSED),
         _ => None,
     }
+}
+
+/// RFC 3168 §5: a router on the way marked the packet whose header this is.
+fn is_marked(header: &[u8], pair: &AddressPair) -> bool {
+    const CE: u8 = 3;
+    let field = match (pair, header) {
+        (AddressPair::V4 { .. }, [_, tos, ..]) => *tos,
+        (AddressPair::V6 { .. }, [_, low, ..]) => *low >> 4,
+        _ => 0,
+    };
+    field & CE == CE
 }

@@ -61,6 +61,9 @@ enum Turn {
 /// How long a connection without a way waits before it looks again, unless its own timer is earlier.
 const STALL: Duration = Duration::from_millis(200);
 
+/// RFC 3168 §5: the sender understands marks.
+const ECT_0: u8 = 2;
+
 impl<M: Memory + Clone> Stack<M> {
     /// Builds frames of what sockets have to send, at most `room[n]` for interface `n`; the last entry,
     /// behind those of all interfaces, is loopback's. Returns
@@ -264,6 +267,7 @@ impl<M: Memory + Clone> Stack<M> {
         at: Option<SocketRef>,
     ) -> Result<(), Failure> {
         let offload = self.offload(way);
+        let way = &Way { tos: if segment.ect { ECT_0 } else { 0 }, ..*way };
         if offload.leaves_whole(segment) {
             let packet = self.build_segment(flow, way, segment, at, offload)?;
             self.send_on(now, way, &flow.addresses, IpProtocol::TCP, packet);

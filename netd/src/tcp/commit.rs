@@ -63,6 +63,7 @@ impl From<conns::Options> for Agreement {
             window_scaling: options.wscale,
             sack: options.sack,
             timestamps: options.timestamps,
+            ecn: options.ecn,
         }
     }
 }
@@ -76,7 +77,7 @@ impl From<Agreement> for conns::Options {
             wscale: agreed.window_scaling,
             sack: agreed.sack,
             timestamps: agreed.timestamps,
-            ecn: false,
+            ecn: agreed.ecn,
         }
     }
 }
@@ -146,6 +147,7 @@ impl ControlBlock {
         values.fin_sent = self.fin_sent();
         values.fin_received = self.has_remote_fin();
         values.detached = self.orphaned;
+        values.ecn_echo = self.ecn.echo;
         values.error = self.failure.map_or(0, Failure::errno);
         let srtt = self.rtt.srtt_us().div_ceil(SRTT_UNIT_US);
         values.srtt_64us = u16::try_from(srtt).unwrap_or(u16::MAX);
@@ -232,6 +234,7 @@ impl ControlBlock {
         self.receive.scale = self.agreed.receive_scale;
         self.timestamps.recent = values.ts_recent;
         self.timestamps.recent_at = now;
+        self.ecn.echo = values.ecn_echo;
         if values.fin_received {
             self.remote_fin = self.receive.nxt.minus(1);
         }

@@ -15,6 +15,7 @@ use core::time::Duration;
 use proto::time::Instant;
 
 use super::congestion::{Congestion, Kind};
+use super::ecn::EcnState;
 use super::out_of_order::OutOfOrder;
 use super::reaction::Reaction;
 use super::recovery::{Flight, Parts, Recovery};
@@ -49,6 +50,8 @@ pub struct Agreement {
     pub sack: bool,
     /// Both do timestamps.
     pub timestamps: bool,
+    /// Both do ECN.
+    pub ecn: bool,
 }
 
 /// What TCP_INFO shows of the path.
@@ -125,6 +128,7 @@ pub struct ControlBlock {
     pub(super) sent: SentLog,
     pub(super) out_of_order: Option<Box<OutOfOrder>>,
     pub(super) tail_probe: TailProbe,
+    pub(super) ecn: EcnState,
     pub(super) timestamps: TimestampState,
     pub(super) timers: Timers,
     pub(super) options: SocketOptions,
@@ -199,6 +203,7 @@ impl ControlBlock {
             sent: SentLog::default(),
             out_of_order: None,
             tail_probe: TailProbe::default(),
+            ecn: EcnState { mode: settings.ecn, ..EcnState::default() },
             timestamps: TimestampState { offset: timestamp_offset, ..TimestampState::default() },
             timers: Timers::default(),
             options: settings.options,
@@ -284,6 +289,7 @@ impl ControlBlock {
         }
         self.agreed.sack &= options.sack_permitted;
         self.agreed.timestamps &= options.timestamps.is_some();
+        self.agreed.ecn = self.ecn.agreed_by(syn);
         if let Some(timestamps) = options.timestamps.filter(|_| self.agreed.timestamps) {
             self.timestamps.recent = timestamps.value;
             self.timestamps.recent_at = now;

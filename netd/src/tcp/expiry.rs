@@ -90,6 +90,9 @@ impl ControlBlock {
                 let srtt = self.rtt.srtt().unwrap_or(Duration::ZERO);
                 let (recovery, mut parts) = self.recovering();
                 recovery.on_timeout(now, srtt, &mut parts);
+                if self.agreed.ecn {
+                    self.ecn.on_reduced(self.send.nxt);
+                }
                 // The time-out is a pace of its own: what a resume allowed at first may be used up,
                 // and then nothing else would ever leave.
                 self.resume_credit = self.resume_credit.max(self.mss());

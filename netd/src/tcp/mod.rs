@@ -24,6 +24,7 @@ pub mod commit;
 pub mod congestion;
 pub mod control_block;
 pub mod cookie;
+pub mod ecn;
 pub mod expiry;
 pub mod icmp;
 pub mod input;

@@ -154,6 +154,8 @@ impl ControlBlock {
             // tcp_transmit_skb of the final FIN).
             return fin_fits.then_some(Next::New { octets: 0, fin: true });
         }
+        // CWR belongs to one segment, and no device is to repeat it in each piece (RFC 3168 §6.1.2).
+        let gso_max = if self.ecn.cwr_due { mss } else { gso_max };
         let octets = unsent.min(usable).min(room).min(u64::from(gso_max)) as u32;
         if octets == 0 {
             return None;
@@ -213,7 +215,12 @@ impl ControlBlock {
         if self.timers.send_timer != SendTimer::Retransmission {
             self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());
         }
-        let flags = if self.state == State::SynReceived { Flags::SYN.with(Flags::ACK) } else { Flags::SYN };
+        let flags = match self.state {
+            // RFC 3168 §6.1.1: an ECN-setup SYN-ACK has ECE alone.
+            State::SynReceived if self.agreed.ecn => Flags::SYN.with(Flags::ACK).with(Flags::ECE),
+            State::SynReceived => Flags::SYN.with(Flags::ACK),
+            _ => Flags::SYN.with(self.ecn.syn_bits(!first)),
+        };
         self.assemble(now, Position::SYN, 0, flags)
     }
 
@@ -254,7 +261,14 @@ impl ControlBlock {
         if fin {
             flags = flags.with(Flags::FIN);
         }
-        self.assemble(now, position, octets, flags)
+        if self.ecn.cwr_due && octets > 0 {
+            self.ecn.cwr_due = false;
+            flags = flags.with(Flags::CWR);
+        }
+        let mut out = self.assemble(now, position, octets, flags);
+        // RFC 3168 §6.1.5: only new data, what goes again must not be marked.
+        out.ect = self.agreed.ecn && octets > 0;
+        out
     }
 
     fn send_again(&mut self, now: Instant, range: Range) -> SegmentOut {
@@ -399,6 +413,7 @@ impl ControlBlock {
         let piece_len = self.piece_len() as u16;
         let mut options = Options::NONE;
         let mut window = 0;
+        let mut out_flags = flags;
         if flags.syn() {
             options.mss = Some(self.advertised_mss);
             // RFC 7323 §2.2 and §3.2, RFC 2018 §2: a SYN-ACK says only what the SYN said.
@@ -421,19 +436,23 @@ impl ControlBlock {
             self.receive.last_ack_sent = self.receive.nxt;
             self.timers.delayed_ack = Deadline::NEVER;
             self.ack_now = false;
+            if self.ecn.echo && self.agreed.ecn && !flags.syn() && !flags.rst() {
+                out_flags = out_flags.with(Flags::ECE);
+            }
         } else if flags.syn() {
             window = self.receive.limit.min(u32::from(u16::MAX)) as u16;
         }
         let mut out = SegmentOut {
             seq: position.on_wire(self.iss),
             ack,
-            flags,
+            flags: out_flags,
             window,
             urgent: 0,
             options,
             offset: position.offset(),
             payload_len: octets,
             piece_len,
+            ect: false,
         };
         // RFC 9293 §3.8.5: the pointer is an offset from this segment's sequence number.
         if self.urgent_end > position && flags.ack() && !flags.syn() {

@@ -206,6 +206,8 @@ pub struct Segment {
     pub options: Options,
     /// Octets of payload. May exceed the MSS when a device has merged several segments.
     pub payload_len: u32,
+    /// The IP header says that a router saw congestion: CE (RFC 3168 §5).
+    pub marked: bool,
 }
 
 impl Segment {
@@ -245,6 +247,8 @@ pub struct SegmentOut {
     /// Octets of payload per piece on the wire: where `payload_len` is larger, the segment leaves
     /// as several of this size (the last may be shorter). Never 0.
     pub piece_len: u16,
+    /// Routers may mark it: ECT(0) in the IP header (RFC 3168 §5).
+    pub ect: bool,
 }
 
 impl SegmentOut {

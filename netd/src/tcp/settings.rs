@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use super::congestion::Kind;
+use super::ecn::Ecn;
 
 /// RFC 9293 §3.7.1: assumed when the remote's SYN carries no MSS option, over IPv4.
 pub const MSS_DEFAULT_IPV4: u16 = 536;
@@ -69,6 +70,8 @@ pub struct Settings {
     pub sack: bool,
     /// Offer or accept timestamps.
     pub timestamps: bool,
+    /// Ask for ECN, or accept it.
+    pub ecn: Ecn,
     /// The client's options.
     pub options: SocketOptions,
 }
@@ -86,6 +89,7 @@ impl Default for Settings {
             window_scaling: true,
             sack: true,
             timestamps: true,
+            ecn: Ecn::Accept,
             options: SocketOptions::default(),
         }
     }

@@ -84,6 +84,7 @@ impl TcpHeader {
                 urgent: layout.urgent.get(),
                 options: tcp_options::parse(options),
                 payload_len: covered - header_len as u32,
+                marked: false,
             },
         };
         let pseudo = pseudo_header(pair, IpProtocol::TCP.0, covered);
@@ -177,7 +178,7 @@ mod tests {
             let pair = if six { V6 } else { V4 };
             let out_segment = SegmentOut {
                 seq: SeqNum::new(numbers.0), ack: SeqNum::new(numbers.1), flags: Flags::from_bits(flags),
-                window, urgent, options, offset: 0, payload_len: payload.len() as u32, piece_len: 1,
+                window, urgent, options, offset: 0, payload_len: payload.len() as u32, piece_len: 1, ect: false,
             };
             let mut out = vec![0xee; HEADER_LEN_MAX];
             let checksum = if device { Checksum::Device } else { Checksum::Full(Sum::of(&payload)) };
@@ -194,7 +195,7 @@ mod tests {
             prop_assert_eq!((parsed.src_port, parsed.dst_port, usize::from(parsed.header_len)), (ports.0, ports.1, len));
             prop_assert_eq!(parsed.segment, Segment {
                 seq: out_segment.seq, ack: out_segment.ack, flags: out_segment.flags, window, urgent, options,
-                payload_len: payload.len() as u32,
+                payload_len: payload.len() as u32, marked: false,
             });
             let bit = flip.index(out.len() * 8);
             out[bit / 8] ^= 1 << (bit % 8);

@@ -196,6 +196,8 @@ pub struct State {
     pub fin_received: bool,
     /// No client is there any more: nothing is delivered, the arena place is not looked at.
     pub detached: bool,
+    /// A mark of a router is still to be echoed (RFC 3168 §6.1.3).
+    pub ecn_echo: bool,
     /// errno with which the connection ended, 0 while it has not; published before it is freed.
     pub error: u8,
     /// Smoothed round-trip time in units of 64 µs, saturating (4.19 s); 0 when unknown.
@@ -219,6 +221,7 @@ const ECN: u8 = 8;
 const FIN_SENT: u8 = 1;
 const FIN_RECEIVED: u8 = 2;
 const DETACHED: u8 = 4;
+const ECN_ECHO: u8 = 8;
 
 impl Options {
     fn pack<const N: usize>(&self, out: &mut Pack<N>) {
@@ -341,6 +344,7 @@ impl State {
             fin_sent: false,
             fin_received: false,
             detached: false,
+            ecn_echo: false,
             error: 0,
             srtt_64us: 0,
             cwnd_segments: 0,
@@ -363,7 +367,8 @@ impl State {
         let bit = |on: bool, bit: u8| if on { bit } else { 0 };
         out.u8(bit(self.fin_sent, FIN_SENT)
             | bit(self.fin_received, FIN_RECEIVED)
-            | bit(self.detached, DETACHED));
+            | bit(self.detached, DETACHED)
+            | bit(self.ecn_echo, ECN_ECHO));
         out.u8(self.error);
         out.u8(self.urgent);
         out.u16(self.srtt_64us);
@@ -396,6 +401,7 @@ impl State {
             fin_sent: flags & FIN_SENT != 0,
             fin_received: flags & FIN_RECEIVED != 0,
             detached: flags & DETACHED != 0,
+            ecn_echo: flags & ECN_ECHO != 0,
             error,
             srtt_64us,
             cwnd_segments,

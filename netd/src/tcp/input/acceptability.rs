@@ -93,13 +93,19 @@ impl ControlBlock {
         }
         let is_probe = segment.seq == self.receive.nxt.minus(1).on_wire(self.irs);
         let waits = (segment.seq_len() > 0 && !segment.flags.syn()) || is_probe;
-        if !waits {
-            if self.next_dup_ack.is_set() && !self.next_dup_ack.is_due(now) {
-                return None;
-            }
-            self.next_dup_ack = Deadline::at(now + DUP_ACK_INTERVAL);
+        if !waits && !self.may_correct(now) {
+            return None;
         }
         Some(self.assemble_ack(now))
+    }
+
+    /// Whether this connection may once more answer what is wrong; then not again for a while.
+    fn may_correct(&mut self, now: Instant) -> bool {
+        let may = !self.next_dup_ack.is_set() || self.next_dup_ack.is_due(now);
+        if may {
+            self.next_dup_ack = Deadline::at(now + DUP_ACK_INTERVAL);
+        }
+        may
     }
 
     /// RFC 7323 §5.3, R1: the timestamp is older than TS.Recent. RST segments pass (§5.2), and
@@ -205,9 +211,10 @@ impl ControlBlock {
         Continue(())
     }
 
-    /// RFC 5961 §3.2, §4.2, §5.2 and §7: a challenge ACK within the limit.
+    /// RFC 5961 §3.2, §4.2, §5.2 and §7: a challenge ACK within the limits: the connection's own, which a
+    /// flood on one connection meets first, and the one of all, whose size nobody outside can count.
     pub(super) fn challenge(&mut self, now: Instant, reason: DropReason, env: &mut Env<'_>) -> Reaction {
-        let reply = env.challenge.allow(now).then(|| self.assemble_ack(now));
+        let reply = (self.may_correct(now) && env.challenge.allow(now)).then(|| self.assemble_ack(now));
         Reaction::answered(reason, reply)
     }
 }

@@ -13,7 +13,7 @@ use super::super::ranges::Range;
 use super::super::reaction::Reaction;
 use super::super::recovery::{AckFacts, Phase};
 use super::super::sack::SackNews;
-use super::super::segment::Segment;
+use super::super::segment::{Flags, Segment};
 use super::super::seq::Position;
 use super::super::state::State;
 use super::super::timers::{Deadline, SendTimer};
@@ -151,15 +151,34 @@ impl ControlBlock {
                 new_data: self.unsent().min(self.send.usable()) >= mss,
                 srtt: self.rtt.srtt().unwrap_or(Duration::ZERO),
             };
+            let before = self.recovery.phase();
             let (recovery, mut parts) = self.recovering();
             wait = recovery.on_ack(&facts, &mut parts);
+            if self.agreed.ecn && before == Phase::Open && self.recovery.phase() == Phase::Recovery {
+                self.ecn.on_reduced(self.send.nxt);
+            }
             if self.recovery.phase() != Phase::Open {
                 // The loss is known and paid for; the probe has nothing more to tell.
                 self.tail_probe.end = Position::SYN;
             }
         }
+        self.take_echo(segment, ack, acked as u32);
         self.check_reneging(now);
         self.rearm_after_ack(now, wait, acked > 0, news.newly_sacked > 0);
+    }
+
+    /// RFC 3168 §6.1.2: ECE is heard as a loss would be, but nothing goes again.
+    fn take_echo(&mut self, segment: &Segment, ack: Position, acked: u32) {
+        let heard = self.agreed.ecn && segment.flags.contains(Flags::ECE) && !segment.flags.syn();
+        if !heard || ack < self.send.una || self.recovery.phase() != Phase::Open {
+            return;
+        }
+        if self.ecn.on_echo(self.send.una, self.send.nxt) {
+            let (mss, flight) = (self.mss(), self.flight().size());
+            let ssthresh = self.congestion.on_loss(flight + acked, mss);
+            self.congestion.set_cwnd(ssthresh, mss);
+            self.ecn.on_reduced(self.send.nxt);
+        }
     }
 
     /// What the segment says has arrived is taken out of the log of what was sent.

@@ -15,6 +15,7 @@ use super::super::challenge::ChallengeLimiter;
 use super::super::commit::Identity;
 use super::super::congestion::Kind;
 use super::super::control_block::ControlBlock;
+use super::super::ecn::Ecn;
 use super::super::isn::Secrets;
 use super::super::listen::{self, Backlog, Caller, Heard};
 use super::super::reaction::Reaction;
@@ -63,6 +64,8 @@ pub(super) struct Weather {
     pub(super) loss_permille: u64,
     pub(super) duplicate_permille: u64,
     pub(super) reorder_permille: u64,
+    /// Routers mark this many of a thousand packets that may be marked.
+    pub(super) mark_permille: u64,
     pub(super) delay: Duration,
     /// A death at this many of a thousand batches.
     pub(super) death_permille: u64,
@@ -87,6 +90,7 @@ impl Weather {
             loss_permille: 0,
             duplicate_permille: 0,
             reorder_permille: 0,
+            mark_permille: 0,
             delay: Duration::from_millis(5),
             death_permille: 0,
             downtime: Duration::ZERO,
@@ -109,6 +113,7 @@ impl Weather {
             timestamps: rng.chance(750),
             window_scaling: rng.chance(750),
             path_mss: [536, 1460, 1400, 8960][rng.below(4) as usize],
+            ecn: [Ecn::Off, Ecn::Accept, Ecn::Request, Ecn::Request][(seed % 4) as usize],
             receive_limit: [3000, 20_000, 65_535, 1 << 20][rng.below(4) as usize],
             ..Settings::default()
         };
@@ -120,6 +125,7 @@ impl Weather {
             loss_permille: [0, 20, 100][bad as usize],
             duplicate_permille: [0, 10, 50][bad as usize],
             reorder_permille: [0, 50, 200][bad as usize],
+            mark_permille: [0, 30, 300][(seed % 3) as usize],
             delay: Duration::from_micros([200, 5000, 60_000][rng.below(3) as usize]),
             death_permille: if rng.chance(600) { [5, 20, 60][rng.below(3) as usize] } else { 0 },
             downtime: Duration::from_millis([0, 3, 40][rng.below(3) as usize]),
@@ -655,6 +661,7 @@ impl World {
             urgent: out.urgent,
             options: out.options,
             payload_len: len,
+            marked: out.ect && self.rng.chance(self.weather.mark_permille),
         };
         let payload = (start..start + u64::from(len)).map(|offset| byte(side, offset)).collect();
         let packet = Packet { segment, payload };

@@ -10,6 +10,7 @@ use super::super::challenge::ChallengeLimiter;
 use super::super::commit::Identity;
 use super::super::congestion::Kind;
 use super::super::control_block::ControlBlock;
+use super::super::ecn::Ecn;
 use super::super::icmp::IcmpError;
 use super::super::out_of_order::OUT_OF_ORDER_RANGES_MAX;
 use super::super::reaction::Reaction;
@@ -196,6 +197,7 @@ impl Victim {
                 sack,
             },
             payload_len: blow.payload_len,
+            marked: blow.urgent % 4 == 1,
         }
     }
 
@@ -375,6 +377,7 @@ fn settings() -> impl Strategy<Value = Settings> {
             sack,
             timestamps,
             window_scaling,
+            ecn: [Ecn::Off, Ecn::Accept, Ecn::Request][usize::from(path_mss % 3)],
             ..Settings::default()
         },
     )
