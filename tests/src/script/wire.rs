@@ -90,7 +90,7 @@ fn tcp(raw: &Raw) -> Vec<u8> {
     bytes.extend(raw.to.to_be_bytes());
     bytes.extend(raw.seq.to_be_bytes());
     bytes.extend(raw.ack.to_be_bytes());
-    bytes.push(((20 + raw.options.len()) / 4 << 4) as u8);
+    bytes.push((((20 + raw.options.len()) / 4) << 4) as u8);
     bytes.push(raw.flags);
     bytes.extend(raw.window.to_be_bytes());
     bytes.extend([0, 0]);
