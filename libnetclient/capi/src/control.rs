@@ -44,7 +44,9 @@ pub(crate) unsafe fn origin(message: &msghdr, is_datagram: bool) -> Outcome<Orig
                     return Err(Errno(libc::EINVAL));
                 }
                 // SAFETY: the message was seen to hold one.
-                let info = unsafe { libc::CMSG_DATA(at).cast::<in_pktinfo>().read_unaligned() };
+                let info = unsafe { libc::CMSG_DATA(at) };
+                // SAFETY: as above: the data is that structure.
+                let info = unsafe { info.cast::<in_pktinfo>().read_unaligned() };
                 let source = Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr));
                 origin.source = (!source.is_unspecified()).then_some(IpAddr::V4(source));
                 origin.interface = u32::try_from(info.ipi_ifindex).map_err(|_| Errno(libc::EINVAL))?;

@@ -296,7 +296,9 @@ fn datagrams_one_by_one_and_many() {
 /// A control buffer with one message.
 fn control(level: c_int, kind: c_int, data: &[u8]) -> ([u8; 64], usize) {
     // SAFETY: plain arithmetic.
-    let (whole, at) = unsafe { (libc::CMSG_SPACE(data.len() as u32), libc::CMSG_LEN(0)) };
+    let whole = unsafe { libc::CMSG_SPACE(data.len() as u32) };
+    // SAFETY: as above.
+    let at = unsafe { libc::CMSG_LEN(0) };
     let mut bytes = [0u8; 64];
     bytes[..8].copy_from_slice(&(at as usize + data.len()).to_ne_bytes());
     bytes[8..12].copy_from_slice(&level.to_ne_bytes());

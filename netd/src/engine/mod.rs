@@ -150,7 +150,7 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), EngineError> 
             None => sleep(&mut poll, &mut events, None)?,
         }
     }
-    // What all shards share is made by the first, at the group's first start: looked for now and then,
+    // What all shards share is made by the first, at the group's first start: looked for again and again,
     // because nobody could say yet that it is there.
     let made = || {
         Secrets::are_there(&start.memory(Tag::Secrets))
