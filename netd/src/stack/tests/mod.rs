@@ -9,3 +9,4 @@ mod ipv6;
 mod loopback;
 mod pages;
 mod rig;
+mod shards;

@@ -39,6 +39,8 @@ pub(super) struct Plan {
     pub interfaces: Vec<InterfaceConfig>,
     pub slab: SlabGeometry,
     pub conns: u32,
+    /// Which shard it is, of how many.
+    pub shard: (u16, u16),
 }
 
 impl Plan {
@@ -48,6 +50,7 @@ impl Plan {
             interfaces: vec![interface(number, &[addr])],
             slab: SlabGeometry { small: 512, large: 64 },
             conns: 1024,
+            shard: (0, 1),
         }
     }
 }
@@ -248,8 +251,8 @@ fn attach(
     let pools: Vec<_> = plan.interfaces.iter().map(pool).collect();
     let loopback = pool(&plan.interfaces[0]);
     let setup = Setup {
-        shard: 0,
-        shards: 1,
+        shard: plan.shard.0,
+        shards: plan.shard.1,
         interfaces: plan.interfaces.clone(),
         frames: pools.clone(),
         loopback: loopback.clone(),
