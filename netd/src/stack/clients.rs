@@ -344,17 +344,20 @@ impl<M: Memory + Clone> Stack<M> {
     /// Whether a connection that is to be opened belongs to another shard.
     fn is_elsewhere(&self, op: OpId, local: SocketAddr, remote: SocketAddr) -> bool {
         let chosen = || self.source_for(local.ip(), remote.ip());
-        !self.operations.contains_key(&op)
-            && self.steering.shards() > 1
+        self.steering.shards() > 1
+            && !self.operations.contains_key(&op)
             && chosen()
                 .is_ok_and(|ip| self.steering.flow(SocketAddr::new(ip, local.port()), remote) != self.shard)
     }
 
     /// Whether a flow belongs to this shard.
     pub(super) fn is_ours(&self, flow: &FlowKey) -> bool {
+        if self.steering.shards() == 1 {
+            return true;
+        }
         let local = SocketAddr::new(flow.local_addr(), flow.local_port);
         let remote = SocketAddr::new(flow.remote_addr(), flow.remote_port);
-        self.steering.shards() == 1 || self.steering.flow(local, remote) == self.shard
+        self.steering.flow(local, remote) == self.shard
     }
 
     /// Closes what an operation opened, if it opened anything.

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 const OURS: &str = "10.0.0.1";
 const REMOTE: &str = "10.0.0.9:80";
-const GEOMETRY: Geometry = Geometry { shards: 2, active: 8, passive: 8, tx_pages: 16, rx_pages: 16 };
+const GEOMETRY: Geometry = Geometry { shards: 2, active: 8, passive: 64, tx_pages: 16, rx_pages: 16 };
 
 fn second_of_two() -> Rig {
     Rig::new(Plan { shard: (1, 2), ..Plan::new(1, OURS) })
