@@ -89,8 +89,8 @@ pub enum Use {
     Other,
 }
 
-/// Size of a socket's place in an arena; `proto::arena` lays it out.
-const PLACE_SIZE: usize = 640;
+/// Size of a socket's two lines in an arena; `proto::arena` lays them out.
+const LINES_SIZE: usize = 128;
 const CELL_SIZE: usize = proto::cell::CELL_SIZE;
 
 impl Use {
@@ -103,15 +103,14 @@ impl Use {
             Use::Arena(geometry) => {
                 let notes = geometry.event_ring(0).capacity();
                 let rings = usize::from(geometry.shards) * 2 * spsc::Place::bytes(notes, NOTE_SIZE);
-                let places = rings.next_multiple_of(4096);
+                let lines = rings.next_multiple_of(4096);
+                let tables = lines + geometry.sockets() as usize * LINES_SIZE;
                 match at {
                     _ if at < rings => Point::Ring,
                     _ if at >= Direction::Tx.byte_at(geometry, 0, 0) => Point::Payload,
-                    _ => match (at - places) % PLACE_SIZE {
-                        0..64 => Point::ClientLine,
-                        64..128 => Point::StackLine,
-                        _ => Point::PageTable,
-                    },
+                    _ if at >= tables => Point::PageTable,
+                    _ if (at - lines) % LINES_SIZE < LINES_SIZE / 2 => Point::ClientLine,
+                    _ => Point::StackLine,
                 }
             }
             Use::Soft | Use::Other => Point::Other,

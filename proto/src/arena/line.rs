@@ -16,6 +16,7 @@ use core::sync::atomic::Ordering;
 
 const CLIENT_AT: usize = 0;
 const STACK_AT: usize = 64;
+const _: () = assert!(STACK_AT + 64 == super::LINES_SIZE);
 
 /// What a client wants of a socket, in [`ClientLine::flags`].
 pub mod want {
@@ -117,7 +118,7 @@ macro_rules! fields {
             /// Copies the line out: the epoch, then the flags, then the cursors. So a line that
             /// says a new epoch has the flags of it, not those of the use before.
             pub fn load<M: Memory>(memory: &M, geometry: &Geometry, slot: SlotIndex) -> $line {
-                let at = geometry.place_at(slot) + $base;
+                let at = geometry.lines_at(slot) + $base;
                 // Acquire: pairs with the Release store of the epoch in `store`.
                 let epoch = Epoch(memory.load_u32(at + EPOCH_AT, Ordering::Acquire));
                 // Acquire: pairs with the Release store of the flags in `store`.
@@ -127,7 +128,7 @@ macro_rules! fields {
 
             /// Writes the line: the cursors and numbers, then the flags, then the epoch.
             pub fn store<M: Memory>(&self, memory: &M, geometry: &Geometry, slot: SlotIndex) {
-                let at = geometry.place_at(slot) + $base;
+                let at = geometry.lines_at(slot) + $base;
                 $(memory.$set(at + $at, self.$name, Ordering::Relaxed);)*
                 // Release: pairs with the Acquire load of the flags in `load`.
                 memory.store_u32(at + FLAGS_AT, self.flags, Ordering::Release);
@@ -140,7 +141,7 @@ macro_rules! fields {
 impl StackLine {
     /// Which use of the place netd's line speaks of; [`Epoch`] 0 where there was none yet.
     pub fn load_epoch<M: Memory>(memory: &M, geometry: &Geometry, slot: SlotIndex) -> Epoch {
-        Epoch(memory.load_u32(geometry.place_at(slot) + STACK_AT + EPOCH_AT, Ordering::Acquire))
+        Epoch(memory.load_u32(geometry.lines_at(slot) + STACK_AT + EPOCH_AT, Ordering::Acquire))
     }
 }
 
@@ -199,7 +200,7 @@ impl Notes {
     /// private count.
     #[must_use = "the note must be pushed"]
     pub fn raise<M: Memory>(self, memory: &M, geometry: &Geometry, slot: SlotIndex, seq: &mut u32) -> bool {
-        let (at, (seq_at, ack_at)) = (geometry.place_at(slot), self.offsets());
+        let (at, (seq_at, ack_at)) = (geometry.lines_at(slot), self.offsets());
         // The line must be out before `ack` is read: the receiver does it the other way round.
         memory.full_fence();
         if memory.load_u32(at + ack_at, Ordering::Acquire) != *seq {
@@ -212,14 +213,14 @@ impl Notes {
 
     /// Whether the notifier has given a note that the receiver has not taken up.
     pub fn outstanding<M: Memory>(self, memory: &M, geometry: &Geometry, slot: SlotIndex) -> bool {
-        let (at, (seq_at, ack_at)) = (geometry.place_at(slot), self.offsets());
+        let (at, (seq_at, ack_at)) = (geometry.lines_at(slot), self.offsets());
         memory.load_u32(at + seq_at, Ordering::Acquire) != memory.load_u32(at + ack_at, Ordering::Acquire)
     }
 
     /// For the receiver, before it reads the line: takes up every note given so far. Returns the
     /// count that now stands in the receiver's line.
     pub fn take_up<M: Memory>(self, memory: &M, geometry: &Geometry, slot: SlotIndex) -> u32 {
-        let (at, (seq_at, ack_at)) = (geometry.place_at(slot), self.offsets());
+        let (at, (seq_at, ack_at)) = (geometry.lines_at(slot), self.offsets());
         let seq = memory.load_u32(at + seq_at, Ordering::Acquire);
         memory.store_u32(at + ack_at, seq, Ordering::Release);
         // `ack` must be out before the line is read: the notifier does it the other way round.

@@ -1,10 +1,11 @@
 //! A session's memory: the payload pages, the sockets' cursors, the rings of "look at this socket".
 //!
 //! ```text
-//! ┌───────────────────────────────────────┬───────────────┬───────────┬───────────────────────┐
-//! │ per shard: event ring │ kick ring      │ socket places │ send pages│ per shard: recv pages │
-//! │            netd→client│ client→netd    │ 640 B each    │ 16 KiB    │ 16 KiB                │
-//! └───────────────────────────────────────┴───────────────┴───────────┴───────────────────────┘
+//! ┌───────────────────────────────────────┬───────────┬─────────────┬───────────┬───────────────────────┐
+//! │ per shard: event ring │ kick ring      │ two lines │ two tables  │ send pages│ per shard: recv pages │
+//! │            netd→client│ client→netd    │ per socket│ per socket  │ 16 KiB    │ 16 KiB                │
+//! │                       │                │ 128 B     │ 512 B       │           │                       │
+//! └───────────────────────────────────────┴───────────┴─────────────┴───────────┴───────────────────────┘
 //! ```
 //!
 //! One memfd per client session, made by sockd, mapped by that client and by netd, never used for
@@ -12,7 +13,8 @@
 //! empty arena. Both sides learn the [`Geometry`] from sockd, never from the memory.
 //!
 //! A socket's place is two lines, one written by each side ([`line`]), and two page tables indexed
-//! by stream offset ([`place`]). The client alone allocates send pages and fills the send table;
+//! by stream offset ([`place`]). The lines of all sockets lie together, so that connections that carry
+//! nothing touch no table, and whoever looks at all of them reads few pages. The client alone allocates send pages and fills the send table;
 //! netd alone allocates receive pages and fills the receive table. Which pages are in use follows
 //! from the cursors.
 //!
@@ -39,7 +41,10 @@ pub const WINDOW_MAX: u32 = ((TABLE_PAGES - 1) * PAGE_SIZE) as u32;
 /// Bytes of an entry of the event and kick rings: a socket's place.
 pub const NOTE_SIZE: usize = 4;
 
-pub(crate) const PLACE_SIZE: usize = 640;
+/// The two lines of a socket.
+pub(crate) const LINES_SIZE: usize = 128;
+/// Its two page tables.
+pub(crate) const TABLES_SIZE: usize = 2 * 4 * TABLE_PAGES;
 
 /// Limits on a session's size that netd enforces whatever sockd says.
 pub const SOCKETS_MAX: u32 = 1 << 18;
@@ -128,17 +133,26 @@ impl Geometry {
         spsc::Place::new((shard as usize * 2 + 1) * self.ring_bytes(), self.notes())
     }
 
-    const fn places_at(&self) -> usize {
+    const fn all_lines_at(&self) -> usize {
         (self.shards as usize * 2 * self.ring_bytes()).next_multiple_of(4096)
     }
 
-    pub(crate) const fn place_at(&self, slot: SlotIndex) -> usize {
+    const fn all_tables_at(&self) -> usize {
+        (self.all_lines_at() + self.sockets() as usize * LINES_SIZE).next_multiple_of(4096)
+    }
+
+    pub(crate) const fn lines_at(&self, slot: SlotIndex) -> usize {
         assert!(slot.0 < self.sockets(), "no such socket place");
-        self.places_at() + slot.0 as usize * PLACE_SIZE
+        self.all_lines_at() + slot.0 as usize * LINES_SIZE
+    }
+
+    pub(crate) const fn tables_at(&self, slot: SlotIndex) -> usize {
+        assert!(slot.0 < self.sockets(), "no such socket place");
+        self.all_tables_at() + slot.0 as usize * TABLES_SIZE
     }
 
     const fn pages_at(&self) -> usize {
-        (self.places_at() + self.sockets() as usize * PLACE_SIZE).next_multiple_of(PAGE_SIZE)
+        (self.all_tables_at() + self.sockets() as usize * TABLES_SIZE).next_multiple_of(PAGE_SIZE)
     }
 
     pub(crate) const fn tx_page_at(&self, page: u32) -> usize {

@@ -10,9 +10,9 @@ use crate::id::SlotIndex;
 use crate::shm::Memory;
 use core::sync::atomic::Ordering;
 
-const TX_TABLE_AT: usize = 128;
+const TX_TABLE_AT: usize = 0;
 const RX_TABLE_AT: usize = TX_TABLE_AT + TABLE_PAGES * 4;
-const _: () = assert!(RX_TABLE_AT + TABLE_PAGES * 4 == super::PLACE_SIZE);
+const _: () = assert!(RX_TABLE_AT + TABLE_PAGES * 4 == super::TABLES_SIZE);
 
 /// One direction of the payload in an arena.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub const fn entry_of(offset: u64) -> usize {
 
 impl Direction {
     const fn table_at(self, geometry: &Geometry, slot: SlotIndex) -> usize {
-        geometry.place_at(slot)
+        geometry.tables_at(slot)
             + match self {
                 Direction::Tx => TX_TABLE_AT,
                 Direction::Rx { .. } => RX_TABLE_AT,
