@@ -282,8 +282,7 @@ fn panics() {
 
 fn orphans() {
     let group = Group::up("orphans");
-    let supervisors = group.pids("supervisor");
-    supervisors.into_iter().for_each(|pid| kill(pid, Signal::KILL));
+    group.kill_supervisors();
     until("the end of every process", || group.processes().is_empty().then_some(()));
     // The next one finds the remains and starts over them.
     let output = group.supervisor(&["up", "--detach"]);

@@ -216,8 +216,19 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Kills both supervisors at once: the second can't take over between the two signals.
+    pub(crate) fn kill_supervisors(&self) {
+        let supervisors = self.pids("supervisor");
+        for signal in [Signal::STOP, Signal::KILL] {
+            supervisors.iter().for_each(|pid| kill(*pid, signal));
+        }
+    }
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
+        self.kill_supervisors();
         for (_, pid) in self.processes() {
             kill(pid, Signal::KILL);
         }
