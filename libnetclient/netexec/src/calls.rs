@@ -289,9 +289,7 @@ impl Server {
             Served::NothingThere if nonblocking => Err(libc::EAGAIN),
             Served::NothingThere => {
                 waiting.until = receive_deadline(waiting.caller, fd);
-                if let State::Listening { waiting: line, .. } = &mut self.bridge(index).state {
-                    line.push_back(waiting);
-                }
+                self.park(index, waiting);
                 Ok(Reply::Nothing)
             }
         }
@@ -422,9 +420,7 @@ impl Server {
         match self.take(index, &waiting, Some(&theirs)) {
             Err(libc::EAGAIN) if !dont_wait => {
                 waiting.until = receive_deadline(waiting.caller, fd);
-                if let State::Datagram { waiting: line, .. } = &mut self.bridge(index).state {
-                    line.push_back(waiting);
-                }
+                self.park(index, waiting);
                 Ok(Reply::Nothing)
             }
             other => other.map(Reply::Value),

@@ -8,7 +8,8 @@ use crate::program::Errno;
 use libc::c_int;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsRawFd;
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fmt::Arguments;
 use std::time::Instant;
 
@@ -34,8 +35,10 @@ pub struct Server {
     bridges: Vec<Option<Bridge>>,
     free: Vec<usize>,
     by_socket: HashMap<u64, usize>,
-    /// Bridges with something to do, each once.
+    /// Bridges with something to do.
     going: VecDeque<usize>,
+    /// When calls that wait are over, and of which bridge; those that were served since are among them.
+    deadlines: BinaryHeap<Reverse<(Instant, usize)>>,
     chunk: Box<[u8; CHUNK]>,
     verbose: bool,
     /// Nobody is behind the filter any more.
@@ -57,6 +60,7 @@ impl Server {
             free: Vec::new(),
             by_socket: HashMap::new(),
             going: VecDeque::new(),
+            deadlines: BinaryHeap::new(),
             chunk: Box::new([0; CHUNK]),
             verbose,
             programs_gone: false,
@@ -284,10 +288,15 @@ impl Server {
         }
     }
 
-    fn waiting(bridge: &Bridge) -> Option<&VecDeque<Waiting>> {
-        match &bridge.state {
-            State::Listening { waiting, .. } | State::Datagram { waiting, .. } => Some(waiting),
-            _ => None,
+    /// A call waits for something to happen to its socket, until its time is over.
+    pub(crate) fn park(&mut self, index: usize, waiting: Waiting) {
+        if let Some(until) = waiting.until {
+            self.deadlines.push(Reverse((until, index)));
+        }
+        if let State::Listening { waiting: line, .. } | State::Datagram { waiting: line, .. } =
+            &mut self.bridge(index).state
+        {
+            line.push_back(waiting);
         }
     }
 
@@ -296,9 +305,7 @@ impl Server {
         if !self.going.is_empty() {
             return 0;
         }
-        let deadlines = self.bridges.iter().flatten().filter_map(Server::waiting).flatten();
-        let next = deadlines.filter_map(|waiter| waiter.until).min();
-        next.map_or(-1, |until| {
+        self.deadlines.peek().map_or(-1, |Reverse((until, _))| {
             let left = until.saturating_duration_since(Instant::now()).as_millis() + 1;
             c_int::try_from(left).unwrap_or(c_int::MAX)
         })
@@ -306,8 +313,13 @@ impl Server {
 
     /// Calls whose time is over fail as on a kernel's socket.
     fn give_up_waiting(&mut self) {
-        let now = Instant::now();
-        for bridge in self.bridges.iter_mut().flatten() {
+        while let Some(Reverse((until, index))) = self.deadlines.peek().copied() {
+            let now = Instant::now();
+            if until > now {
+                return;
+            }
+            self.deadlines.pop();
+            let Some(bridge) = self.bridges.get_mut(index).and_then(Option::as_mut) else { continue };
             let (State::Listening { waiting, .. } | State::Datagram { waiting, .. }) = &mut bridge.state
             else {
                 continue;
