@@ -4,15 +4,18 @@
 use libnetclient::{Session, Size};
 use rustix::process::Signal;
 use serde_json::Value;
+use std::fs::Permissions;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tests::process::group::{Group, ProcessRow, Program, Role, Spec};
-use tests::process::{private_net, wait_until};
+use tests::process::{private_net, skip, wait_until};
 use tests::remote::counter;
 
 const NIC: &str = "axl14";
@@ -299,6 +302,40 @@ fn a_capture_shows_both_directions_and_goes_on_over_a_death() {
             let shown = |round: &u32| way.iter().any(|frame| frame.bytes.ends_with(&round.to_be_bytes()));
             assert!((1..rounds).filter(shown).count() > FRAMES / 10, "inbound {inbound}");
         }
+    });
+}
+
+/// Somebody else on the machine may use the stack, but not administer it, and not take a low port.
+#[test]
+fn another_user_may_not_administer_nor_take_a_low_port() {
+    const TEST: &str = "another_user_may_not_administer_nor_take_a_low_port";
+    if !rustix::process::geteuid().is_root() {
+        return skip(TEST, "only root can become somebody else", false);
+    }
+    private_net::test(TEST, || {
+        const SOMEBODY: u32 = 61_347;
+        let bench = Bench::set_up();
+        // Programs where anybody may run them.
+        let open = |path: &Path| {
+            std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("ours");
+        };
+        open(bench.group.dir());
+        let run = |program: &str, words: &[&str]| {
+            let from = Path::new(bench.group.command(program).get_program()).to_owned();
+            let to = bench.group.dir().join(Path::new(program).file_name().expect("a name"));
+            std::fs::copy(from, &to).expect("room");
+            open(&to);
+            let mut command = Command::new(to);
+            command.env("AXOLOTL", bench.group.name()).env("AXOLOTL_DIR", bench.group.dir());
+            let output = command.args(words).uid(SOMEBODY).gid(SOMEBODY).output().expect("it may be run");
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        for words in [&["stats"][..], &["route", "add", "default", "via", KERNEL]] {
+            let (code, said) = run("netctl", words);
+            assert!(code == Some(1) && said.contains("not permitted"), "{words:?}: {code:?} {said}");
+        }
+        let (code, said) = run("examples/echo", &["80"]);
+        assert!(code == Some(1) && said.contains("Permission denied"), "{code:?} {said}");
     });
 }
 
