@@ -1,6 +1,7 @@
 //! Payload that is copied to its place while its checksum is taken: what is wrong never counts.
 
 use super::rig::{App, Plan, Rig, pass};
+use crate::counters::Counter;
 use crate::wire::drop_reason::DropReason;
 use proto::arena::Geometry;
 use std::time::Duration;
@@ -50,6 +51,23 @@ fn a_wrong_byte_in_what_comes_next_is_written_over() {
         pass(&mut one, &mut other, Duration::from_secs(3));
         assert!(listening.read(place) == stream, "wrong at {wrong_at}");
     }
+}
+
+#[test]
+fn a_byte_is_copied_once_on_each_way() {
+    let (mut one, mut calling, mut other, mut listening, place) = connected();
+    let copied = |rig: &Rig| {
+        [Counter::CopiedToFrame, Counter::CopiedToArena].map(|which| rig.stack.counters.get(which))
+    };
+    let (before_one, before_other) = (copied(&one), copied(&other));
+    let stream = bytes(30_000);
+    calling.write(0, &stream);
+    one.settle();
+    pass(&mut one, &mut other, Duration::from_secs(3));
+    assert!(listening.read(place) == stream);
+    let grown = |before: [u64; 2], after: [u64; 2]| [after[0] - before[0], after[1] - before[1]];
+    assert_eq!(grown(before_one, copied(&one)), [30_000, 0], "out of the arena into frames");
+    assert_eq!(grown(before_other, copied(&other)), [0, 30_000], "out of frames into the arena");
 }
 
 #[test]
