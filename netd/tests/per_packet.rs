@@ -31,7 +31,7 @@ fn instructions(function: &str, words: &[&str]) -> Option<u64> {
 }
 
 #[test]
-#[ignore = "minutes under valgrind: cargo test -p netd --test per_packet -- --ignored"]
+#[ignore = "minutes under valgrind: cargo build -p netd --example per_packet, then cargo test -p netd --test per_packet -- --ignored"]
 fn a_packet_costs_as_much_with_many_connections_as_with_one() {
     let count =
         |connections: u32| instructions("one_packet_each", &[&connections.to_string(), &PACKETS.to_string()]);
@@ -45,7 +45,7 @@ fn a_packet_costs_as_much_with_many_connections_as_with_one() {
 }
 
 #[test]
-#[ignore = "under valgrind: cargo test -p netd --test per_packet -- --ignored"]
+#[ignore = "under valgrind: cargo build -p netd --example per_packet, then cargo test -p netd --test per_packet -- --ignored"]
 fn a_run_that_is_joined_costs_less() {
     let count = |how| instructions("take_run", &["1", "128", how]);
     let (Some(plain), Some(joined)) = (count("plain"), count("joined")) else {

@@ -1,137 +1,28 @@
 //! The datapath between a device in memory and netd's end of the rings: order, page accounts, wake-ups,
 //! and a netd that breaks the rules.
 
+mod bench;
 #[allow(dead_code, reason = "shared by tests that use different parts of it")]
 mod netd_side;
 
+use bench::{Bench, Cable, Shared};
 use core::sync::atomic::Ordering;
 use netd_side::NetdSide;
-use nicd::counts::{Count, Counts};
+use nicd::counts::Count;
 use nicd::datapath::{Datapath, STUCK_AFTER, TurnError};
-use nicd::nic::{Capabilities, Frame, Nic, Received, Slab, Transmitted};
-use nicd::stock::Stock;
+use nicd::nic::Slab;
 use proptest::prelude::*;
 use proto::Instant;
 use proto::nic::rings::REGION_SIZE;
 use proto::nic::slab::{PageIndex, SlabGeometry};
 use proto::shm::Memory;
 use proto::shm::heap::HeapMemory;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::io;
 use std::rc::Rc;
-
-type Shared = Rc<HeapMemory>;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const MTU: u16 = 9000;
 const GEOMETRY: SlabGeometry = SlabGeometry { small: 24, large: 12 };
-
-/// The world behind a device in memory.
-#[derive(Default)]
-struct Cable {
-    inbound: VecDeque<Vec<u8>>,
-    outbound: Vec<Vec<u8>>,
-    /// Takes no frame.
-    busy: bool,
-    /// Shows the next frame before it is received.
-    shows: bool,
-    /// Sent, pages not given back yet.
-    sending: Vec<(u16, PageIndex)>,
-    done: Vec<(u16, PageIndex)>,
-}
-
-struct Bench {
-    cable: Rc<RefCell<Cable>>,
-    stock: Stock,
-    null: OwnedFd,
-}
-
-impl Nic<Shared> for Bench {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { driver: "bench", features: 0, carrier: true }
-    }
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.null.as_fd()
-    }
-    fn fill(&mut self, slab: &Slab<Shared>, page: PageIndex) {
-        self.stock.put(slab, page);
-    }
-    fn pages(&mut self, slab: &Slab<Shared>, frame: &mut Frame, len: usize) -> bool {
-        self.stock.take_exactly(slab, frame, len)
-    }
-    fn peek(&mut self, head: &mut [u8]) -> usize {
-        let cable = self.cable.borrow();
-        let Some(next) = cable.inbound.front().filter(|_| cable.shows) else { return 0 };
-        let len = next.len().min(head.len());
-        head[..len].copy_from_slice(&next[..len]);
-        len
-    }
-    fn receive(
-        &mut self,
-        slab: &Slab<Shared>,
-        frame: &mut Frame,
-        _: Instant,
-        _: &mut Counts,
-    ) -> io::Result<Received> {
-        let mut cable = self.cable.borrow_mut();
-        let Some(next) = cable.inbound.front() else { return Ok(Received::Nothing) };
-        if !self.stock.take(slab, frame, next.len()) {
-            return Ok(Received::NoPages);
-        }
-        self.stock.cut(slab, frame, next.len());
-        let mut at = 0;
-        for piece in frame.pieces() {
-            let (to, len) = slab.piece(piece);
-            slab.memory.write(to, &next[at..at + len]);
-            at += len;
-        }
-        cable.inbound.pop_front();
-        Ok(Received::Frame)
-    }
-    fn transmit(
-        &mut self,
-        slab: &Slab<Shared>,
-        frame: &Frame,
-        _: Instant,
-        counts: &mut Counts,
-    ) -> io::Result<Transmitted> {
-        let mut cable = self.cable.borrow_mut();
-        if cable.busy {
-            return Ok(Transmitted::Busy);
-        }
-        let mut bytes = Vec::new();
-        for piece in frame.pieces() {
-            let (at, len) = slab.piece(piece);
-            let mut part = vec![0; len];
-            slab.memory.read(at, &mut part);
-            bytes.extend(part);
-            cable.sending.push((slab.shard, piece.page));
-        }
-        cable.outbound.push(bytes);
-        counts.count(Count::TxFrames);
-        Ok(Transmitted::Taken)
-    }
-    fn complete(&mut self) -> Option<(u16, PageIndex)> {
-        self.cable.borrow_mut().done.pop()
-    }
-    fn reset(&mut self, shard: u16) {
-        self.stock.clear(shard);
-        let mut cable = self.cable.borrow_mut();
-        cable.sending.retain(|(whose, _)| *whose != shard);
-        cable.done.retain(|(whose, _)| *whose != shard);
-    }
-    fn poll(&mut self, _: Instant, _: &mut Counts) -> io::Result<()> {
-        Ok(())
-    }
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-    fn may_sleep(&mut self) -> bool {
-        true
-    }
-}
 
 struct World {
     cable: Rc<RefCell<Cable>>,
@@ -151,9 +42,8 @@ impl World {
     fn new() -> World {
         let slab = Rc::new(HeapMemory::new(GEOMETRY.bytes()));
         let rings = Rc::new(HeapMemory::new(REGION_SIZE));
-        let cable = Rc::new(RefCell::new(Cable::default()));
-        let null = std::fs::File::open("/dev/null").expect("a null device").into();
-        let bench = Bench { cable: cable.clone(), stock: Stock::default(), null };
+        let cable = Rc::new(RefCell::new(Cable { holds: true, ..Cable::default() }));
+        let bench = Bench::new(cable.clone());
         let mut nicd =
             Datapath::new(bench, vec![Slab { shard: 0, memory: slab.clone(), geometry: GEOMETRY }], MAC, MTU);
         nicd.filter_mut().set(Default::default());

@@ -2,129 +2,29 @@
 //! of its flow, whole and in the order of the flow, whoever is missing or behind; and nobody waits long
 //! for another one.
 
+mod bench;
 #[allow(dead_code, reason = "each suite needs a part of it")]
 mod netd_side;
 
+use bench::{Bench, Cable, Shared};
 use netd_side::NetdSide;
-use nicd::counts::{Count, Counts};
+use nicd::counts::Count;
 use nicd::datapath::Datapath;
-use nicd::nic::{Capabilities, Frame, Nic, Received, Slab, Transmitted};
-use nicd::stock::Stock;
+use nicd::nic::Slab;
 use proptest::prelude::*;
 use proto::Instant;
 use proto::nic::rings::REGION_SIZE;
-use proto::nic::slab::{PageIndex, SlabGeometry};
+use proto::nic::slab::SlabGeometry;
 use proto::nic::steering::{For, HEAD, Steering};
-use proto::shm::Memory;
 use proto::shm::heap::HeapMemory;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
-
-type Shared = Rc<HeapMemory>;
 
 const GEOMETRY: SlabGeometry = SlabGeometry { small: 48, large: 12 };
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const MTU: u16 = 9000;
-
-#[derive(Default)]
-struct Cable {
-    inbound: VecDeque<Vec<u8>>,
-    outbound: Vec<Vec<u8>>,
-    /// Frames that it takes before it is busy.
-    room: Option<usize>,
-    /// Shows the next frame before it is received.
-    shows: bool,
-}
-
-/// A device of one queue that sends at once.
-struct Bench {
-    cable: Rc<RefCell<Cable>>,
-    stock: Stock,
-    done: Vec<(u16, PageIndex)>,
-    null: OwnedFd,
-}
-
-impl Nic<Shared> for Bench {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { driver: "bench", features: 0, carrier: true }
-    }
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.null.as_fd()
-    }
-    fn fill(&mut self, slab: &Slab<Shared>, page: PageIndex) {
-        self.stock.put(slab, page);
-    }
-    fn pages(&mut self, slab: &Slab<Shared>, frame: &mut Frame, len: usize) -> bool {
-        self.stock.take_exactly(slab, frame, len)
-    }
-    fn peek(&mut self, head: &mut [u8]) -> usize {
-        let cable = self.cable.borrow();
-        let Some(next) = cable.inbound.front().filter(|_| cable.shows) else { return 0 };
-        let len = next.len().min(head.len());
-        head[..len].copy_from_slice(&next[..len]);
-        len
-    }
-    fn receive(
-        &mut self,
-        slab: &Slab<Shared>,
-        frame: &mut Frame,
-        _: Instant,
-        _: &mut Counts,
-    ) -> io::Result<Received> {
-        let mut cable = self.cable.borrow_mut();
-        let Some(next) = cable.inbound.front() else { return Ok(Received::Nothing) };
-        if !self.stock.take_exactly(slab, frame, next.len()) {
-            return Ok(Received::NoPages);
-        }
-        let mut at = 0;
-        for piece in frame.pieces() {
-            let (to, len) = slab.piece(piece);
-            slab.memory.write(to, &next[at..at + len]);
-            at += len;
-        }
-        cable.inbound.pop_front();
-        Ok(Received::Frame)
-    }
-    fn transmit(
-        &mut self,
-        slab: &Slab<Shared>,
-        frame: &Frame,
-        _: Instant,
-        counts: &mut Counts,
-    ) -> io::Result<Transmitted> {
-        let mut cable = self.cable.borrow_mut();
-        if cable.room == Some(0) {
-            return Ok(Transmitted::Busy);
-        }
-        cable.room = cable.room.map(|room| room - 1);
-        let mut bytes = vec![0; frame.len()];
-        slab.read(frame, 0, &mut bytes);
-        cable.outbound.push(bytes);
-        self.done.extend(frame.pieces().iter().map(|piece| (slab.shard, piece.page)));
-        counts.count(Count::TxFrames);
-        Ok(Transmitted::Taken)
-    }
-    fn complete(&mut self) -> Option<(u16, PageIndex)> {
-        self.done.pop()
-    }
-    fn reset(&mut self, shard: u16) {
-        self.stock.clear(shard);
-        self.done.retain(|(whose, _)| *whose != shard);
-    }
-    fn poll(&mut self, _: Instant, _: &mut Counts) -> io::Result<()> {
-        Ok(())
-    }
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-    fn may_sleep(&mut self) -> bool {
-        true
-    }
-}
 
 struct World {
     cable: Rc<RefCell<Cable>>,
@@ -141,8 +41,7 @@ struct World {
 impl World {
     fn new(shards: u16) -> World {
         let cable = Rc::new(RefCell::new(Cable::default()));
-        let null = std::fs::File::open("/dev/null").expect("a null device").into();
-        let bench = Bench { cable: cable.clone(), stock: Stock::default(), done: Vec::new(), null };
+        let bench = Bench::new(cable.clone());
         let slabs: Vec<Shared> = (0..shards).map(|_| Rc::new(HeapMemory::new(GEOMETRY.bytes()))).collect();
         let slab = |(shard, memory): (usize, &Shared)| Slab {
             shard: shard as u16,
