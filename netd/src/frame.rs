@@ -68,6 +68,12 @@ impl<M: Memory> Frame<M> {
         Ok((quote, sum))
     }
 
+    /// Takes the data away; what was copied of its headers stays.
+    pub fn take_buf(&mut self) -> PacketBuf<M> {
+        let nothing = PacketBuf::empty(self.buf.pool());
+        core::mem::replace(&mut self.buf, nothing)
+    }
+
     /// Goes up a layer: `n` bytes of header are done with.
     ///
     /// # Panics

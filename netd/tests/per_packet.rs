@@ -34,7 +34,7 @@ fn instructions(function: &str, words: &[&str]) -> Option<u64> {
 #[ignore = "minutes under valgrind: cargo build -p netd --example per_packet, then cargo test -p netd --test per_packet -- --ignored"]
 fn a_packet_costs_as_much_with_many_connections_as_with_one() {
     let count =
-        |connections: u32| instructions("one_packet_each", &[&connections.to_string(), &PACKETS.to_string()]);
+        |connections: u32| instructions("take_batch", &[&connections.to_string(), &PACKETS.to_string()]);
     let (Some(one), Some(many)) = (count(1), count(MANY)) else {
         println!("per packet: not counted, there is no valgrind");
         return;

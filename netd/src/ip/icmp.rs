@@ -125,7 +125,7 @@ impl<M: Memory + Clone> Ip<M> {
     pub fn receive_icmp(
         &mut self,
         now: Instant,
-        received: Received<M>,
+        received: Received<'_, M>,
         counters: &mut Counters,
     ) -> Result<Heard, DropReason> {
         counters.count(Counter::IcmpInMsgs);
@@ -138,7 +138,7 @@ impl<M: Memory + Clone> Ip<M> {
     fn receive_icmpv4(
         &mut self,
         now: Instant,
-        mut received: Received<M>,
+        received: Received<'_, M>,
         counters: &mut Counters,
     ) -> Result<Heard, DropReason> {
         let len = received.frame.buf.len();
@@ -160,7 +160,7 @@ impl<M: Memory + Clone> Ip<M> {
     fn receive_icmpv6(
         &mut self,
         now: Instant,
-        mut received: Received<M>,
+        received: Received<'_, M>,
         counters: &mut Counters,
     ) -> Result<Heard, DropReason> {
         let (len, pair) = (received.frame.buf.len(), received.pair);
@@ -192,7 +192,7 @@ impl<M: Memory + Clone> Ip<M> {
     fn echo(
         &mut self,
         now: Instant,
-        request: &Received<M>,
+        request: &Received<'_, M>,
         reply: Message,
         counters: &mut Counters,
     ) -> Result<Heard, DropReason> {
@@ -289,7 +289,7 @@ impl<M: Memory + Clone> Ip<M> {
 }
 
 /// The zone of the link that a packet came in by; none for loopback.
-pub(super) fn here<M: Memory>(received: &Received<M>) -> Option<u16> {
+pub(super) fn here<M: Memory>(received: &Received<'_, M>) -> Option<u16> {
     (received.interface != super::LOOPBACK).then(|| zone::of_interface(received.interface))
 }
 

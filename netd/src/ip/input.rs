@@ -22,13 +22,13 @@ use proto::zone;
 
 /// A packet for a transport of ours, IP headers pulled.
 #[derive(Debug)]
-pub struct Received<M: Memory> {
+pub struct Received<'f, M: Memory> {
     /// Its ends.
     pub pair: AddressPair,
     /// What it carries.
     pub protocol: IpProtocol,
     /// The transport's header and payload.
-    pub frame: Frame<M>,
+    pub frame: &'f mut Frame<M>,
     /// Where it came in.
     pub interface: u16,
     /// Its destination is a group or a broadcast address.
@@ -53,13 +53,13 @@ impl<M: Memory + Clone> Ip<M> {
     ///
     /// # Errors
     /// The reason why it was dropped here.
-    pub fn receive(
+    pub fn receive<'f>(
         &mut self,
         now: Instant,
-        packet: Packet<M>,
+        packet: Packet<'f, M>,
         counters: &mut Counters,
-    ) -> Result<Option<Received<M>>, DropReason> {
-        let Packet { mut frame, interface, to_group, version } = packet;
+    ) -> Result<Option<Received<'f, M>>, DropReason> {
+        let Packet { frame, interface, to_group, version } = packet;
         frame.begin_packet();
         match version {
             Version::V4 => self.receive_v4(now, frame, interface, to_group, counters),
@@ -67,14 +67,14 @@ impl<M: Memory + Clone> Ip<M> {
         }
     }
 
-    fn receive_v4(
+    fn receive_v4<'f>(
         &mut self,
         now: Instant,
-        mut frame: Frame<M>,
+        frame: &'f mut Frame<M>,
         interface: u16,
         frame_to_group: bool,
         counters: &mut Counters,
-    ) -> Result<Option<Received<M>>, DropReason> {
+    ) -> Result<Option<Received<'f, M>>, DropReason> {
         let header = Ipv4Header::parse(frame.head(), frame.buf.len())?;
         let to_group = match interface {
             LOOPBACK => false,
@@ -97,7 +97,7 @@ impl<M: Memory + Clone> Ip<M> {
             Some(part) => {
                 let whole = self.take_v4(now, &header, part, frame, interface, counters)?;
                 let Some(whole) = whole else { return Ok(None) };
-                let frame = whole_v4(whole)?;
+                *frame = whole_v4(whole)?;
                 // What was left open here is closed: a whole packet has no fragment's header.
                 self.receive_v4(now, frame, interface, frame_to_group, counters)
                     .map(|received| received.map(|received| Received { fragmented: true, ..received }))
@@ -118,18 +118,13 @@ impl<M: Memory + Clone> Ip<M> {
         if header.dst.is_unspecified() || header.dst.is_loopback() {
             return Err(DropReason::IpInvalidDest);
         }
-        let kind = self.routes.kind(IpAddr::V4(header.dst));
-        let to_group = matches!(kind, AddrKind::Broadcast | AddrKind::Multicast);
-        if !to_group {
-            if !self.is_ours(IpAddr::V4(header.dst)) {
-                return Err(DropReason::IpInNoRoute);
-            }
+        match self.routes.kind(IpAddr::V4(header.dst)) {
+            AddrKind::Broadcast | AddrKind::Multicast => Ok(true),
             // RFC 1122 §3.3.6: a broadcast frame carries no unicast packet.
-            if frame_to_group {
-                return Err(DropReason::UnicastInL2Multicast);
-            }
+            AddrKind::Local if frame_to_group => Err(DropReason::UnicastInL2Multicast),
+            AddrKind::Local => Ok(false),
+            AddrKind::Unicast => Err(DropReason::IpInNoRoute),
         }
-        Ok(to_group)
     }
 
     fn take_v4(
@@ -137,7 +132,7 @@ impl<M: Memory + Clone> Ip<M> {
         now: Instant,
         header: &Ipv4Header,
         part: Fragment,
-        frame: Frame<M>,
+        frame: &mut Frame<M>,
         interface: u16,
         counters: &mut Counters,
     ) -> Result<Option<Whole<M>>, DropReason> {
@@ -154,17 +149,17 @@ impl<M: Memory + Clone> Ip<M> {
             let wire = frame.packet_head()[..usize::from(header.header_len)].to_vec();
             Head { wire, whole }
         });
-        self.reassembly.take(now, key, part, head, frame.buf, counters)
+        self.reassembly.take(now, key, part, head, frame.take_buf(), counters)
     }
 
-    fn receive_v6(
+    fn receive_v6<'f>(
         &mut self,
         now: Instant,
-        mut frame: Frame<M>,
+        frame: &'f mut Frame<M>,
         interface: u16,
         frame_to_group: bool,
         counters: &mut Counters,
-    ) -> Result<Option<Received<M>>, DropReason> {
+    ) -> Result<Option<Received<'f, M>>, DropReason> {
         let mut header = Ipv6Header::parse(frame.head(), frame.buf.len())?;
         let to_group = match interface {
             LOOPBACK => {
@@ -222,14 +217,14 @@ impl<M: Memory + Clone> Ip<M> {
     }
 
     /// From the fixed header to the transport's.
-    fn follow_chain(
+    fn follow_chain<'f>(
         &mut self,
         now: Instant,
         header: &Ipv6Header,
-        mut frame: Frame<M>,
+        frame: &'f mut Frame<M>,
         below: &Below,
         counters: &mut Counters,
-    ) -> Result<Option<Received<M>>, DropReason> {
+    ) -> Result<Option<Received<'f, M>>, DropReason> {
         let pair = header.pair();
         let (mut base, mut next, mut next_at) = (ipv6::HEADER_LEN as u32, header.next_header, NEXT_HEADER_AT);
         let mut fragmented = below.fragmented;
@@ -238,7 +233,7 @@ impl<M: Memory + Clone> Ip<M> {
             let chain = match walked {
                 Ok(chain) if chain.len <= frame.buf.len() => chain,
                 Ok(_) => return Err(DropReason::PktTooSmall),
-                Err(bad) => return Err(self.refuse(now, &pair, &frame, below, bad, counters)),
+                Err(bad) => return Err(self.refuse(now, &pair, frame, below, bad, counters)),
             };
             match chain.fragment {
                 None => {
@@ -265,7 +260,8 @@ impl<M: Memory + Clone> Ip<M> {
                 Some(part) => {
                     let whole = self.take_v6(now, &pair, &chain, part, frame, below, counters)?;
                     let Some(whole) = whole else { return Ok(None) };
-                    let (header, frame) = whole_v6(whole, header)?;
+                    let (header, whole) = whole_v6(whole, header)?;
+                    *frame = whole;
                     let below = Below { fragmented: true, ..*below };
                     return self.follow_chain(now, &header, frame, &below, counters);
                 }
@@ -281,7 +277,7 @@ impl<M: Memory + Clone> Ip<M> {
         pair: &AddressPair,
         chain: &Chain,
         fragment: FragmentHeader,
-        mut frame: Frame<M>,
+        frame: &mut Frame<M>,
         below: &Below,
         counters: &mut Counters,
     ) -> Result<Option<Whole<M>>, DropReason> {
@@ -300,7 +296,7 @@ impl<M: Memory + Clone> Ip<M> {
             None
         };
         if let Some(bad) = wrong {
-            return Err(self.refuse(now, pair, &frame, below, bad, counters));
+            return Err(self.refuse(now, pair, frame, below, bad, counters));
         }
         let key = Key { pair: *pair, protocol: IpProtocol(0), ident, interface: below.interface };
         let head = (part.offset == 0).then(|| {
@@ -311,7 +307,7 @@ impl<M: Memory + Clone> Ip<M> {
             Head { wire, whole }
         });
         frame.pull(chain.len);
-        self.reassembly.take(now, key, part, head, frame.buf, counters)
+        self.reassembly.take(now, key, part, head, frame.take_buf(), counters)
     }
 
     /// A header that is wrong: its sender may be told.

@@ -40,7 +40,7 @@ impl<M: Memory + Clone> Ip<M> {
         &mut self,
         now: Instant,
         kind: u8,
-        received: &Received<M>,
+        received: &Received<'_, M>,
         counters: &mut Counters,
     ) -> Result<Heard, DropReason> {
         let len = received.frame.buf.len();
@@ -80,7 +80,7 @@ impl<M: Memory + Clone> Ip<M> {
         &mut self,
         now: Instant,
         bytes: &[u8],
-        received: &Received<M>,
+        received: &Received<'_, M>,
         from: &OnLink,
         counters: &mut Counters,
     ) -> Result<Heard, DropReason> {

@@ -1,6 +1,6 @@
 //! Which way a packet goes, from which address of ours, and which addresses are ours at all.
 //!
-//! Owned by the stack, asked for every packet that has no way remembered; a remembered way is good while
+//! Owned by the stack, asked for every packet; a way that was found is remembered and good while
 //! [`RouteTable::generation`] stays the same (Linux's dst cache). Changed by configuration alone.
 //!
 //! Local comes before main: an address of ours is ours whatever the routes say, on whichever interface a
@@ -10,6 +10,7 @@
 //!
 //! Not here: neighbours, the path's MTU, forwarding.
 
+use core::cell::Cell;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::HashMap;
 
@@ -104,6 +105,44 @@ pub struct RouteTable {
     /// Interfaces that are down: their routes are not used.
     down: Vec<u16>,
     generation: u64,
+    remembered: Remembered,
+}
+
+/// Ways that were found lately, in one place each: Linux's dst cache. One that was found under another
+/// generation is none; who collides is looked for again, which costs what it always did.
+#[derive(Debug)]
+struct Remembered(Box<[Cell<Option<Known>>]>);
+
+/// A way, and what it was asked for.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    generation: u64,
+    dst: IpAddr,
+    source: Option<IpAddr>,
+    interface: Option<u16>,
+    path: RoutePath,
+}
+
+impl Remembered {
+    /// Places; a power of two.
+    const PLACES: usize = 256;
+
+    fn new() -> Remembered {
+        Remembered((0..Self::PLACES).map(|_| Cell::new(None)).collect())
+    }
+
+    fn place(&self, dst: IpAddr) -> &Cell<Option<Known>> {
+        let bits = match dst {
+            IpAddr::V4(addr) => addr.to_bits(),
+            IpAddr::V6(addr) => {
+                let bits = addr.to_bits();
+                (bits ^ bits >> 32 ^ bits >> 64 ^ bits >> 96) as u32
+            }
+        };
+        // Fibonacci's hash: the high bits depend on all others.
+        let mixed = bits.wrapping_mul(0x9e37_79b1);
+        &self.0[(mixed >> 24) as usize % Self::PLACES]
+    }
 }
 
 impl RouteTable {
@@ -115,6 +154,7 @@ impl RouteTable {
             fib: Fib::new(key),
             down: Vec::new(),
             generation: 0,
+            remembered: Remembered::new(),
         }
     }
 
@@ -275,7 +315,13 @@ impl RouteTable {
 
     /// Whether a packet to `addr` is for this host alone.
     pub fn is_local(&self, addr: IpAddr) -> bool {
-        self.local.contains_key(&addr) || addr.is_loopback()
+        /// Up to so many, looking at each costs less than a hash.
+        const FEW: usize = 8;
+        let listed = match self.addresses.len() {
+            ..=FEW => self.addresses.iter().any(|known| known.addr == addr),
+            _ => self.local.contains_key(&addr),
+        };
+        listed || addr.is_loopback()
     }
 
     /// What an address is to us.
@@ -315,6 +361,24 @@ impl RouteTable {
     /// # Errors
     /// [`NoRoute`]; also when no address of ours could be the source.
     pub fn path(
+        &self,
+        dst: IpAddr,
+        source: Option<IpAddr>,
+        interface: Option<u16>,
+    ) -> Result<RoutePath, NoRoute> {
+        let place = self.remembered.place(dst);
+        if let Some(known) = place.get()
+            && known.generation == self.generation
+            && (known.dst, known.source, known.interface) == (dst, source, interface)
+        {
+            return Ok(known.path);
+        }
+        let path = self.find_path(dst, source, interface)?;
+        place.set(Some(Known { generation: self.generation, dst, source, interface, path }));
+        Ok(path)
+    }
+
+    fn find_path(
         &self,
         dst: IpAddr,
         source: Option<IpAddr>,

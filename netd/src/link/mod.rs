@@ -47,9 +47,9 @@ pub struct Link<M: Memory> {
 
 /// A packet of the layer above, link header pulled.
 #[derive(Debug)]
-pub struct Packet<M: Memory> {
+pub struct Packet<'f, M: Memory> {
     /// The packet.
-    pub frame: Frame<M>,
+    pub frame: &'f mut Frame<M>,
     /// Where it came in.
     pub interface: u16,
     /// The frame was sent to a group or to everybody.
@@ -142,13 +142,13 @@ impl<M: Memory + Clone> Link<M> {
     ///
     /// # Errors
     /// The reason why the frame was dropped here.
-    pub fn receive(
+    pub fn receive<'f>(
         &mut self,
         now: Instant,
         index: u16,
-        mut frame: Frame<M>,
+        frame: &'f mut Frame<M>,
         counters: &mut Counters,
-    ) -> Result<Option<Packet<M>>, DropReason> {
+    ) -> Result<Option<Packet<'f, M>>, DropReason> {
         let interface = self.interface(index).ok_or(DropReason::DevDown)?;
         let header = EthernetHeader::parse(frame.head())?;
         if header.dst != interface.mac && !header.dst.is_multicast() {

@@ -20,6 +20,7 @@
 //!
 //! Not here: addresses of our own, routes, multicast (their link address follows from the group).
 
+use core::cell::Cell;
 use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
 use proto::Instant;
@@ -50,6 +51,8 @@ const LOCK_TIME: Duration = Duration::from_secs(1);
 const UNUSED_AFTER: Duration = Duration::from_secs(60);
 /// Entries looked at to find one to evict: bounds the work that a flood can cause per packet.
 const EVICTION_LOOKS: usize = 32;
+/// Neighbours that are found without a hash: those that packets go to all the time are few.
+const HINTS: usize = 32;
 /// Announcements of an address: RFC 5227 §1.1 ANNOUNCE_NUM.
 const ANNOUNCE_COUNT: u8 = 2;
 /// Between them: RFC 5227 §1.1 ANNOUNCE_INTERVAL.
@@ -221,6 +224,8 @@ pub struct NeighbourTable<P> {
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
     by_addr: HashMap<IpAddr, u32, HashKey>,
+    /// Handles that were found lately, by the end of their address; each is checked against its entry.
+    hints: [Cell<u32>; HINTS],
     unresolved: u32,
     pool: Pool<P>,
     /// Handles below `limits.entries` are entries, those above announcements.
@@ -252,6 +257,7 @@ impl<P> NeighbourTable<P> {
             entries: Vec::with_capacity(entries),
             free: Vec::with_capacity(entries),
             by_addr: HashMap::with_capacity_and_hasher(entries, key),
+            hints: [const { Cell::new(0) }; HINTS],
             unresolved: 0,
             pool: Pool::new(limits.pending),
             wheel,
@@ -265,10 +271,26 @@ impl<P> NeighbourTable<P> {
         self.reachable_time = time;
     }
 
+    /// The entry of an address.
+    fn find(&self, addr: IpAddr) -> Option<u32> {
+        let end = match addr {
+            IpAddr::V4(addr) => addr.octets()[3],
+            IpAddr::V6(addr) => addr.octets()[15],
+        };
+        let hint = &self.hints[usize::from(end) % HINTS];
+        let hinted = hint.get();
+        if self.entries.get(hinted as usize).is_some_and(|e| e.as_ref().is_some_and(|e| e.addr == addr)) {
+            return Some(hinted);
+        }
+        let handle = *self.by_addr.get(&addr)?;
+        hint.set(handle);
+        Some(handle)
+    }
+
     /// A packet for `next_hop`, an address on this link.
     pub fn output(&mut self, now: Instant, next_hop: IpAddr, packet: P) -> Output<P> {
-        let handle = match self.by_addr.get(&next_hop) {
-            Some(handle) => *handle,
+        let handle = match self.find(next_hop) {
+            Some(handle) => handle,
             // A flood towards addresses that nobody has must leave room for those that somebody has.
             None if self.unresolved_full() => return Output::Refused(packet),
             None => match self.create(now, next_hop, true) {
@@ -322,7 +344,7 @@ impl<P> NeighbourTable<P> {
     /// Whether packets for `next_hop` would have to wait in the queue of a neighbour that was asked
     /// already. A sender that can wait itself does, and loses nothing to the queue's limit.
     pub fn is_awaited(&self, next_hop: IpAddr) -> bool {
-        let entry = self.by_addr.get(&next_hop).and_then(|&handle| self.entries[handle as usize].as_ref());
+        let entry = self.find(next_hop).and_then(|handle| self.entries[handle as usize].as_ref());
         entry.is_some_and(|entry| entry.state == NeighbourState::Incomplete && entry.asked > 0)
     }
 
@@ -490,7 +512,7 @@ impl<P> NeighbourTable<P> {
     /// The layer above has heard from `addr` an answer to what it sent: RFC 4861 §7.3.1, a hint that the
     /// neighbour is reachable.
     pub fn confirm(&mut self, now: Instant, addr: IpAddr) {
-        let Some(handle) = self.by_addr.get(&addr).copied() else { return };
+        let Some(handle) = self.find(addr) else { return };
         let entry = self.entry(handle);
         if entry.state.has_mac() && entry.state != NeighbourState::Permanent {
             entry.confirmed = now;

@@ -45,9 +45,9 @@ impl<M: Memory + Clone> Stack<M> {
             self.counters.count(Counter::LoFrames);
             self.counters.add(Counter::LoBytes, frame.len() as u64);
         }
-        let frame = Frame::new(frame);
+        let mut frame = Frame::new(frame);
         let outcome = match self.begin(|| frame_crumb(frame.head())) {
-            true => self.receive(now, interface, frame),
+            true => self.receive(now, interface, &mut frame),
             false => Err(DropReason::Poison),
         };
         self.end();
@@ -67,8 +67,8 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 
-    fn receive(&mut self, now: Instant, interface: u16, frame: Frame<M>) -> Result<(), DropReason> {
-        self.bite(&frame);
+    fn receive(&mut self, now: Instant, interface: u16, frame: &mut Frame<M>) -> Result<(), DropReason> {
+        self.bite(frame);
         if self.set_down.contains(&interface) {
             return Err(DropReason::DevDown);
         }
@@ -91,7 +91,7 @@ impl<M: Memory + Clone> Stack<M> {
             }
             _ => {
                 let fault = Fault::Protocol { at: received.next_header_at };
-                self.send_error(now, &received.pair, &received.frame, received.to_group, fault);
+                self.send_error(now, &received.pair, received.frame, received.to_group, fault);
                 Err(DropReason::IpNoProto)
             }
         }
@@ -110,8 +110,8 @@ impl<M: Memory + Clone> Stack<M> {
 
     // TCP
 
-    fn receive_tcp(&mut self, now: Instant, received: Received<M>) -> Result<(), DropReason> {
-        let Received { pair, mut frame, to_group, .. } = received;
+    fn receive_tcp(&mut self, now: Instant, received: Received<'_, M>) -> Result<(), DropReason> {
+        let Received { pair, frame, to_group, .. } = received;
         self.counters.count(Counter::TcpInSegs);
         if to_group {
             return Err(DropReason::TcpGroupAddress);
@@ -127,14 +127,14 @@ impl<M: Memory + Clone> Stack<M> {
         let marked = is_marked(frame.packet_head(), &pair);
         let mut tcp = match frame.buf.marks.csum {
             Csum::Valid | Csum::Partial { .. } => unchecked.trust(),
-            Csum::Unknown => self.verify_tcp(receiver, unchecked, &mut frame)?,
+            Csum::Unknown => self.verify_tcp(receiver, unchecked, frame)?,
         };
         tcp.segment.marked = marked;
         frame.pull(usize::from(tcp.header_len));
         match receiver {
-            TcpReceiver::Connection(index) => self.segment_for(now, index, &tcp.segment, Some(&frame), flow),
+            TcpReceiver::Connection(index) => self.segment_for(now, index, &tcp.segment, Some(frame), flow),
             TcpReceiver::Listener(index) => {
-                let arrival = Arrival { flow, segment: &tcp.segment, frame: &frame, reopen: None };
+                let arrival = Arrival { flow, segment: &tcp.segment, frame, reopen: None };
                 self.segment_for_listener(now, index, &arrival)
             }
             TcpReceiver::Nobody => {
@@ -392,8 +392,8 @@ impl<M: Memory + Clone> Stack<M> {
 
     // UDP
 
-    fn receive_udp(&mut self, now: Instant, received: Received<M>) -> Result<(), DropReason> {
-        let Received { pair, mut frame, to_group, interface, .. } = received;
+    fn receive_udp(&mut self, now: Instant, received: Received<'_, M>) -> Result<(), DropReason> {
+        let Received { pair, frame, to_group, interface, .. } = received;
         let unchecked = UdpHeader::parse(frame.head(), frame.buf.len(), &pair)?;
         frame.trim(unchecked.covered().max(UDP_LEN).min(frame.buf.len()));
         let udp = match frame.buf.marks.csum {
@@ -402,7 +402,7 @@ impl<M: Memory + Clone> Stack<M> {
         };
         let flow = FlowKey::of_received(&pair, udp.src_port, udp.dst_port);
         let Some(index) = self.demux.udp(&flow) else {
-            self.send_error(now, &pair, &frame, to_group, Fault::Port);
+            self.send_error(now, &pair, frame, to_group, Fault::Port);
             return Err(DropReason::NoSocket);
         };
         frame.pull(UDP_LEN);
@@ -418,7 +418,7 @@ impl<M: Memory + Clone> Stack<M> {
             let reserve = self.sessions.get(&at.session).map_or(0, |session| session.rx_reserve());
             self.reclaim(now, at.session, pages + reserve);
         }
-        self.deliver_record(index, &record, Some(&frame))?;
+        self.deliver_record(index, &record, Some(frame))?;
         self.counters.count(Counter::UdpInDatagrams);
         Ok(())
     }
@@ -517,6 +517,9 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// Packets of ours whose neighbour did not answer: as if a router had said so.
     pub(super) fn report_unreachable(&mut self, now: Instant) {
+        if self.ip.link.unreachable.is_empty() {
+            return;
+        }
         for packet in core::mem::take(&mut self.ip.link.unreachable) {
             let frame = Frame::new(packet);
             let quote = match frame.head().first().map(|first| first >> 4) {

@@ -59,15 +59,18 @@ impl<M: Memory + Clone> Stack<M> {
     fn settle_once(&mut self, order: &[Step]) {
         // The lists are taken out while they are worked on, and their memory is used again.
         let mut dirty = core::mem::take(&mut self.batch.dirty);
+        let mut listeners = false;
         for &index in &dirty {
             if let Some(socket) = self.sockets.get_mut(index) {
                 socket.dirty = false;
+                listeners |= matches!(socket.kind, Kind::Listener(_));
             }
         }
         for step in order {
             match step {
                 Step::CommitConnections => self.commit(&dirty, |kind| !matches!(kind, Kind::Listener(_))),
                 Step::PublishConnections => self.publish(&dirty, |kind| !matches!(kind, Kind::Listener(_))),
+                Step::CommitListeners | Step::PublishListeners if !listeners => {}
                 Step::CommitListeners => self.commit(&dirty, |kind| matches!(kind, Kind::Listener(_))),
                 Step::PublishListeners => self.publish(&dirty, |kind| matches!(kind, Kind::Listener(_))),
                 Step::Notify => self.notify(),

@@ -5,6 +5,7 @@
 //! by connections that come and go. Values are indices of the caller's; that sockets bound to the same
 //! place may not be is sockd's policy, here it is an error value.
 
+use core::cell::Cell;
 use core::hash::Hash;
 use core::net::IpAddr;
 use std::collections::HashMap;
@@ -55,7 +56,22 @@ pub struct Demux {
     pub flows: FlowTable,
     listeners: HashMap<(BoundAddr, u16), u32, HashKey>,
     datagram: HashMap<DatagramKey, u32, HashKey>,
+    /// Counts changes of `datagram`.
+    generation: u64,
+    /// Who got a datagram lately, by the remote's port; good in the generation it was found in.
+    receivers: Box<[Cell<Option<Receiver>>]>,
 }
+
+/// The socket that a flow's datagrams are for.
+#[derive(Debug, Clone, Copy)]
+struct Receiver {
+    generation: u64,
+    flow: FlowKey,
+    index: u32,
+}
+
+/// Flows of datagrams that are found without a hash.
+const RECEIVERS: usize = 128;
 
 /// Where a TCP segment goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +91,8 @@ impl Demux {
             flows: FlowTable::new(key, record_limit),
             listeners: HashMap::with_hasher(key),
             datagram: HashMap::with_hasher(key),
+            generation: 1,
+            receivers: (0..RECEIVERS).map(|_| Cell::new(None)).collect(),
         }
     }
 
@@ -118,6 +136,19 @@ impl Demux {
     /// The socket that receives a datagram; `flow` as the packet has it. One that is connected to its
     /// source comes first, then the most specifically bound.
     pub fn udp(&self, flow: &FlowKey) -> Option<u32> {
+        let place = &self.receivers[usize::from(flow.remote_port ^ flow.local_port) % RECEIVERS];
+        if let Some(known) = place.get()
+            && known.generation == self.generation
+            && known.flow == *flow
+        {
+            return Some(known.index);
+        }
+        let index = self.find_udp(flow)?;
+        place.set(Some(Receiver { generation: self.generation, flow: *flow, index }));
+        Some(index)
+    }
+
+    fn find_udp(&self, flow: &FlowKey) -> Option<u32> {
         let remote = (flow.remote_addr(), flow.remote_port);
         let receivers = BoundAddr::receivers(flow.local_addr());
         [Some(remote), None].into_iter().find_map(|remote| {
@@ -139,6 +170,7 @@ impl Demux {
         remote: Option<(IpAddr, u16)>,
         index: u32,
     ) -> Result<(), BoundTwice> {
+        self.generation += 1;
         enter(&mut self.datagram, DatagramKey { local, local_port, remote }, index)
     }
 
@@ -149,6 +181,7 @@ impl Demux {
         local_port: u16,
         remote: Option<(IpAddr, u16)>,
     ) -> Option<u32> {
+        self.generation += 1;
         self.datagram.remove(&DatagramKey { local, local_port, remote })
     }
 }

@@ -6,6 +6,7 @@
 //! into pieces. This module reads plain slices only; it never sees shared memory.
 
 use super::address::AddressPair;
+use core::net::Ipv6Addr;
 use proto::shm::copy_sum;
 use proto::zone;
 
@@ -72,14 +73,22 @@ impl Sum {
 /// `len` is the length of the transport header and its payload in bytes.
 pub fn pseudo_header(pair: &AddressPair, protocol: u8, len: u32) -> Sum {
     let addresses = match pair {
-        AddressPair::V4 { src, dst } => Sum::of(&src.octets()).then(&dst.octets()),
+        AddressPair::V4 { src, dst } => u64::from(src.to_bits()) + u64::from(dst.to_bits()),
         // RFC 8200 §8.1: the addresses as they stand on the wire.
-        AddressPair::V6 { src, dst } => {
-            Sum::of(&zone::without(*src).octets()).then(&zone::without(*dst).octets())
-        }
+        AddressPair::V6 { src, dst } => halves(zone::without(*src)) + halves(zone::without(*dst)),
     };
     // Both layouts have the same sum: zero bytes add nothing and every field is aligned to 16 bits.
-    addresses.then(&len.to_be_bytes()).then(&[0, protocol])
+    let wide = addresses + u64::from(len) + u64::from(protocol);
+    let wide = (wide >> 32) + (wide & 0xffff_ffff);
+    let wide = (wide >> 16) + (wide & 0xffff);
+    let wide = (wide >> 16) + (wide & 0xffff);
+    Sum { folded: ((wide >> 16) + (wide & 0xffff)) as u16, odd: false }
+}
+
+/// The words of 32 bits of an address, added.
+fn halves(addr: Ipv6Addr) -> u64 {
+    let bits = addr.to_bits();
+    (0..4).map(|n| u64::from((bits >> (32 * n)) as u32)).sum()
 }
 
 /// The checksum field after one 16-bit word that it covers changed from `old` to `new`: RFC 1624

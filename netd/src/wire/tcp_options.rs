@@ -20,6 +20,14 @@ const TIMESTAMPS: u8 = 8;
 /// Reads the options in `bytes`, the header's bytes from the twentieth on.
 pub fn parse(mut bytes: &[u8]) -> Options {
     let mut options = Options::NONE;
+    // RFC 7323 appendix A: what nearly every segment has.
+    if let [NOP, NOP, TIMESTAMPS, 10, a, b, c, d, e, f, g, h] = *bytes {
+        options.timestamps = Some(Timestamps {
+            value: u32::from_be_bytes([a, b, c, d]),
+            echo: u32::from_be_bytes([e, f, g, h]),
+        });
+        return options;
+    }
     loop {
         match *bytes {
             [] | [END, ..] | [_] => return options,

@@ -97,7 +97,7 @@ pub struct PacketBuf<M: Memory> {
 
 impl<M: Memory> PacketBuf<M> {
     /// A buffer without pages and bytes.
-    fn empty(pool: &Rc<FramePool<M>>) -> Self {
+    pub fn empty(pool: &Rc<FramePool<M>>) -> Self {
         PacketBuf {
             pool: pool.clone(),
             pieces: [NO_PIECE; CHAIN_MAX],
@@ -287,6 +287,13 @@ impl<M: Memory> PacketBuf<M> {
     pub fn pull(&mut self, n: usize) {
         self.check(0, n);
         let mut left = n;
+        let first = &mut self.pieces[0];
+        if n < usize::from(first.len) {
+            // Nearly always: headers lie in one page.
+            first.offset += n as u16;
+            first.len -= n as u16;
+            left = 0;
+        }
         while left > 0 {
             let first = &mut self.pieces[0];
             let cut = left.min(usize::from(first.len));
