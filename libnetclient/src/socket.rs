@@ -13,7 +13,7 @@ use crate::poll::Watch;
 use crate::session::Session;
 use crate::sources::Readiness;
 use crate::wait::lock;
-use crate::waiter::Waiters;
+use crate::waiter::{Waiter, Waiters};
 use proto::PeerCorrupt;
 use proto::arena::line::{ClientLine, StackLine, level, want};
 use proto::arena::{EVERY_SHARD, WINDOW_MAX};
@@ -289,6 +289,9 @@ impl Socket {
         self.tell_consumed()?;
         self.session.inner.sound()?;
         if dont_wait {
+            if for_page {
+                self.ask_for_page();
+            }
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let deadline = self.timeout(half).and_then(|timeout| Instant::now().checked_add(timeout));
@@ -308,6 +311,16 @@ impl Socket {
                 Some(Err(())) => for_page = !for_page,
                 None => return Err(io::ErrorKind::WouldBlock.into()),
             }
+        }
+    }
+
+    /// A socket in a registry that found no send page: it gets an edge when there is one.
+    fn ask_for_page(&self) {
+        let Some(edge) = self.readiness().as_ref().map(|readiness| readiness.edge.clone()) else { return };
+        self.session.inner.page_waiters.join(Waiter::Edge(edge.clone()));
+        // One may have come back before it was noted that somebody wants it.
+        if self.session.inner.has_page() {
+            edge.make();
         }
     }
 

@@ -19,14 +19,40 @@ use proto::arena::line::level;
 use rustix::event::EventfdFlags;
 use rustix::fd::{AsRawFd, OwnedFd};
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The largest count (eventfd(2)): at this one it is not writable.
 const FULL: u64 = u64::MAX - 1;
 
+/// What a registry watches.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    fd: OwnedFd,
+    writers_only: AtomicBool,
+}
+
+impl Edge {
+    fn add(&self, count: u64) {
+        let _ = rustix::io::write(&self.fd, &count.to_ne_bytes());
+    }
+
+    fn clear(&self) {
+        let _ = rustix::io::read(&self.fd, &mut [0; 8]);
+    }
+
+    /// An edge for whoever may look again.
+    pub(crate) fn make(&self) {
+        self.add(1);
+        if self.writers_only.load(Ordering::Relaxed) {
+            self.clear();
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Readiness {
-    fd: OwnedFd,
-    writers_only: bool,
+    pub(crate) edge: Arc<Edge>,
     /// The count is at its maximum because the connection is not established.
     connecting: bool,
 }
@@ -34,19 +60,12 @@ pub(crate) struct Readiness {
 impl Readiness {
     fn new(placed: bool) -> io::Result<Readiness> {
         let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let readiness = Readiness { fd, writers_only: false, connecting: !placed };
+        let edge = Arc::new(Edge { fd, writers_only: AtomicBool::new(false) });
+        let readiness = Readiness { edge, connecting: !placed };
         if readiness.connecting {
-            readiness.add(FULL);
+            readiness.edge.add(FULL);
         }
         Ok(readiness)
-    }
-
-    fn add(&self, count: u64) {
-        let _ = rustix::io::write(&self.fd, &count.to_ne_bytes());
-    }
-
-    fn clear(&self) {
-        let _ = rustix::io::read(&self.fd, &mut [0; 8]);
     }
 
     /// The socket changed; `placed` says whether its connection stands or has failed.
@@ -56,12 +75,9 @@ impl Readiness {
                 return;
             }
             self.connecting = false;
-            self.clear();
+            self.edge.clear();
         }
-        self.add(1);
-        if self.writers_only {
-            self.clear();
-        }
+        self.edge.make();
     }
 }
 
@@ -80,8 +96,8 @@ impl Socket {
             Some(readiness) => readiness,
             none => none.insert(Readiness::new(placed)?),
         };
-        readiness.writers_only = !interests.is_readable();
-        let fd = readiness.fd.as_raw_fd();
+        readiness.edge.writers_only.store(!interests.is_readable(), Ordering::Relaxed);
+        let fd = readiness.edge.fd.as_raw_fd();
         match again {
             false => SourceFd(&fd).register(registry, token, interests)?,
             true => SourceFd(&fd).reregister(registry, token, interests)?,
@@ -93,7 +109,7 @@ impl Socket {
 
     fn deregister(&self, registry: &Registry) -> io::Result<()> {
         match self.readiness().take() {
-            Some(readiness) => SourceFd(&readiness.fd.as_raw_fd()).deregister(registry),
+            Some(readiness) => SourceFd(&readiness.edge.fd.as_raw_fd()).deregister(registry),
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }

@@ -5,6 +5,7 @@
 //! and registrations are woken once and have to join again; threads stay until they leave.
 
 use crate::poll::Watch;
+use crate::sources::Edge;
 use crate::wait::lock;
 use rustix::event::EventfdFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -78,6 +79,8 @@ pub(crate) enum Waiter {
     Task(std::task::Waker),
     /// A registration that could not write for lack of a page.
     Watch(Arc<Watch>),
+    /// A socket in a registry that could not write for lack of a page.
+    Edge(Arc<Edge>),
 }
 
 impl Waiter {
@@ -93,6 +96,7 @@ impl Waiter {
             #[cfg(feature = "tokio")]
             (Waiter::Task(a), Waiter::Task(b)) => a.will_wake(b),
             (Waiter::Watch(a), Waiter::Watch(b)) => Arc::ptr_eq(a, b),
+            (Waiter::Edge(a), Waiter::Edge(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }
@@ -111,6 +115,7 @@ impl Waiter {
             #[cfg(feature = "tokio")]
             Waiter::Task(task) => task.wake_by_ref(),
             Waiter::Watch(watch) => watch.changed(),
+            Waiter::Edge(edge) => edge.make(),
         }
     }
 }

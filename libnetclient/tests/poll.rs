@@ -2,13 +2,13 @@
 
 mod fake;
 
-use fake::{Poke, WINDOW, at, start};
-use libnetclient::{TcpListener, TcpStream, UdpSocket};
+use fake::{Poke, WINDOW, at, start, start_sized};
+use libnetclient::{Size, TcpListener, TcpStream, UdpSocket};
 use mio::{Events, Interest, Poll, Token};
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(10);
 const NOW: Duration = Duration::from_millis(30);
@@ -173,4 +173,34 @@ fn what_is_there_at_registration_is_an_event() {
     fake.poke(Poke::Hold(false));
     poll.registry().deregister(&mut a).expect("deregistered");
     assert!(poll.registry().deregister(&mut a).is_err());
+}
+
+#[test]
+fn who_lacks_a_page_hears_of_one() {
+    let (session, _fake) = start_sized(Size { active: 8, passive: 8, tx_pages: 2, rx_pages: 256 });
+    let listener = TcpListener::bind_in(&session, at(80)).expect("bound");
+    let mut pair = || {
+        let client = TcpStream::connect_in(&session, at(80)).expect("connected");
+        client.set_nonblocking(true).expect("set");
+        (client, listener.accept().expect("accepted").0)
+    };
+    let ((mut a, mut a_end), (mut b, _b_end)) = (pair(), pair());
+    let mut poll = Poll::new().expect("a poll");
+    poll.registry().register(&mut b, Token(1), Interest::WRITABLE).expect("registered");
+    // Fills the remote's window and then both pages of the session.
+    let chunk = vec![1; 16 * 1024];
+    let begun = Instant::now();
+    let mut events = Events::with_capacity(16);
+    loop {
+        assert!(begun.elapsed() < LONG, "pages run out");
+        while a.write(&chunk).is_ok() {}
+        // What is acknowledged meanwhile gives pages back.
+        poll.poll(&mut events, Some(NOW)).expect("polled");
+        if events.is_empty() && b.write(&[7]).is_err() {
+            break;
+        }
+    }
+    a_end.read_exact(&mut vec![0; 200_000]).expect("read");
+    assert!(wait(&mut poll, Token(1), mio::event::Event::is_writable), "a page is an event");
+    assert!(b.write(&[7]).is_ok());
 }

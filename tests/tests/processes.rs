@@ -7,13 +7,18 @@ use proto::control::messages::{
 };
 use proto::id::{Generation, Seat};
 use proto::nic::slab::SlabGeometry;
+use proto::shm::region::create_sealed;
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::AsFd;
 use rustix::process::Signal;
+use rustix::thread::CpuSet;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use supervisor::facts::Pair;
+use supervisor::layout;
 use tests::process::group::{Group, ProcessRow, Role, Spec, binaries, kernel_sockets};
 use tests::process::{private_net, wait_until};
 use tests::remote::fetch::Fetch;
@@ -175,6 +180,65 @@ fn some_group() -> GroupConfig {
         slab: SlabGeometry { small: 16, large: 16 },
         conns: 16,
         faults: Vec::new(),
+    }
+}
+
+/// A daemon that is asked to complete its start and, before it has had its turn on a core, is introduced
+/// to its peer: the second word has no edge of its own.
+#[test]
+fn netd_hears_all_that_was_said_while_it_was_kept_waiting() {
+    // On one core, at a real-time priority: netd can't come in between two words. Elsewhere it may.
+    let first = rustix::thread::sched_getaffinity(None).expect("the cores of this thread");
+    let core = (0..CpuSet::MAX_CPU).find(|core| first.is_set(*core)).expect("there is one");
+    let mut only = CpuSet::new();
+    only.set(core);
+    rustix::thread::sched_setaffinity(None, &only).expect("a core of this thread");
+    let me = rustix::thread::gettid().as_raw_pid().to_string();
+    let prioritised = Command::new("chrt").args(["--fifo", "--pid", "1", &me]).output();
+    let (seat, peer) = (Seat::new(Role::Netd, 0), Seat::new(Role::Nicd, 0));
+    let group = some_group();
+    for round in 1..=10 {
+        let (ours, theirs) = socket_pair().expect("a pair");
+        let mut child = Command::new(binaries().join("netd"))
+            .env(proto::daemon::LANE_VARIABLE, "0")
+            .stdin(Stdio::from(theirs))
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the daemon's program");
+        let mut lane: Lane<ToDaemon, FromDaemon> = Lane::new(ours);
+        let memory = |size| create_sealed("axl-test", size).expect("memory");
+        let granted = layout::grants(seat, &group);
+        let size = |region: &Region| layout::size(*region, &group);
+        let regions: Vec<_> = granted.iter().map(|(region, _)| memory(size(region))).collect();
+        let grant = |(region, access): &(Region, Access)| Grant {
+            region: *region,
+            access: *access,
+            size: size(region) as u64,
+        };
+        let grants = granted.iter().map(grant).collect();
+        let welcome =
+            Welcome { seat, generation: Generation(1), predecessor: None, group: group.clone(), grants };
+        let descriptors: Vec<_> = regions.iter().map(AsFd::as_fd).collect();
+        lane.send(&ToDaemon::Welcome(Box::new(welcome)), &descriptors).expect("sent");
+        let sleeps = || {
+            let waits_in = std::fs::read_to_string(format!("/proc/{}/wchan", child.id()));
+            waits_in.is_ok_and(|function| function.contains("epoll") || function.contains("ep_poll"))
+        };
+        assert!(wait_until(PATIENCE, sleeps), "netd does not wait for the rest");
+        let rings = memory(layout::rings_size(Pair::of(seat, peer).expect("they share rings")));
+        let wakes = [0, 1].map(|_| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("one"));
+        lane.send(&ToDaemon::Complete, &[]).expect("sent");
+        let ends = [rings.as_fd(), wakes[0].as_fd(), wakes[1].as_fd()];
+        lane.send(&ToDaemon::Introduce { peer, generation: Generation(1) }, &ends).expect("sent");
+        let mut met = false;
+        wait_until(PATIENCE, || {
+            while let Ok(Some((message, _))) = lane.receive() {
+                met |= matches!(message, FromDaemon::Rendezvous { .. });
+            }
+            met
+        });
+        child.kill().and_then(|()| child.wait()).expect("our child");
+        assert!(met, "round {round}: netd never met nicd; prioritised: {prioritised:?}");
     }
 }
 

@@ -175,6 +175,8 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), EngineError> 
     engine.round();
     engine.supervised.ready()?;
     engine.recorder.record(now(), Kind::READY, [0; 3], "");
+    // What was said behind the word that completed the start came with the edge that this was heard by.
+    engine.hear()?;
     engine.serve(&mut events)
 }
 

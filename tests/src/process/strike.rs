@@ -131,7 +131,12 @@ impl<'a> Strikes<'a> {
         let pause = self.rng.random_range(self.pause.clone());
         std::thread::sleep(pause);
         let before = self.last.0;
-        let moved_before = wait_until(PATIENCE, || (self.moved)() > before);
+        if !wait_until(PATIENCE, || (self.moved)() > before) {
+            return Err(format!(
+                "no byte moved for {PATIENCE:?}, {:?} after the last strike, {:?}",
+                pause, self.last_label
+            ));
+        }
         let victims = self.victims(plan)?;
         let mut before_it = 0;
         wait_until(LOAD_PATIENCE, || {
@@ -164,7 +169,7 @@ impl<'a> Strikes<'a> {
         let tally = self.tallies.entry(plan.label).or_default();
         tally.strikes += 1;
         tally.killed += dead.len() as u64;
-        tally.counted += u64::from(moved_before && moved_after);
+        tally.counted += u64::from(moved_after);
         tally.loaded += u64::from(under_way >= UNDER_LOAD);
         tally.whole_after_max = tally.whole_after_max.max(whole_after);
         if !moved_after {
