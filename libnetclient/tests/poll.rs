@@ -179,7 +179,7 @@ fn what_is_there_at_registration_is_an_event() {
 fn who_lacks_a_page_hears_of_one() {
     let (session, _fake) = start_sized(Size { active: 8, passive: 8, tx_pages: 2, rx_pages: 256 });
     let listener = TcpListener::bind_in(&session, at(80)).expect("bound");
-    let mut pair = || {
+    let pair = || {
         let client = TcpStream::connect_in(&session, at(80)).expect("connected");
         client.set_nonblocking(true).expect("set");
         (client, listener.accept().expect("accepted").0)
