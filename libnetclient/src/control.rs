@@ -4,6 +4,7 @@
 //! socket. Its reply may then come twice, so replies are told apart by number. Nobody holds a lock
 //! while waiting for sockd.
 
+use crate::resume::{Asked, Book};
 use bincode::Options;
 use proto::control::client::{Ask, Granted, MESSAGE_MAX, Reply, Request};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,7 +16,7 @@ use rustix::net::{
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Descriptors that a reply may bring: the arena, the wake-up pipe, a pipe for each of 64 shards.
 const DESCRIPTORS_MAX: usize = 66;
@@ -28,6 +29,9 @@ pub(crate) struct Control {
     socket: OwnedFd,
     turn: Mutex<Turn>,
     free: Condvar,
+    book: Option<Arc<dyn Book>>,
+    /// What the predecessor asked last and what came of it, until somebody asks the same.
+    unclaimed: Mutex<Option<(Ask, io::Result<Granted>)>>,
 }
 
 #[derive(Debug)]
@@ -78,7 +82,7 @@ pub(crate) fn connect(path: &Path, ask: &Ask) -> io::Result<Opened> {
 /// Opens a session over a connected socket.
 pub(crate) fn open(socket: OwnedFd, ask: &Ask) -> io::Result<Opened> {
     let turn = Mutex::new(Turn { number: 0, taken: false });
-    let control = Control { socket, turn, free: Condvar::new() };
+    let control = Control { socket, turn, free: Condvar::new(), book: None, unclaimed: Mutex::default() };
     let (granted, descriptors) = control.exchange(ask.clone())?;
     Ok(Opened { control, granted, descriptors })
 }
@@ -89,6 +93,11 @@ impl Control {
     /// # Errors
     /// What sockd refuses with; `ConnectionAborted` when the session is over.
     pub(crate) fn ask(&self, ask: Ask) -> io::Result<Granted> {
+        let mut unclaimed = self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, outcome)) = unclaimed.take_if(|(asked, _)| *asked == ask) {
+            return outcome;
+        }
+        drop(unclaimed);
         self.exchange(ask).map(|(granted, _)| granted)
     }
 
@@ -108,9 +117,47 @@ impl Control {
         outcome
     }
 
+    /// Goes on with a session's socket: the last request is sent again, under its number.
+    ///
+    /// # Errors
+    /// When it makes no sense, or the session is over.
+    pub(crate) fn resume(socket: OwnedFd, asked: Asked, book: Arc<dyn Book>) -> io::Result<Control> {
+        let turn = Mutex::new(Turn { number: asked.last, taken: false });
+        let (free, unclaimed) = (Condvar::new(), Mutex::default());
+        let control = Control { socket, turn, free, book: Some(book), unclaimed };
+        if let Some(bytes) = asked.open {
+            let request: Request = options().deserialize(&bytes).map_err(|_| nonsense())?;
+            control.send_bytes(&bytes)?;
+            let outcome = control.receive(request.number).map(|(granted, _)| granted);
+            if let Err(error) = &outcome
+                && error.raw_os_error().is_none()
+            {
+                return outcome.map(|_| control);
+            }
+            *control.unclaimed.lock().unwrap_or_else(PoisonError::into_inner) = Some((request.ask, outcome));
+        }
+        Ok(control)
+    }
+
+    /// What was granted to the predecessor and not asked for again: a socket that is nobody's.
+    pub(crate) fn unclaimed(&self) -> Option<Granted> {
+        let unclaimed = self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        match unclaimed {
+            (Ask::DatagramConnect { .. }, _) => None,
+            (_, outcome) => outcome.ok(),
+        }
+    }
+
     fn send(&self, request: &Request) -> io::Result<()> {
         let bytes = options().serialize(request).expect("a request fits its limit");
-        match rustix::io::retry_on_intr(|| rustix::net::send(&self.socket, &bytes, SendFlags::NOSIGNAL)) {
+        if let Some(book) = &self.book {
+            book.asking(request.number, &bytes);
+        }
+        self.send_bytes(&bytes)
+    }
+
+    fn send_bytes(&self, bytes: &[u8]) -> io::Result<()> {
+        match rustix::io::retry_on_intr(|| rustix::net::send(&self.socket, bytes, SendFlags::NOSIGNAL)) {
             Ok(_) => Ok(()),
             Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(ended()),
             Err(errno) => Err(errno.into()),

@@ -37,6 +37,7 @@ mod options;
 mod pages;
 pub mod poll;
 mod ready;
+pub mod resume;
 pub mod select;
 mod session;
 mod socket;

@@ -1,5 +1,6 @@
 //! Listening sockets: their receive stream is the queue of connections to accept.
 
+use crate::resume::Verdict;
 use crate::session::Session;
 use crate::socket::{Half, Kind, Look, Placed, Socket};
 use crate::tcp::{TcpStream, each_addr, open, shown};
@@ -123,11 +124,16 @@ impl TcpListener {
     }
 
     pub(crate) fn next(&self) -> io::Result<Look<Header>> {
-        self.socket.look_in_turn(false, |part| self.next_of(part))
+        self.next_if(|_| Verdict::Taken)
+    }
+
+    /// The next one, which leaves the queue if `keep` says so.
+    pub(crate) fn next_if(&self, mut keep: impl FnMut(&Header) -> Verdict) -> io::Result<Look<Header>> {
+        self.socket.look_in_turn(false, |part| self.next_of(part, &mut keep))
     }
 
     /// The next one in the queue of one shard.
-    fn next_of(&self, part: &Socket) -> io::Result<Look<Header>> {
+    fn next_of(&self, part: &Socket, keep: &mut impl FnMut(&Header) -> Verdict) -> io::Result<Look<Header>> {
         part.receiving(|receiving, mut available, _| {
             loop {
                 if available < HEADER_SIZE {
@@ -143,6 +149,9 @@ impl TcpListener {
                     let rule = PeerCorrupt::new("an accept record that makes no sense");
                     return Err(self.socket.session.inner.corrupt(rule));
                 };
+                if !header.is_lost() && keep(&header) == Verdict::Left {
+                    return Ok(Look::Wait);
+                }
                 receiving.consume(record_size(0))?;
                 if !header.is_lost() {
                     return Ok(Look::Ready(header));

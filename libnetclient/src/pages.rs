@@ -26,6 +26,13 @@ impl FreePages {
         FreePages { free: Vec::new(), fresh: 0, count: geometry.tx_pages }
     }
 
+    /// The pages of a session that was taken up: those that are not `used`.
+    pub(crate) fn without(used: &[bool]) -> FreePages {
+        let count = used.len() as u32;
+        let free = (0..count).rev().filter(|page| !used[*page as usize]).collect();
+        FreePages { free, fresh: count, count }
+    }
+
     /// Whether there is one.
     pub(crate) fn any(&self) -> bool {
         !self.free.is_empty() || self.fresh < self.count
@@ -56,6 +63,13 @@ pub(crate) struct TxPages {
 }
 
 impl TxPages {
+    /// A stream that goes on: `pages` hold its bytes from `acked` to `filled`, of which `written` are
+    /// published.
+    pub(crate) fn again(written: u64, acked: u64, filled: u64, pages: Vec<u32>) -> TxPages {
+        let reserved = (filled - written) as usize;
+        TxPages { written, acked, first: acked / PAGE, pages: pages.into(), reserved }
+    }
+
     /// Whether it holds any page.
     pub(crate) fn is_empty(&self) -> bool {
         self.pages.is_empty()

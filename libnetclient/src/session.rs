@@ -4,6 +4,7 @@
 
 use crate::control::{self, Control, Opened};
 use crate::pages::{FreePages, TxPages};
+use crate::resume::Kept;
 use crate::socket::Socket;
 use crate::wait::{Roles, lock};
 use crate::waiter::Waiters;
@@ -170,6 +171,27 @@ impl Session {
     }
 
     fn from_opened(opened: Opened) -> io::Result<Session> {
+        Session::opened(opened).map(|(session, _)| session)
+    }
+
+    /// [`Session::at`], and duplicates of what it consists of.
+    pub(crate) fn open_kept(path: &Path, size: Size) -> io::Result<(Session, Kept)> {
+        let opened = control::connect(path, &hello(size))?;
+        let control = opened.control.as_fd().try_clone_to_owned()?;
+        let (session, arena) = Session::opened(opened)?;
+        let inner = &session.inner;
+        let pipes =
+            inner.kicks.iter().map(|kicks| lock(kicks).pipe.try_clone()).collect::<io::Result<_>>()?;
+        let (id, geometry, wake) = (inner.id, inner.geometry, inner.wake.try_clone()?);
+        Ok((session, Kept { id, geometry, control, arena, wake, pipes }))
+    }
+
+    /// A handle of a session that was taken up.
+    pub(crate) fn from_inner(inner: Arc<Inner>) -> Session {
+        Session { _alive: Arc::new(Alive(inner.clone())), inner }
+    }
+
+    fn opened(opened: Opened) -> io::Result<(Session, OwnedFd)> {
         let impossible = |why| io::Error::new(io::ErrorKind::InvalidData, why);
         let Granted::Session { session: id, geometry } = opened.granted else {
             return Err(impossible("sockd answered something else"));
@@ -208,8 +230,24 @@ impl Session {
             failure: OnceLock::new(),
             memory,
         };
-        let inner = Arc::new(inner);
-        Ok(Session { _alive: Arc::new(Alive(inner.clone())), inner })
+        Ok((Session::from_inner(Arc::new(inner)), arena))
+    }
+}
+
+/// The two kinds of rings of a session that was taken up: what comes from the shards, what goes there and
+/// the pipe that wakes.
+pub(crate) type Rings =
+    (Vec<Consumer<Arc<Region>, NOTE_SIZE>>, Vec<(Producer<Arc<Region>, NOTE_SIZE>, OwnedFd)>);
+
+impl Slot {
+    /// Nobody lives there; the counts of notes go on.
+    pub(crate) fn empty(line: ClientLine) -> Slot {
+        Slot { line, resident: Resident::Nobody }
+    }
+
+    /// What its stream still needs lies there.
+    pub(crate) fn resting(line: ClientLine, tx: TxPages) -> Slot {
+        Slot { line, resident: Resident::Closing(tx) }
     }
 }
 
@@ -219,6 +257,90 @@ fn hello(size: Size) -> Ask {
 }
 
 impl Inner {
+    /// A session with what its predecessor left.
+    pub(crate) fn taken_up(
+        kept: &Kept,
+        memory: Arc<Region>,
+        control: Control,
+        (events, kicks): Rings,
+        slots: Vec<Slot>,
+        pages: FreePages,
+    ) -> io::Result<Arc<Inner>> {
+        Ok(Arc::new(Inner {
+            id: kept.id,
+            geometry: kept.geometry,
+            control,
+            wake: kept.wake.try_clone()?,
+            events: Mutex::new(events),
+            kicks: kicks.into_iter().map(|(ring, pipe)| Mutex::new(Kicks { ring, pipe })).collect(),
+            slots: slots.into_iter().map(Mutex::new).collect(),
+            pages: Mutex::new(pages),
+            page_waiters: Waiters::default(),
+            roles: Roles::new()?,
+            failed: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            memory,
+        }))
+    }
+
+    /// Whether a place was ever used.
+    pub(crate) fn is_used(&self, at: SlotIndex) -> bool {
+        lock(self.slot(at)).line.epoch.0 != 0
+    }
+
+    /// What may have been said of a place while nobody listened.
+    pub(crate) fn look_again(&self, at: SlotIndex) {
+        self.event(at);
+    }
+
+    /// A socket lives again where it did: its line as it stands, and its send pages; `None` when that use
+    /// of the place has not begun.
+    ///
+    /// # Errors
+    /// When the place does not exist.
+    pub(crate) fn move_back_in(
+        &self,
+        at: SlotIndex,
+        epoch: Epoch,
+        socket: &Arc<Socket>,
+    ) -> io::Result<Option<(ClientLine, TxPages)>> {
+        let slot = self.slots.get(at.0 as usize);
+        let slot = slot.ok_or_else(|| self.corrupt(PeerCorrupt::new("a socket at no place")))?;
+        let mut slot = lock(slot);
+        if slot.line.epoch != epoch {
+            return Ok(None);
+        }
+        let tx = match std::mem::replace(&mut slot.resident, Resident::Socket(Arc::downgrade(socket))) {
+            Resident::Closing(tx) => tx,
+            // All that was written is acknowledged.
+            _ => TxPages::again(slot.line.written, slot.line.written, slot.line.written, Vec::new()),
+        };
+        Ok(Some((slot.line, tx)))
+    }
+
+    /// A note that was counted and may never have been pushed.
+    ///
+    /// # Errors
+    /// When the ring makes no sense.
+    pub(crate) fn push_kick(&self, at: SlotIndex, shard: u16) -> io::Result<()> {
+        let mut kicks = lock(&self.kicks[usize::from(shard)]);
+        match kicks.ring.push(&at.0.to_ne_bytes()) {
+            Ok(true) => {}
+            Ok(false) => return Err(self.corrupt(PeerCorrupt::new("kick ring full"))),
+            Err(rule) => return Err(self.corrupt(rule)),
+        }
+        let _ = kicks.ring.publish();
+        Ok(())
+    }
+
+    /// Wakes every shard: the predecessor may have died before it did.
+    pub(crate) fn wake_shards(&self) {
+        for kicks in &self.kicks {
+            // A full pipe wakes as well.
+            let _ = rustix::io::write(&lock(kicks).pipe, &[1]);
+        }
+    }
+
     /// # Errors
     /// When the session is over.
     pub(crate) fn sound(&self) -> io::Result<()> {

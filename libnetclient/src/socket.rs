@@ -10,6 +10,7 @@
 use crate::cursor::{RxCursor, TELL_AFTER};
 use crate::pages::TxPages;
 use crate::poll::Watch;
+use crate::resume::Place;
 use crate::session::Session;
 use crate::sources::Readiness;
 use crate::wait::lock;
@@ -101,14 +102,18 @@ pub(crate) enum Look<T> {
 impl Socket {
     /// A socket at the place that sockd or an accept record named.
     pub(crate) fn place(session: &Session, kind: Kind, placed: Placed) -> io::Result<Arc<Socket>> {
+        Socket::place_with(session, kind, placed, false)
+    }
+
+    fn place_with(session: &Session, kind: Kind, placed: Placed, again: bool) -> io::Result<Arc<Socket>> {
         if placed.shard != EVERY_SHARD {
-            return Socket::place_one(session, kind, placed, Weak::new());
+            return Socket::place_one(session, kind, placed, Weak::new(), again);
         }
         let geometry = session.inner.geometry;
         let nth = |shard: u16| Placed { slot: geometry.in_row(placed.slot, shard), shard, ..placed };
-        let leader = Socket::place_one(session, kind, nth(0), Weak::new())?;
+        let leader = Socket::place_one(session, kind, nth(0), Weak::new(), again)?;
         let others = (1..geometry.shards)
-            .map(|shard| Socket::place_one(session, kind, nth(shard), Arc::downgrade(&leader)))
+            .map(|shard| Socket::place_one(session, kind, nth(shard), Arc::downgrade(&leader), again))
             .collect::<io::Result<Box<[_]>>>()?;
         let _ = leader.others.set(others);
         Ok(leader)
@@ -119,6 +124,7 @@ impl Socket {
         kind: Kind,
         placed: Placed,
         leader: Weak<Socket>,
+        again: bool,
     ) -> io::Result<Arc<Socket>> {
         let geometry = &session.inner.geometry;
         if placed.slot.0 >= geometry.sockets() || geometry.owner(placed.slot) != placed.shard {
@@ -144,8 +150,38 @@ impl Socket {
             leader,
             turn: AtomicUsize::new(0),
         });
-        session.inner.move_in(placed.slot, placed.epoch, &socket)?;
+        if again && let Some((line, tx)) = session.inner.move_back_in(placed.slot, placed.epoch, &socket)? {
+            *lock(&socket.tx) = tx;
+            lock(&socket.rx).consumed = line.consumed;
+        } else {
+            session.inner.move_in(placed.slot, placed.epoch, &socket)?;
+        }
         Ok(socket)
+    }
+
+    /// A socket of a session that was taken up, where it lived before.
+    pub(crate) fn place_again(session: &Session, kind: Kind, placed: Placed) -> io::Result<Arc<Socket>> {
+        Socket::place_with(session, kind, placed, true)
+    }
+
+    /// Where it lives, for whoever places it again.
+    pub(crate) fn place_of(&self) -> Place {
+        let Placed { slot, epoch, shard, local } = self.placed;
+        let shard = if self.others.get().is_some() { EVERY_SHARD } else { shard };
+        Place { slot, epoch, shard, local }
+    }
+
+    /// Bytes that lie in send pages and are not published.
+    pub(crate) fn kept_back(&self) -> usize {
+        lock(&self.tx).reserved
+    }
+
+    /// One attempt, whatever the socket says about waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock`, and those of the attempt.
+    pub(crate) fn block_at_once<T>(&self, attempt: impl FnMut() -> io::Result<Look<T>>) -> io::Result<T> {
+        self.block_unless(true, Half::Read, attempt)
     }
 
     /// Its places: itself and, of a row, the others.

@@ -159,6 +159,11 @@ impl TcpStream {
         }
     }
 
+    /// The remote's address, also of a connection that does not stand yet.
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.peer
+    }
+
     /// Our address.
     ///
     /// # Errors

@@ -73,6 +73,11 @@ impl UdpSocket {
         each_addr(addr, |remote| self.associate(remote, Some(remote)))
     }
 
+    /// A socket at its place, with what it was told of its two ends.
+    pub(crate) fn with_ends(socket: Arc<Socket>, local: SocketAddr, peer: Option<SocketAddr>) -> UdpSocket {
+        UdpSocket { socket, ends: Arc::new(Mutex::new(Ends { local, peer })) }
+    }
+
     /// Undoes [`UdpSocket::connect`]: datagrams of every remote are taken again.
     ///
     /// # Errors

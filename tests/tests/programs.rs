@@ -5,8 +5,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
+use tests::process::exec::{Running, on_the_stack, printed, servers};
 use tests::process::group::{Group, Role, Spec};
 use tests::process::{private_net, wait_until};
 use tests::remote::counter;
@@ -29,31 +30,6 @@ fn started() -> Group {
         more: Vec::new(),
     };
     Group::up(&spec).expect("a group")
-}
-
-/// A program on the stack, ended with its owner.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Already gone is as good.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn on_the_stack(group: &Group, command: &[&str]) -> Command {
-    let mut exec = group.command("netexec");
-    exec.arg("--").args(command).stdin(Stdio::null());
-    exec
-}
-
-/// What a program on the stack prints; it must succeed.
-fn printed(group: &Group, command: &[&str]) -> String {
-    let output = on_the_stack(group, command).output().expect("netexec is built");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output.stderr));
-    text(&output.stdout)
 }
 
 fn python(group: &Group, script: &str) -> String {
@@ -287,16 +263,7 @@ fn nothing_is_left_behind() {
             String::from_utf8_lossy(&output.stdout).matches("\"proto\"").count()
         };
         assert!(wait_until(PATIENCE, || sockets() == 0), "{} sockets are left", sockets());
-        let servers = || {
-            let processes = std::fs::read_dir("/proc").expect("proc").flatten();
-            let ours = |path: std::path::PathBuf| {
-                let environment = std::fs::read(path.join("environ")).unwrap_or_default();
-                let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
-                name.trim() == "netexec"
-                    && environment.windows(group.name().len()).any(|bytes| bytes == group.name().as_bytes())
-            };
-            processes.filter(|entry| ours(entry.path())).count()
-        };
+        let servers = || servers(&group, "netexec-server").len() + servers(&group, "netexec-holder").len();
         assert!(wait_until(PATIENCE, || servers() == 0), "{} servers are left", servers());
     });
 }

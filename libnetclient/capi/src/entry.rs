@@ -8,6 +8,7 @@ use crate::abi::{Errno, Outcome};
 use crate::epoll::{Epoll, Registration};
 use crate::options::Options;
 use libc::c_int;
+use libnetclient::resume::{Place, Verdict};
 use libnetclient::{Ready, Session, Source, TcpListener, TcpStream, UdpSocket};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,7 +84,13 @@ impl Entry {
         Entry::with(0, 0, false, State::Epoll(Arc::new(epoll)), Options::default())
     }
 
-    fn with(family: c_int, kind: c_int, nonblocking: bool, state: State, options: Options) -> Arc<Entry> {
+    pub(crate) fn with(
+        family: c_int,
+        kind: c_int,
+        nonblocking: bool,
+        state: State,
+        options: Options,
+    ) -> Arc<Entry> {
         Arc::new(Entry {
             family,
             kind,
@@ -191,18 +198,34 @@ impl Entry {
     }
 
     pub(crate) fn accept(&self, nonblocking: bool) -> Outcome<(Arc<Entry>, SocketAddr)> {
-        let listener = match self.state() {
-            State::Listener { listener, listening: true } => listener,
-            State::Epoll(_) => return Err(Errno(libc::ENOTSOCK)),
-            State::Datagram(_) => return Err(Errno(libc::EOPNOTSUPP)),
-            _ => return Err(Errno(libc::EINVAL)),
-        };
-        let (stream, remote) = listener.accept_with(self.is_nonblocking())?;
+        let (stream, remote) = self.listening()?.accept_with(self.is_nonblocking())?;
+        Ok((self.accepted(stream, nonblocking), remote))
+    }
+
+    /// The next connection, which `keep` writes down before it leaves the queue.
+    pub(crate) fn accept_kept(
+        &self,
+        keep: impl FnMut(Place, SocketAddr) -> Verdict,
+    ) -> Outcome<(Arc<Entry>, SocketAddr)> {
+        let (stream, remote) = self.listening()?.accept_kept(keep)?;
+        Ok((self.accepted(stream, true), remote))
+    }
+
+    fn listening(&self) -> Outcome<Arc<TcpListener>> {
+        match self.state() {
+            State::Listener { listener, listening: true } => Ok(listener),
+            State::Epoll(_) => Err(Errno(libc::ENOTSOCK)),
+            State::Datagram(_) => Err(Errno(libc::EOPNOTSUPP)),
+            _ => Err(Errno(libc::EINVAL)),
+        }
+    }
+
+    fn accepted(&self, stream: TcpStream, nonblocking: bool) -> Arc<Entry> {
         // As a kernel's socket, it has the options of the one it came from.
         let options = *lock(&self.options);
         options.apply(&stream);
         let state = State::Stream { stream: Arc::new(stream), begun: false };
-        Ok((Entry::with(self.family, libc::SOCK_STREAM, nonblocking, state, options), remote))
+        Entry::with(self.family, libc::SOCK_STREAM, nonblocking, state, options)
     }
 
     /// connect(2); `None` for AF_UNSPEC.

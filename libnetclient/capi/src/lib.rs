@@ -23,5 +23,6 @@ pub mod in_place;
 pub mod names;
 pub mod options;
 pub mod poll;
+pub mod resume;
 pub mod table;
 pub mod transfer;

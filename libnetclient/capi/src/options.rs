@@ -7,6 +7,7 @@
 
 use crate::abi::{self, Errno, Outcome, int};
 use crate::entry::{Entry, State, lock};
+use crate::resume::OPTIONS_SIZE;
 use crate::table;
 use libc::{c_int, c_ulong, c_void, socklen_t, timeval};
 use libnetclient::{Binding, Keepalive, TcpInfo, TcpStream, UdpSocket};
@@ -70,6 +71,66 @@ impl Options {
         }
         if self.receive_buffer > 0 {
             let _ = stream.set_receive_buffer(self.receive_buffer);
+        }
+    }
+
+    /// As they are written down: flags, then the numbers; 0 is what was not set. A time to linger
+    /// counts from 1.
+    pub(crate) fn to_bytes(self) -> [u8; OPTIONS_SIZE] {
+        let flags = [
+            self.reuse_address,
+            self.broadcast,
+            self.packet_info,
+            self.v6_only,
+            self.keepalive,
+            self.nodelay,
+            self.cork,
+            self.quickack,
+        ];
+        let flags = flags.iter().enumerate().fold(0u32, |all, (n, on)| all | u32::from(*on) << n);
+        let words = [
+            flags,
+            self.keep.idle_s,
+            self.keep.interval_s,
+            self.keep.count,
+            self.user_timeout_ms,
+            self.send_buffer,
+            self.receive_buffer,
+            self.linger
+                .map_or(0, |linger| u32::try_from(linger.as_secs()).unwrap_or(u32::MAX).saturating_add(1)),
+        ];
+        let mut out = [0; OPTIONS_SIZE];
+        for (at, word) in out.chunks_exact_mut(4).zip(words) {
+            at.copy_from_slice(&word.to_ne_bytes());
+        }
+        out
+    }
+
+    /// From what [`Options::to_bytes`] made.
+    pub(crate) fn from_bytes(bytes: &[u8; OPTIONS_SIZE]) -> Options {
+        let mut words =
+            bytes.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+        let mut next = || words.next().unwrap_or(0);
+        let flags = next();
+        let has = |n: u32| flags >> n & 1 == 1;
+        let keep = Keepalive { idle_s: next(), interval_s: next(), count: next() };
+        let (user_timeout_ms, send_buffer, receive_buffer) = (next(), next(), next());
+        let linger = next().checked_sub(1).map(|s| Duration::from_secs(s.into()));
+        Options {
+            reuse_address: has(0),
+            broadcast: has(1),
+            packet_info: has(2),
+            v6_only: has(3),
+            keepalive: has(4),
+            nodelay: has(5),
+            cork: has(6),
+            quickack: has(7),
+            keep,
+            user_timeout_ms,
+            send_buffer,
+            receive_buffer,
+            linger,
+            ..Options::default()
         }
     }
 

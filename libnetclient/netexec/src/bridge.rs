@@ -1,34 +1,39 @@
 //! One socket of a program: our end of its pair, and the session's socket behind it.
 //!
 //! ```text
-//! program's end ══ pair ══ our end ── carry_out ──► session's socket
-//!                                  ◄── carry_in ───
+//! program's end ══ pair ══ our end ── outward ──► session's socket
+//!                                  ◄── inward ───
 //! ```
 //!
-//! Edges set the four flags of readiness, and whoever finds nothing more clears one. Bytes that one side
-//! has given and the other not yet taken wait in a remainder, at most one chunk a way; nothing more is
-//! taken from that side meanwhile, so the program feels the stack's windows and the stack the program's.
+//! Edges set the four flags of readiness, and whoever finds nothing more clears one. A connection's bytes
+//! are carried by [`crate::pump`]; a datagram that one side has given and the other not yet taken waits
+//! here, and nothing more is taken from that side meanwhile. So the program feels the stack's windows and
+//! the stack the program's.
 //!
 //! The program's last close is a hang-up of our end. An end of one direction is a shutdown, in both
 //! directions of it; a reset from the network is one for the program too: an end that is closed with
 //! bytes unread gives its peer ECONNRESET (unix(7)).
 
+use crate::ledger::{Ledger, Record};
 use crate::native;
 use crate::program::{self, Caller, Errno};
+use crate::pump::{self, FULL, Pump, Way};
 use libc::c_int;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Errno as Io;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
-};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use std::collections::VecDeque;
 use std::time::Instant;
+use zerocopy::FromZeros;
 
 /// Bytes moved at a time; the largest datagram fits.
 pub const CHUNK: usize = 64 * 1024;
 /// Chunks each way before the others get their turn.
 const TURNS: usize = 16;
+
+/// [`Waiting::place`] of a call that does not wait yet.
+pub const NOWHERE: usize = usize::MAX;
 
 /// A call that waits for something to happen to its socket.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +48,8 @@ pub struct Waiting {
     pub call: i64,
     /// When it fails with EAGAIN (SO_RCVTIMEO).
     pub until: Option<Instant>,
+    /// Where in the ledger it is written down; [`NOWHERE`] while it is not.
+    pub place: usize,
 }
 
 /// What a socket is at the moment.
@@ -67,8 +74,8 @@ pub enum State {
         marked: bool,
         /// Calls of accept that wait.
         waiting: VecDeque<Waiting>,
-        /// Connections that were taken for a caller that had gone by then.
-        returned: VecDeque<(c_int, Vec<u8>)>,
+        /// Connections that were taken for a caller that had gone by then: their records and numbers.
+        returned: VecDeque<(usize, c_int)>,
     },
     /// Datagrams.
     Datagram {
@@ -123,15 +130,25 @@ pub struct Bridge {
     pub stack_readable: bool,
     /// The session's socket may take bytes.
     pub stack_writable: bool,
-    /// Given by the program, not taken by the stack.
+    /// What the odometer of our end stands at, and where in the send stream it was full.
+    pub odometer: c_int,
+    /// The offset of then; below 0 by what had filled the pair.
+    pub base: u64,
+    /// The last call that changed it, and what it came to: a value, or an errno below 0.
+    pub done: (u64, i64),
+    /// What stands in the ledger.
+    pub written: Record,
+    /// A datagram of the program's that the stack has not taken.
     out: Option<Vec<u8>>,
-    /// Given by the stack, not taken by the program.
+    /// A datagram of the stack's that the program has not taken.
     into: Option<Vec<u8>>,
-    program_ended: bool,
-    stack_ended: bool,
+    /// The program writes no more.
+    pub program_ended: bool,
+    /// The remote writes no more.
+    pub stack_ended: bool,
     end_passed_on: bool,
     /// The program reads no more: what comes is for nobody.
-    deaf: bool,
+    pub deaf: bool,
 }
 
 /// A pair for a socket of that kind: our end, the program's.
@@ -146,6 +163,9 @@ pub fn pair(kind: c_int, nonblocking: bool) -> Result<(OwnedFd, OwnedFd), Errno>
         rustix::fs::fcntl_setfl(end, rustix::fs::OFlags::NONBLOCK).map_err(|errno| errno.raw_os_error())
     };
     set(&ours)?;
+    if kind == SocketType::STREAM {
+        pump::set_odometer(&ours, FULL)?;
+    }
     if nonblocking {
         set(&theirs)?;
     }
@@ -182,6 +202,10 @@ impl Bridge {
             program_writable: true,
             stack_readable: true,
             stack_writable: true,
+            odometer: FULL,
+            base: 0,
+            done: (0, 0),
+            written: Record::new_zeroed(),
             out: None,
             into: None,
             program_ended: false,
@@ -192,15 +216,11 @@ impl Bridge {
     }
 
     /// Moves what can be moved.
-    pub fn carry(&mut self, chunk: &mut [u8; CHUNK]) -> Outcome {
+    pub fn carry(&mut self, ledger: &Ledger, pump: &Pump, index: usize, chunk: &mut [u8; CHUNK]) -> Outcome {
         match self.state {
-            State::Stream => match (self.carry_out(chunk), self.carry_in(chunk)) {
-                (Outcome::Rests | Outcome::Goes, Outcome::Reset) | (Outcome::Reset, _) => Outcome::Reset,
-                (Outcome::Rests, inward) => inward,
-                (outward, _) => outward,
-            },
+            State::Stream => self.carry_stream(ledger, pump, index),
             State::Datagram { .. } => match self.datagrams_out(chunk) {
-                Outcome::Rests => self.datagrams_in(chunk),
+                Outcome::Rests => self.datagrams_in(ledger, index, chunk),
                 outward => outward,
             },
             State::Fresh | State::Connecting { .. } | State::Listening { .. } => match self.is_hung_up() {
@@ -217,46 +237,28 @@ impl Bridge {
         matches!(poll(&mut one, Some(&now)), Ok(1)) && one[0].revents().contains(PollFlags::HUP)
     }
 
-    fn carry_out(&mut self, chunk: &mut [u8; CHUNK]) -> Outcome {
-        for _ in 0..TURNS {
-            if let Some(rest) = &mut self.out {
-                if !self.stack_writable {
-                    return Outcome::Rests;
-                }
-                match native::send(self.native, rest, None) {
-                    Ok(taken) if taken == rest.len() => self.out = None,
-                    Ok(taken) => {
-                        rest.drain(..taken);
-                    }
-                    Err(libc::EAGAIN) => self.stack_writable = false,
-                    Err(libc::EINTR) => {}
-                    Err(_) => return Outcome::Reset,
-                }
-                continue;
-            }
-            if self.program_ended {
-                return self.pass_on_the_end();
-            }
-            if !self.program_readable {
-                return Outcome::Rests;
-            }
-            match recv(&self.ours, &mut chunk[..], RecvFlags::DONTWAIT) {
-                Ok((_, 0)) => self.program_ended = true,
-                Ok((_, len)) => match native::send(self.native, &chunk[..len], None) {
-                    Ok(taken) if taken == len => {}
-                    Ok(taken) => self.out = Some(chunk[taken..len].to_vec()),
-                    Err(libc::EAGAIN | libc::EINTR) => {
-                        self.stack_writable = false;
-                        self.out = Some(chunk[..len].to_vec());
-                    }
-                    Err(_) => return Outcome::Reset,
-                },
-                Err(Io::AGAIN) => self.program_readable = false,
-                Err(Io::INTR) => {}
-                Err(_) => return Outcome::Aborted,
-            }
+    fn carry_stream(&mut self, ledger: &Ledger, pump: &Pump, index: usize) -> Outcome {
+        let outward = match pump.outward(ledger, index, self) {
+            Way::Ended => self.pass_on_the_end(),
+            Way::Rests => Outcome::Rests,
+            Way::Goes => Outcome::Goes,
+            Way::Aborted => Outcome::Aborted,
+            Way::Reset => Outcome::Reset,
+        };
+        if !matches!(outward, Outcome::Rests | Outcome::Goes) {
+            return outward;
         }
-        Outcome::Goes
+        match pump.inward(ledger, index, self) {
+            Way::Reset => Outcome::Reset,
+            Way::Goes => Outcome::Goes,
+            _ => outward,
+        }
+    }
+
+    /// A successor's: the end of the stream may be handed over already.
+    pub fn take_up_end(&mut self) {
+        self.end_passed_on = native::is_write_shut(self.native);
+        self.program_ended = self.end_passed_on;
     }
 
     /// The program writes no more, and all it wrote is handed over.
@@ -270,51 +272,6 @@ impl Bridge {
             let _ = native::shutdown(self.native, libc::SHUT_WR);
         }
         Outcome::Rests
-    }
-
-    fn carry_in(&mut self, chunk: &mut [u8; CHUNK]) -> Outcome {
-        for _ in 0..TURNS {
-            if let Some(rest) = &mut self.into {
-                if !self.program_writable {
-                    return Outcome::Rests;
-                }
-                match send(&self.ours, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                    Ok(taken) if taken == rest.len() => self.into = None,
-                    Ok(taken) => {
-                        rest.drain(..taken);
-                    }
-                    Err(Io::AGAIN) => self.program_writable = false,
-                    Err(Io::INTR) => {}
-                    // Its reading is shut, or it is closed, which the other way sees.
-                    Err(_) => (self.into, self.deaf) = (None, true),
-                }
-                continue;
-            }
-            if self.stack_ended || !self.stack_readable {
-                return Outcome::Rests;
-            }
-            match native::receive(self.native, &mut chunk[..]) {
-                Ok(0) => {
-                    self.stack_ended = true;
-                    // It may be closed already.
-                    let _ = shutdown(&self.ours, Shutdown::Write);
-                }
-                Ok(_) if self.deaf => {}
-                Ok(len) => match send(&self.ours, &chunk[..len], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                    Ok(taken) if taken == len => {}
-                    Ok(taken) => self.into = Some(chunk[taken..len].to_vec()),
-                    Err(Io::AGAIN | Io::INTR) => {
-                        self.program_writable = false;
-                        self.into = Some(chunk[..len].to_vec());
-                    }
-                    Err(_) => self.deaf = true,
-                },
-                Err(libc::EAGAIN) => self.stack_readable = false,
-                Err(libc::EINTR) => {}
-                Err(_) => return Outcome::Reset,
-            }
-        }
-        Outcome::Goes
     }
 
     fn datagrams_out(&mut self, chunk: &mut [u8; CHUNK]) -> Outcome {
@@ -345,13 +302,14 @@ impl Bridge {
         Outcome::Goes
     }
 
-    fn datagrams_in(&mut self, chunk: &mut [u8; CHUNK]) -> Outcome {
+    fn datagrams_in(&mut self, ledger: &Ledger, index: usize, chunk: &mut [u8; CHUNK]) -> Outcome {
         for _ in 0..TURNS {
-            let State::Datagram { bound, connected, waiting, .. } = &self.state else {
+            let State::Datagram { bound, connected, waiting, .. } = &mut self.state else {
                 return Outcome::Rests;
             };
             // Somebody waits who is told the address too: the server hands it to him.
-            if !bound || !waiting.is_empty() || !self.stack_readable {
+            let connected = *connected;
+            if !*bound || !waiting.is_empty() || !self.stack_readable {
                 return Outcome::Rests;
             }
             // One at a time, so that it is known where the one comes from that is read.
@@ -373,6 +331,14 @@ impl Bridge {
                     }
                 },
             };
+            if let (State::Datagram { head, .. }, Some(from)) = (&mut self.state, from) {
+                *head = from;
+                if !connected {
+                    // Before it can be read: a successor must know whom it is from.
+                    self.written.head = native::parse_name(head).into();
+                    ledger.commit(index, &self.written);
+                }
+            }
             match send(&self.ours, &datagram, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Err(Io::AGAIN) => {
                     self.into = Some(datagram);
@@ -380,11 +346,7 @@ impl Bridge {
                 }
                 // Closed: the other way sees it.
                 Err(_) => return Outcome::Rests,
-                Ok(_) => {
-                    if let (State::Datagram { head, .. }, Some(from)) = (&mut self.state, from) {
-                        *head = from;
-                    }
-                }
+                Ok(_) => {}
             }
         }
         Outcome::Goes
@@ -419,23 +381,27 @@ impl Bridge {
         filled
     }
 
-    /// Takes out what [`Bridge::fill`] put in.
-    pub fn drain(&self, mut filled: usize, chunk: &mut [u8; CHUNK]) {
-        while filled > 0 {
-            let room = filled.min(chunk.len());
+    /// Takes out what [`Bridge::fill`] put in, as far as a predecessor has not.
+    pub fn drain(&mut self, filled: usize, chunk: &mut [u8; CHUNK]) {
+        let taken = pump::odometer(&self.ours).map_or(0, |left| (FULL - left) as usize);
+        let mut left = filled.saturating_sub(taken);
+        while left > 0 {
+            let room = left.min(chunk.len());
             match recv(&self.ours, &mut chunk[..room], RecvFlags::DONTWAIT) {
-                Ok((_, len)) if len > 0 => filled -= len,
-                _ => return,
+                Ok((_, len)) if len > 0 => left -= len,
+                _ => break,
             }
         }
+        // What comes from here on is the program's.
+        self.base = 0u64.wrapping_sub(filled as u64);
+        self.odometer = FULL - filled as c_int;
     }
 
     /// The other side has reset the connection: so it is for the program, whose end is `theirs`, if it
     /// was found.
     pub fn reset(self, theirs: Option<OwnedFd>) {
         if let Some(theirs) = theirs {
-            // Unread bytes in our end make its close a reset for the other one (unix(7)).
-            let _ = send(&theirs, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            make_reset(&theirs);
         }
         drop(self.ours);
     }
@@ -444,4 +410,10 @@ impl Bridge {
     pub fn descriptors(&self) -> (c_int, c_int) {
         (self.native, self.ours.as_fd().as_raw_fd())
     }
+}
+
+/// Unread bytes in our end make its close a reset for `theirs` (unix(7)).
+pub fn make_reset(theirs: &OwnedFd) {
+    // One that takes no more has some.
+    let _ = send(theirs, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
 }

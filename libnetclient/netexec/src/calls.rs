@@ -1,16 +1,23 @@
 //! What each call does. Everything in its arguments is the program's word: copied, checked, used.
 
-use crate::bridge::{self, Bridge, CHUNK, State, Waiting};
+use crate::bridge::{self, Bridge, CHUNK, NOWHERE, State, Waiting};
+use crate::holder;
+use crate::ledger::{Record, flag, phase};
 use crate::native;
 use crate::notices::Notice;
 use crate::program::{Caller, Errno};
+use crate::pump;
+use crate::records;
 use crate::server::{Served, Server};
 use libc::{c_int, c_long};
-use rustix::fd::{AsFd, OwnedFd};
+use libnetclient::resume::Verdict;
+use netclient::resume::What;
+use rustix::fd::OwnedFd;
 use rustix::io::Errno as Io;
 use rustix::net::{RecvFlags, recv};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+use zerocopy::FromZeros;
 
 /// The longest address that is looked at (`struct sockaddr_storage`).
 const NAME_MAX: usize = 128;
@@ -113,6 +120,7 @@ impl Server {
     /// Does what a notice asks for, and answers it.
     pub(crate) fn on_notice(&mut self, notice: Notice) {
         let answer = self.call(notice);
+        self.ledger.settle_requests();
         self.say(format_args!("{} of {}: {answer:?}", notice.call, notice.tid));
         match answer {
             Ok(Reply::Value(value)) => self.notices.answer(notice.id, value),
@@ -122,6 +130,7 @@ impl Server {
         }
     }
 
+    /// The answer to a call, and its socket when the answer is to be written down with it.
     fn call(&mut self, notice: Notice) -> Answer {
         let caller = Caller { tid: notice.tid };
         let call = notice.call as c_long;
@@ -135,9 +144,39 @@ impl Server {
             return Ok(Reply::Nothing);
         }
         let Some(index) = found else { return Ok(Reply::Kernel) };
+        let (done, answer) = self.bridge(index).done;
+        if done == notice.id {
+            // It was done by a predecessor, who did not come to say so.
+            return if answer < 0 { Err(-answer as Errno) } else { Ok(Reply::Value(answer)) };
+        }
         self.bridge(index).caller = caller;
+        let outcome = self.call_of(index, notice, caller);
+        let noted = matches!(
+            call,
+            libc::SYS_bind
+                | libc::SYS_listen
+                | libc::SYS_connect
+                | libc::SYS_getsockopt
+                | libc::SYS_setsockopt
+        );
+        if let Some(bridge) = self.bridges[index].as_mut()
+            && noted
+        {
+            match &outcome {
+                Ok(Reply::Value(value)) => bridge.done = (notice.id, *value),
+                Err(errno) => bridge.done = (notice.id, -i64::from(*errno)),
+                Ok(Reply::Kernel | Reply::Nothing) => {}
+            }
+        }
+        self.settle(index);
+        outcome
+    }
+
+    fn call_of(&mut self, index: usize, notice: Notice, caller: Caller) -> Answer {
+        let call = notice.call as c_long;
         let arguments = notice.arguments;
-        let waiting = Waiting { id: notice.id, caller, arguments, call: notice.call, until: None };
+        let waiting =
+            Waiting { id: notice.id, caller, arguments, call: notice.call, until: None, place: NOWHERE };
         match call {
             libc::SYS_bind => self.bind(index, caller, arguments),
             libc::SYS_listen => self.listen(index, arguments[1] as c_int),
@@ -174,31 +213,52 @@ impl Server {
                 State::Datagram { bound: false, connected: false, head: Vec::new(), waiting: VecDeque::new() }
             }
         };
-        let made = self.make(kind, family, native, state, caller, flags & libc::SOCK_NONBLOCK != 0);
-        let (index, theirs) = made.inspect_err(|_| native::close(native))?;
-        match self.notices.answer_with(notice.id, theirs.as_fd(), flags & libc::SOCK_CLOEXEC != 0) {
-            Ok(()) => Ok(Reply::Nothing),
-            Err(error) => {
+        let index = self.new_index().inspect_err(|_| native::close(native))?;
+        let made = self.make(index, (family, kind), native, state, caller, (flags, notice.id, 0));
+        let theirs = made.inspect_err(|_| {
+            native::close(native);
+            self.free_index(index);
+        })?;
+        match self.install(notice.id, &theirs, flags & libc::SOCK_CLOEXEC != 0) {
+            0 => {
+                self.settle(index);
+                Ok(Reply::Nothing)
+            }
+            errno => {
                 self.close(index);
-                Err(error.raw_os_error().unwrap_or(libc::EMFILE))
+                Err(errno)
             }
         }
     }
 
-    /// A bridge, watched; returns it and the program's end.
-    pub(crate) fn make(
+    /// Answers a call by a descriptor: 0, or an errno.
+    fn install(&self, id: u64, theirs: &OwnedFd, close_on_exec: bool) -> Errno {
+        holder::send_on_errand(&self.ledger, id, theirs, close_on_exec)
+            .unwrap_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO))
+    }
+
+    /// A bridge, watched and written down; returns the program's end, which is to be installed for the
+    /// call `id`. `listener` is its listener's number and one, 0 for none.
+    fn make(
         &mut self,
-        kind: c_int,
-        family: c_int,
+        index: usize,
+        (family, kind): (c_int, c_int),
         native: c_int,
         state: State,
         caller: Caller,
-        nonblocking: bool,
-    ) -> Result<(usize, OwnedFd), Errno> {
-        let (ours, theirs) = bridge::pair(kind, nonblocking)?;
+        (flags, id, listener): (c_int, u64, u32),
+    ) -> Result<OwnedFd, Errno> {
+        let (ours, theirs) = bridge::pair(kind, flags & libc::SOCK_NONBLOCK != 0)?;
         let socket = bridge::inode(&theirs)?;
-        let index = self.insert(Bridge::new(socket, family, native, ours, state, caller))?;
-        Ok((index, theirs))
+        let ours_inode = bridge::inode(&ours)?;
+        let mut bridge = Bridge::new(socket, family, native, ours, state, caller);
+        bridge.done.0 = id;
+        bridge.written =
+            Record { ours: bridge.descriptors().1, ours_inode, listener, ..Record::new_zeroed() };
+        bridge.written = Record { phase: phase::INSTALLING, ..records::of(&bridge)? };
+        self.ledger.commit(index, &bridge.written);
+        self.insert(index, bridge)?;
+        Ok(theirs)
     }
 
     fn bind(&mut self, index: usize, caller: Caller, arguments: [u64; 6]) -> Answer {
@@ -234,11 +294,11 @@ impl Server {
         let name = name_of(caller, arguments[1], arguments[2])?;
         let nonblocking = caller.is_nonblocking(fd);
         let bridge = self.bridge(index);
-        if let State::Connecting { waiting: others, .. } = &mut bridge.state {
+        if let State::Connecting { .. } = &bridge.state {
             if nonblocking {
                 return Err(libc::EALREADY);
             }
-            others.push(waiting);
+            self.park(index, waiting)?;
             return Ok(Reply::Nothing);
         }
         match (native::connect(bridge.native, &name), &mut bridge.state) {
@@ -254,17 +314,35 @@ impl Server {
                 DONE
             }
             (Err(libc::EINPROGRESS), state @ State::Fresh) => {
-                let filled = match nonblocking {
-                    true => caller.descriptor(fd).map_or(0, |theirs| Bridge::fill(&theirs)),
-                    false => 0,
-                };
-                let others = if nonblocking { Vec::new() } else { vec![waiting] };
-                *state = State::Connecting { to: name, filled, waiting: others };
+                *state = State::Connecting { to: name, filled: 0, waiting: Vec::new() };
+                if nonblocking {
+                    // A successor finds a pair that is being filled, and what the call came to.
+                    bridge.done = (waiting.id, -i64::from(libc::EINPROGRESS));
+                    let record = records::of(bridge)?;
+                    let flags = record.flags | flag::FILLING;
+                    let request = self.ledger.last_request();
+                    self.ledger.commit(index, &Record { flags, request, ..record });
+                    self.fill(index, caller.descriptor(fd).ok().as_ref());
+                } else {
+                    self.park(index, waiting)?;
+                }
                 // It may have come to its end meanwhile.
                 self.go(index);
                 if nonblocking { Err(libc::EINPROGRESS) } else { Ok(Reply::Nothing) }
             }
             (Err(errno), _) => Err(errno),
+        }
+    }
+
+    /// Fills the program's end `theirs` of one that connects, so that it is not writable.
+    pub(crate) fn fill(&mut self, index: usize, theirs: Option<&OwnedFd>) {
+        if let Some(theirs) = theirs {
+            Bridge::fill(theirs);
+        }
+        let bridge = self.bridge(index);
+        let there = pump::waiting(&bridge.ours) as usize;
+        if let State::Connecting { filled, .. } = &mut bridge.state {
+            *filled = there;
         }
     }
 
@@ -289,7 +367,7 @@ impl Server {
             Served::NothingThere if nonblocking => Err(libc::EAGAIN),
             Served::NothingThere => {
                 waiting.until = receive_deadline(waiting.caller, fd);
-                self.park(index, waiting);
+                self.park(index, waiting)?;
                 Ok(Reply::Nothing)
             }
         }
@@ -300,37 +378,80 @@ impl Server {
         let listener = self.bridge(index);
         let (family, native) = (listener.family, listener.native);
         let State::Listening { returned, .. } = &mut listener.state else { return Err(libc::EINVAL) };
-        let (accepted, name) = match returned.pop_front() {
+        let next = returned.pop_front();
+        let (number, accepted) = match next {
             Some(returned) => returned,
-            None => match native::accept(native) {
-                Ok(accepted) => accepted,
-                Err(libc::EAGAIN | libc::EINTR) => return Ok(Served::NothingThere),
-                Err(errno) => return Err(errno),
+            None => match self.next_connection(index, family, native)? {
+                Some(next) => next,
+                None => return Ok(Served::NothingThere),
             },
         };
         let [_, at, len_at, flags, ..] = waiting.arguments;
         let flags = if waiting.call as c_long == libc::SYS_accept4 { flags as c_int } else { 0 };
-        let (nonblocking, close_on_exec) =
-            (flags & libc::SOCK_NONBLOCK != 0, flags & libc::SOCK_CLOEXEC != 0);
-        let told = tell_name(waiting.caller, &name, at, len_at);
+        let told = native::remote(accepted).and_then(|name| tell_name(waiting.caller, &name, at, len_at));
         let made = told.and_then(|()| {
-            self.make(libc::SOCK_STREAM, family, accepted, State::Stream, waiting.caller, nonblocking)
+            let of_listener = (flags, waiting.id, index as u32 + 1);
+            let kind = (family, libc::SOCK_STREAM);
+            self.make(number, kind, accepted, State::Stream, waiting.caller, of_listener)
         });
-        let outcome = made.and_then(|(new, theirs)| {
-            let answered = self.notices.answer_with(waiting.id, theirs.as_fd(), close_on_exec);
-            answered.map_err(|error| {
-                // The connection is another caller's.
-                self.forget(new);
-                error.raw_os_error().unwrap_or(libc::EMFILE)
-            })
-        });
-        if let Err(errno) = outcome {
-            if let State::Listening { returned, .. } = &mut self.bridge(index).state {
-                returned.push_front((accepted, name));
+        let outcome = made.and_then(|theirs| {
+            match self.install(waiting.id, &theirs, flags & libc::SOCK_CLOEXEC != 0) {
+                0 => Ok(()),
+                errno => {
+                    // The connection is another caller's.
+                    self.remove(number);
+                    Err(errno)
+                }
             }
-            return if errno == libc::ENOENT { Ok(Served::Yes) } else { Err(errno) };
+        });
+        match outcome {
+            Ok(()) => {
+                self.settle(number);
+                Ok(Served::Yes)
+            }
+            Err(errno) => {
+                self.give_back(index, number, accepted);
+                if errno == libc::ENOENT { Ok(Served::Yes) } else { Err(errno) }
+            }
         }
-        Ok(Served::Yes)
+    }
+
+    /// The next connection of a listener, written down as nobody's.
+    fn next_connection(
+        &mut self,
+        index: usize,
+        family: c_int,
+        native: c_int,
+    ) -> Result<Option<(usize, c_int)>, Errno> {
+        let number = self.new_index()?;
+        let ledger = self.ledger.clone();
+        let options = native::snapshot(native)?.options;
+        let accepted = native::accept(native, |place, peer| {
+            ledger.commit(number, &records::returned((index, options), family, place, peer));
+            Verdict::Taken
+        });
+        match accepted {
+            Ok(accepted) => Ok(Some((number, accepted))),
+            Err(errno) => {
+                self.free_index(number);
+                if matches!(errno, libc::EAGAIN | libc::EINTR) { Ok(None) } else { Err(errno) }
+            }
+        }
+    }
+
+    /// A connection that was taken for a caller who has gone is the next one's.
+    pub(crate) fn give_back(&mut self, listener: usize, number: usize, accepted: c_int) {
+        if let Ok(snapshot) = native::snapshot(accepted)
+            && let What::Stream { place, peer, .. } = snapshot.what
+        {
+            self.ledger.commit(
+                number,
+                &records::returned((listener, snapshot.options), snapshot.family, place, peer),
+            );
+        }
+        if let State::Listening { returned, .. } = &mut self.bridge(listener).state {
+            returned.push_front((number, accepted));
+        }
     }
 
     fn set_option(&mut self, index: usize, caller: Caller, arguments: [u64; 6]) -> Answer {
@@ -378,8 +499,17 @@ impl Server {
         }
         let native = bridge.native;
         self.has_name(index);
-        let one = |message: &Message| -> Result<usize, Errno> {
+        let ledger = self.ledger.clone();
+        let one = |number: u64, message: &Message| -> Result<usize, Errno> {
             let bytes = message.gather(caller)?;
+            let stands = native::datagrams_written(native);
+            if let Some((begun, stood)) = ledger.progress()
+                && (number < begun || (number == begun && stands > stood))
+            {
+                // A predecessor has sent it.
+                return Ok(bytes.len());
+            }
+            ledger.set_progress(number, stands);
             let name = match message.name {
                 0 => None,
                 at => Some(name_of(caller, at, message.name_len.into())?),
@@ -390,14 +520,14 @@ impl Server {
             libc::SYS_sendto => {
                 let parts = vec![(arguments[1], arguments[2] as usize)];
                 let message = Message { name: arguments[4], name_len: arguments[5] as u32, parts, at: 0 };
-                Ok(Reply::Value(one(&message)? as i64))
+                Ok(Reply::Value(one(0, &message)? as i64))
             }
-            libc::SYS_sendmsg => Ok(Reply::Value(one(&Message::read(caller, arguments[1])?)? as i64)),
+            libc::SYS_sendmsg => Ok(Reply::Value(one(0, &Message::read(caller, arguments[1])?)? as i64)),
             _ => {
                 let count = (arguments[2] & 0xffff_ffff).min(PARTS_MAX);
                 for n in 0..count {
                     let at = arguments[1] + n * MMSGHDR;
-                    let sent = Message::read(caller, at).and_then(|message| one(&message));
+                    let sent = Message::read(caller, at).and_then(|message| one(n, &message));
                     match sent {
                         Ok(len) => caller.write(at + MSGHDR as u64, &(len as u32).to_ne_bytes())?,
                         Err(errno) if n == 0 => return Err(errno),
@@ -420,7 +550,7 @@ impl Server {
         match self.take(index, &waiting, Some(&theirs)) {
             Err(libc::EAGAIN) if !dont_wait => {
                 waiting.until = receive_deadline(waiting.caller, fd);
-                self.park(index, waiting);
+                self.park(index, waiting)?;
                 Ok(Reply::Nothing)
             }
             other => other.map(Reply::Value),

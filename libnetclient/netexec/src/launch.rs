@@ -11,9 +11,13 @@
 #![expect(unsafe_code, reason = "fork(2) and _exit(2)")]
 
 use crate::filter;
+use crate::holder;
+use crate::ledger::{self, Header, Ledger};
 use crate::notices::Notices;
-use crate::server::Server;
-use rustix::fd::{AsRawFd, OwnedFd};
+use crate::pump;
+use libnetclient::resume::Kept;
+use rustix::event::EventfdFlags;
+use rustix::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -23,6 +27,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use thiserror::Error;
+use zerocopy::FromZeros;
 
 /// What the server says when it is ready, and when it has the listener.
 const READY: u8 = b'r';
@@ -196,11 +201,11 @@ fn let_go(kept: &UnixStream, verbose: bool) -> io::Result<()> {
 }
 
 fn serve(options: &Options, api: &Path, mut lane: UnixStream, program: Pid) -> i32 {
-    let server = let_go(&lane, options.verbose)
+    let attached = let_go(&lane, options.verbose)
         .map_err(|error| error.to_string())
         .and_then(|()| attach(options, api, &mut lane, program));
-    let mut server = match server {
-        Ok(server) => server,
+    let (ledger, notices) = match attached {
+        Ok(attached) => attached,
         Err(text) => {
             // Whoever does not hear it sees the end of the lane.
             let _ = lane.write_all(b"e").and_then(|()| lane.write_all(text.as_bytes()));
@@ -211,17 +216,22 @@ fn serve(options: &Options, api: &Path, mut lane: UnixStream, program: Pid) -> i
         return 1;
     }
     drop(lane);
-    match server.serve() {
-        Ok(()) => 0,
-        Err(errno) => {
-            eprintln!("netexec: {}", io::Error::from_raw_os_error(errno));
+    match holder::hold(&ledger, &notices) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("netexec: {error}");
             1
         }
     }
 }
 
-/// Opens the session, and takes over the listener.
-fn attach(options: &Options, api: &Path, lane: &mut UnixStream, program: Pid) -> Result<Server, String> {
+/// Opens the session, takes over the listener, and writes down what servers begin with.
+fn attach(
+    options: &Options,
+    api: &Path,
+    lane: &mut UnixStream,
+    program: Pid,
+) -> Result<(Ledger, Notices), String> {
     let text = |error: io::Error| error.to_string();
     // As many descriptors as are allowed: every socket of a program costs one here.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -229,8 +239,9 @@ fn attach(options: &Options, api: &Path, lane: &mut UnixStream, program: Pid) ->
     // Fewer will do until they are used up, which is EMFILE for the program.
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, all);
     let size = libnetclient::Size { active: SOCKETS, passive: SOCKETS, tx_pages: PAGES, rx_pages: PAGES };
-    let session = libnetclient::Session::at(api, size).map_err(text)?;
-    session.make_default();
+    let (session, kept) = libnetclient::Session::at_kept(api, size).map_err(text)?;
+    // It lives by what is kept of it.
+    drop(session);
     lane.write_all(&[READY]).map_err(text)?;
     let mut number = [0; 4];
     lane.read_exact(&mut number).map_err(text)?;
@@ -240,6 +251,35 @@ fn attach(options: &Options, api: &Path, lane: &mut UnixStream, program: Pid) ->
         rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty()).map_err(|errno| {
             format!("the system does not let a process look into another one of its user: {errno}")
         })?;
-    Server::new(Notices::new(listener), options.verbose)
-        .map_err(|errno| text(io::Error::from_raw_os_error(errno)))
+    let ledger = begin_ledger(options, kept, &listener).map_err(text)?;
+    Ok((ledger, Notices::new(listener)))
+}
+
+/// The ledger of a session that nobody has used. The descriptors in it stay open for good.
+fn begin_ledger(options: &Options, kept: Kept, listener: &OwnedFd) -> io::Result<Ledger> {
+    let memory = ledger::create()?;
+    let ledger = Ledger::map(&memory)?;
+    let (out, into) = pump::make_pipe()?;
+    let eventfd = || rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+    let mut header = Header {
+        control: kept.control.into_raw_fd(),
+        arena: kept.arena.into_raw_fd(),
+        wake: kept.wake.into_raw_fd(),
+        listener: listener.as_raw_fd(),
+        pipe_out: out.into_raw_fd(),
+        pipe_in: into.into_raw_fd(),
+        errand: eventfd()?.into_raw_fd(),
+        done: eventfd()?.into_raw_fd(),
+        ledger: memory.into_raw_fd(),
+        session: kept.id.0,
+        geometry: ledger::geometry_words(&kept.geometry),
+        flags: if options.verbose { ledger::VERBOSE } else { 0 },
+        ..Header::new_zeroed()
+    };
+    for (place, pipe) in header.pipes.iter_mut().zip(kept.pipes) {
+        *place = pipe.into_raw_fd();
+    }
+    // The first request was the one that opened the session.
+    ledger.begin(&header, 1);
+    Ok(ledger)
 }

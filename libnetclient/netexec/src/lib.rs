@@ -10,17 +10,24 @@
 //!    └────── read, write, poll… ── pair ── bridge ◄──► native
 //! ```
 //!
-//! [`launch`] becomes the program and leaves the server behind it; [`filter`] decides which calls are
+//! [`launch`] becomes the program and leaves behind it [`holder`], which holds every descriptor and starts
+//! the server, again when it is killed: what [`ledger`] says, as [`records`], is taken up by its
+//! [`successor`]; [`filter`] decides which calls are
 //! handed over; [`notices`] takes and answers them; [`program`] looks into the caller; [`calls`] is what
-//! each call does; [`bridge`] carries a socket's bytes; [`server`] is the loop. Everything that a program
+//! each call does; [`bridge`] is a socket, [`pump`] carries a connection's bytes exactly once; [`server`] is the loop. Everything that a program
 //! says is checked here, in a process of the same user: it never reaches sockd or netd but as what any
 //! client may ask.
 
 pub mod bridge;
 pub mod calls;
 pub mod filter;
+pub mod holder;
 pub mod launch;
+pub mod ledger;
 pub mod native;
 pub mod notices;
 pub mod program;
+pub mod pump;
+pub mod records;
 pub mod server;
+pub mod successor;

@@ -4,8 +4,11 @@
 
 use crate::program::Errno;
 use libc::{c_int, epoll_event, sockaddr, sockaddr_in6, socklen_t};
-use netclient::{epoll, names, options, poll, transfer};
+use libnetclient::resume::{Place, Verdict};
+use netclient::resume::{self, Snapshot};
+use netclient::{epoll, in_place, names, options, poll, transfer};
 use std::io;
+use std::net::SocketAddr;
 
 /// Room for any address of the internet families.
 const NAME_MAX: usize = size_of::<sockaddr_in6>();
@@ -69,15 +72,152 @@ fn told(fd: c_int, tell: Tell) -> Result<(c_int, Vec<u8>), Errno> {
     Ok((result, name))
 }
 
-/// accept(2), non-blocking; the connection and its remote's address.
+/// An address as a program has it.
+pub fn parse_name(name: &[u8]) -> Option<SocketAddr> {
+    // SAFETY: a slice of ours, with its length.
+    unsafe { netclient::abi::address(name.as_ptr().cast(), name.len() as socklen_t) }.ok().flatten()
+}
+
+/// An address as a program of that family wants it.
+pub fn make_name(address: SocketAddr, family: c_int) -> Vec<u8> {
+    let (mut name, mut len) = (vec![0u8; NAME_MAX], NAME_MAX as socklen_t);
+    // SAFETY: `name` has `len` bytes; both are ours.
+    unsafe { netclient::abi::tell_address(address, family, name.as_mut_ptr().cast(), &raw mut len) };
+    name.truncate(len as usize);
+    name
+}
+
+/// accept(2), non-blocking, once `keep` has written down where the connection lives.
 ///
 /// # Errors
-/// As there.
-pub fn accept(fd: c_int) -> Result<(c_int, Vec<u8>), Errno> {
-    let (accepted, name) = told(fd, names::nc_accept)?;
-    // SAFETY: no pointer is used by these commands.
-    checked(unsafe { options::nc_fcntl(accepted, libc::F_SETFL, libc::O_NONBLOCK as libc::c_ulong) })?;
-    Ok((accepted, name))
+/// As there; EAGAIN also when `keep` left it.
+pub fn accept(fd: c_int, keep: impl FnMut(Place, SocketAddr) -> Verdict) -> Result<c_int, Errno> {
+    resume::accept(fd, keep).map(|(accepted, _)| accepted).map_err(|errno| errno.0)
+}
+
+/// What a number stands for, to be written down.
+///
+/// # Errors
+/// EBADF.
+pub fn snapshot(fd: c_int) -> Result<Snapshot, Errno> {
+    resume::snapshot(fd).map_err(|errno| errno.0)
+}
+
+/// Pieces of the arena.
+#[derive(Debug)]
+pub struct Pieces {
+    parts: [libc::iovec; PIECES],
+    used: usize,
+}
+
+/// Pieces of a chunk at most: it may begin anywhere in a page.
+const PIECES: usize = crate::bridge::CHUNK / proto::arena::PAGE_SIZE + 1;
+
+impl Default for Pieces {
+    fn default() -> Pieces {
+        let none = libc::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 };
+        Pieces { parts: [none; PIECES], used: 0 }
+    }
+}
+
+impl Pieces {
+    /// Bytes of all.
+    pub fn len(&self) -> usize {
+        self.parts[..self.used].iter().map(|part| part.iov_len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Leaves the first `most` bytes.
+    pub fn cut(&mut self, most: usize) {
+        let mut room = most;
+        for part in &mut self.parts[..self.used] {
+            part.iov_len = part.iov_len.min(room);
+            room -= part.iov_len;
+        }
+    }
+
+    /// For a call that reads them.
+    pub fn iov(&self) -> (*const libc::iovec, c_int) {
+        (self.parts.as_ptr(), self.used as c_int)
+    }
+
+    /// For a call that writes them.
+    pub fn iov_mut(&mut self) -> (*mut libc::iovec, c_int) {
+        (self.parts.as_mut_ptr(), self.used as c_int)
+    }
+}
+
+/// Room in a connection's send pages, until [`commit`].
+///
+/// # Errors
+/// As send(2).
+pub fn reserve(fd: c_int, len: usize, pieces: &mut Pieces) -> Result<(), Errno> {
+    let mut count = PIECES as c_int;
+    // SAFETY: an array of ours, with its length.
+    let reserved =
+        counted(unsafe { in_place::nc_send_reserve(fd, len, pieces.parts.as_mut_ptr(), &raw mut count) });
+    pieces.used = count as usize;
+    reserved.map(drop)
+}
+
+/// Sends the first `len` bytes of what was reserved.
+///
+/// # Errors
+/// When the session is over.
+pub fn commit(fd: c_int, len: usize) -> Result<(), Errno> {
+    checked(in_place::nc_send_commit(fd, len)).map(drop)
+}
+
+/// What has arrived; nothing at the end of the stream.
+///
+/// # Errors
+/// As recv(2).
+pub fn peek(fd: c_int, pieces: &mut Pieces) -> Result<(), Errno> {
+    let mut count = PIECES as c_int;
+    // SAFETY: an array of ours, with its length.
+    let there = counted(unsafe { in_place::nc_recv_peek(fd, pieces.parts.as_mut_ptr(), &raw mut count) });
+    pieces.used = if there.is_ok() { count as usize } else { 0 };
+    there.map(drop)
+}
+
+/// Takes bytes off a connection.
+///
+/// # Errors
+/// EINVAL when that is more than has arrived.
+pub fn consume(fd: c_int, len: usize) -> Result<(), Errno> {
+    checked(in_place::nc_recv_consume(fd, len)).map(drop)
+}
+
+/// How many bytes of a connection were consumed.
+///
+/// # Errors
+/// ENOTCONN.
+pub fn consumed(fd: c_int) -> Result<u64, Errno> {
+    resume::stream(fd).map(|stream| stream.consumed()).map_err(|errno| errno.0)
+}
+
+/// Whether the end of the send stream was handed over.
+pub fn is_write_shut(fd: c_int) -> bool {
+    resume::stream(fd).is_ok_and(|stream| stream.is_write_shut())
+}
+
+/// Where the send stream of a UDP socket stands.
+pub fn datagrams_written(fd: c_int) -> u64 {
+    resume::datagram(fd).map_or(0, |socket| socket.written())
+}
+
+/// What the predecessor had filled and not published is sent.
+///
+/// # Errors
+/// When the session is over.
+pub fn send_kept_back(fd: c_int) -> Result<(), Errno> {
+    let stream = resume::stream(fd).map_err(|errno| errno.0)?;
+    let failed = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
+    stream.commit_in_place(stream.kept_back()).map_err(failed)
 }
 
 /// getsockname(2).

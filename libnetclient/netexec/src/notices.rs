@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "ioctls of the seccomp listener, which no library has")]
 
+use crate::ledger::{Ledger, NOTICE_SIZE};
 use libc::{c_int, c_ulong, seccomp_notif, seccomp_notif_addfd, seccomp_notif_resp};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::io;
@@ -31,6 +32,21 @@ pub struct Notice {
     pub arguments: [u64; 6],
 }
 
+impl Notice {
+    /// From `struct seccomp_notif`; `None` when there is none in it.
+    pub fn from_bytes(bytes: &[u8; NOTICE_SIZE]) -> Option<Notice> {
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_ne_bytes(word)
+        };
+        let half = |at: usize| (word(at & !7) >> (8 * (at & 7))) as u32;
+        let arguments = core::array::from_fn(|n| word(32 + n * 8));
+        let call = half(16).cast_signed().into();
+        (word(0) != 0).then(|| Notice { id: word(0), tid: half(8), call, arguments })
+    }
+}
+
 /// Where calls come in.
 #[derive(Debug)]
 pub struct Notices(OwnedFd);
@@ -54,20 +70,18 @@ impl Notices {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
     }
 
-    /// The next call; `None` when its caller went away before it was taken.
+    /// The next call, put by the kernel where a successor finds it; `None` when its caller went away
+    /// before it was taken.
     ///
     /// # Errors
     /// Those of the ioctl. It blocks when no call waits.
-    pub fn take(&self) -> io::Result<Option<Notice>> {
-        // SAFETY: plain integers, for which zero is a value.
-        let mut notice: seccomp_notif = unsafe { core::mem::zeroed() };
-        match self.ioctl(RECV, &mut notice) {
-            Ok(_) => Ok(Some(Notice {
-                id: notice.id,
-                tid: notice.pid,
-                call: notice.data.nr.into(),
-                arguments: notice.data.args,
-            })),
+    pub fn take(&self, ledger: &Ledger) -> io::Result<Option<Notice>> {
+        let room = ledger.notice_room().cast::<seccomp_notif>();
+        // SAFETY: zeroed room of that size in the ledger, which the kernel fills in.
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), RECV, room) };
+        let outcome = if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+        match outcome {
+            Ok(()) => Ok(ledger.notice()),
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => Ok(None),
             Err(error) => Err(error),
         }

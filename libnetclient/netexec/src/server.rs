@@ -1,22 +1,31 @@
 //! The loop: notices, edges of both kinds of sockets, calls that wait. One thread, no timer but those
 //! of calls that were given one.
+//!
+//! Whatever a program was told is in the [`Ledger`] before it was told; a server that is killed is
+//! followed by one that begins with [`Server::take_up`] (`successor`).
 
-use crate::bridge::{Bridge, CHUNK, Outcome, State, Waiting};
+use crate::bridge::{Bridge, CHUNK, NOWHERE, Outcome, State, Waiting};
+use crate::ledger::{Ledger, Parked, RECORDS, Record, flag, phase};
 use crate::native::{self, Watcher};
 use crate::notices::Notices;
 use crate::program::Errno;
+use crate::pump::Pump;
+use crate::records;
 use libc::c_int;
+use libnetclient::Session;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsRawFd;
+use rustix::time::{ClockId, clock_gettime};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fmt::Arguments;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use zerocopy::FromZeros;
 
 /// Notices answered before the bytes get their turn.
 const NOTICES_PER_TURN: usize = 32;
 /// The token of the notices; a bridge's are twice its number, and one more for the session's socket.
-const NOTICES: u64 = u64::MAX;
+pub(crate) const NOTICES: u64 = u64::MAX;
 
 /// What became of a call that asked for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,35 +40,53 @@ pub(crate) enum Served {
 #[derive(Debug)]
 pub struct Server {
     pub(crate) notices: Notices,
-    watcher: Watcher,
-    bridges: Vec<Option<Bridge>>,
-    free: Vec<usize>,
-    by_socket: HashMap<u64, usize>,
+    pub(crate) ledger: Ledger,
+    pub(crate) session: Session,
+    pub(crate) pump: Pump,
+    pub(crate) watcher: Watcher,
+    pub(crate) bridges: Vec<Option<Bridge>>,
+    pub(crate) free: Vec<usize>,
+    pub(crate) by_socket: HashMap<u64, usize>,
     /// Bridges with something to do.
     going: VecDeque<usize>,
+    /// Places in the ledger for calls that wait.
+    pub(crate) free_places: Vec<usize>,
     /// When calls that wait are over, and of which bridge; those that were served since are among them.
-    deadlines: BinaryHeap<Reverse<(Instant, usize)>>,
-    chunk: Box<[u8; CHUNK]>,
-    verbose: bool,
+    pub(crate) deadlines: BinaryHeap<Reverse<(Instant, usize)>>,
+    pub(crate) chunk: Box<[u8; CHUNK]>,
+    pub(crate) verbose: bool,
     /// Nobody is behind the filter any more.
     programs_gone: bool,
 }
 
+/// CLOCK_MONOTONIC in nanoseconds: means the same to a successor.
+pub(crate) fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 impl Server {
-    /// A server of those notices; `verbose` says on standard error what is answered.
-    ///
-    /// # Errors
-    /// Those of epoll.
-    pub fn new(notices: Notices, verbose: bool) -> Result<Server, Errno> {
+    /// A server without sockets.
+    pub(crate) fn empty(
+        notices: Notices,
+        ledger: Ledger,
+        session: Session,
+        pump: Pump,
+        verbose: bool,
+    ) -> Result<Server, Errno> {
         let watcher = Watcher::new()?;
         watcher.add(notices.descriptor().as_raw_fd(), libc::EPOLLIN, NOTICES)?;
         Ok(Server {
             notices,
+            ledger,
+            session,
+            pump,
             watcher,
             bridges: Vec::new(),
             free: Vec::new(),
             by_socket: HashMap::new(),
             going: VecDeque::new(),
+            free_places: Vec::new(),
             deadlines: BinaryHeap::new(),
             chunk: Box::new([0; CHUNK]),
             verbose,
@@ -109,10 +136,11 @@ impl Server {
             if !waits {
                 break;
             }
-            let taken = self.notices.take().map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
-            if let Some(notice) = taken {
+            let taken = self.notices.take(&self.ledger);
+            if let Some(notice) = taken.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))? {
                 self.on_notice(notice);
             }
+            self.ledger.forget_notice();
         }
         if events & libc::EPOLLHUP as u32 != 0 {
             self.programs_gone = true;
@@ -153,50 +181,105 @@ impl Server {
         self.bridges[index].as_mut().expect("an index that was found")
     }
 
-    /// Takes a bridge in and watches both its sides.
-    pub(crate) fn insert(&mut self, bridge: Bridge) -> Result<usize, Errno> {
-        let index = self.free.pop().unwrap_or(self.bridges.len());
+    /// A number for a new socket, and its record.
+    ///
+    /// # Errors
+    /// ENFILE when there are too many.
+    pub(crate) fn new_index(&mut self) -> Result<usize, Errno> {
+        if let Some(index) = self.free.pop() {
+            return Ok(index);
+        }
+        if self.bridges.len() == RECORDS {
+            return Err(libc::ENFILE);
+        }
+        self.bridges.push(None);
+        Ok(self.bridges.len() - 1)
+    }
+
+    /// Its record is free.
+    pub(crate) fn free_index(&mut self, index: usize) {
+        self.ledger.commit(index, &Record::new_zeroed());
+        self.free.push(index);
+    }
+
+    /// Watches both sides of a bridge from here on.
+    pub(crate) fn insert(&mut self, index: usize, bridge: Bridge) -> Result<(), Errno> {
         let (native, ours) = bridge.descriptors();
         let edges = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         let token = index as u64 * 2;
-        let watched = self.watcher.add(ours, edges, token).and_then(|()| {
-            self.watcher.add(native, edges, token + 1).inspect_err(|_| self.watcher.remove(ours))
-        });
-        if index == self.bridges.len() {
-            self.bridges.push(None);
-        }
-        if let Err(errno) = watched {
-            self.free.push(index);
-            return Err(errno);
-        }
+        self.watcher.add(ours, edges, token)?;
+        self.watcher.add(native, edges, token + 1).inspect_err(|_| self.watcher.remove(ours))?;
         self.by_socket.insert(bridge.socket, index);
         self.bridges[index] = Some(bridge);
         self.go(index);
-        Ok(index)
+        Ok(())
     }
 
-    fn remove(&mut self, index: usize) -> Bridge {
+    /// Takes a bridge out; its record stays.
+    pub(crate) fn remove(&mut self, index: usize) -> Bridge {
         let bridge = self.bridges[index].take().expect("an index that was found");
         let (native, ours) = bridge.descriptors();
         self.watcher.remove(ours);
         self.watcher.remove(native);
         self.by_socket.remove(&bridge.socket);
-        self.free.push(index);
         bridge
     }
 
-    /// Drops a bridge whose session's socket goes on.
-    pub(crate) fn forget(&mut self, index: usize) {
-        self.remove(index);
+    /// Writes a socket down as it stands, if that is news, and that everything granted until now is
+    /// written down.
+    pub(crate) fn settle(&mut self, index: usize) {
+        if let Some(bridge) = self.bridges.get_mut(index).and_then(Option::as_mut)
+            && let Ok(mut record) = records::of(bridge)
+        {
+            if self.ledger.open_request().is_some() {
+                record.request = self.ledger.last_request();
+            }
+            if record != bridge.written {
+                self.ledger.commit(index, &record);
+                bridge.written = record;
+            }
+        }
+        self.ledger.settle_requests();
+    }
+
+    /// Ends a socket: towards the network by a close, or a reset (`ABORT`), towards the program by an
+    /// end, or a reset (`RESET`).
+    pub(crate) fn close_as(&mut self, index: usize, how: u32) {
+        let bridge = self.remove(index);
+        let record = Record {
+            phase: phase::CLOSING,
+            flags: bridge.written.flags & !(flag::ABORT | flag::RESET) | how,
+            ..bridge.written
+        };
+        self.ledger.commit(index, &record);
+        let waiting = match &bridge.state {
+            State::Listening { waiting, returned, .. } => {
+                for (number, accepted) in returned.clone() {
+                    native::abort(accepted);
+                    self.free_index(number);
+                }
+                waiting.iter().copied().collect()
+            }
+            State::Datagram { waiting, .. } => waiting.iter().copied().collect(),
+            State::Connecting { waiting, .. } => waiting.clone(),
+            State::Fresh | State::Stream => Vec::new(),
+        };
+        waiting.iter().for_each(|waiting| self.over(waiting));
+        if how & flag::ABORT != 0 {
+            native::abort(bridge.native);
+        } else {
+            native::close(bridge.native);
+        }
+        if how & flag::RESET != 0 {
+            let theirs = bridge.caller.find(bridge.socket);
+            bridge.reset(theirs);
+        }
+        self.free_index(index);
     }
 
     /// The program has closed it.
     pub(crate) fn close(&mut self, index: usize) {
-        let bridge = self.remove(index);
-        if let State::Listening { returned, .. } = &bridge.state {
-            returned.iter().for_each(|(accepted, _)| native::abort(*accepted));
-        }
-        native::close(bridge.native);
+        self.close_as(index, 0);
     }
 
     /// Moves a socket on.
@@ -209,20 +292,12 @@ impl Server {
             State::Fresh | State::Stream => {}
         }
         let Some(bridge) = self.bridges.get_mut(index).and_then(Option::as_mut) else { return };
-        match bridge.carry(&mut self.chunk) {
+        match bridge.carry(&self.ledger, &self.pump, index, &mut self.chunk) {
             Outcome::Rests => {}
             Outcome::Goes => self.go(index),
             Outcome::Closed => self.close(index),
-            Outcome::Aborted => {
-                let bridge = self.remove(index);
-                native::abort(bridge.native);
-            }
-            Outcome::Reset => {
-                let bridge = self.remove(index);
-                native::close(bridge.native);
-                let theirs = bridge.caller.find(bridge.socket);
-                bridge.reset(theirs);
-            }
+            Outcome::Aborted => self.close_as(index, flag::ABORT),
+            Outcome::Reset => self.close_as(index, flag::RESET),
         }
     }
 
@@ -235,21 +310,24 @@ impl Server {
             Err(libc::EALREADY | libc::EINPROGRESS | libc::EINTR) => return,
             Err(errno) => Err(errno),
         };
-        bridge.drain(*filled, &mut self.chunk);
-        let nonblocking = *filled > 0;
+        let filled = *filled;
+        let nonblocking = filled > 0;
+        bridge.drain(filled, &mut self.chunk);
         let after = if outcome.is_ok() { State::Stream } else { State::Fresh };
         let State::Connecting { waiting, .. } = core::mem::replace(&mut bridge.state, after) else { return };
+        // The program's end is writable now, and SO_ERROR says why; who waits is told instead.
+        bridge.error = outcome.err();
+        self.settle(index);
         for waiter in &waiting {
             match outcome {
                 Ok(()) => self.notices.answer(waiter.id, 0),
                 Err(errno) => self.notices.refuse(waiter.id, errno),
             }
+            self.over(waiter);
         }
-        if let Err(errno) = outcome
-            && (nonblocking || waiting.is_empty())
-        {
-            // The program's end is writable now, and SO_ERROR says why.
-            bridge.error = Some(errno);
+        if !nonblocking && !waiting.is_empty() && outcome.is_err() {
+            self.bridge(index).error = None;
+            self.settle(index);
         }
     }
 
@@ -264,6 +342,7 @@ impl Server {
                     Err(errno) => self.notices.refuse(waiter.id, errno),
                 }
             }
+            self.over(&waiter);
             if let State::Listening { waiting, .. } = &mut self.bridge(index).state {
                 waiting.pop_front();
             }
@@ -282,21 +361,61 @@ impl Server {
                     Err(errno) => self.notices.refuse(waiter.id, errno),
                 }
             }
+            self.over(&waiter);
             if let State::Datagram { waiting, .. } = &mut self.bridge(index).state {
                 waiting.pop_front();
             }
         }
     }
 
+    /// Writes down that a call waits.
+    ///
+    /// # Errors
+    /// ENOBUFS when too many do.
+    pub(crate) fn write_down(&mut self, index: usize, mut waiting: Waiting) -> Result<Waiting, Errno> {
+        waiting.place = self.free_places.pop().ok_or(libc::ENOBUFS)?;
+        let left = waiting.until.map(|until| until.saturating_duration_since(Instant::now()));
+        let parked = Parked {
+            id: waiting.id,
+            arguments: waiting.arguments,
+            call: waiting.call,
+            until_ns: left.map_or(0, |left| now_ns() + left.as_nanos() as u64),
+            tid: waiting.caller.tid,
+            index: index as u32 + 1,
+        };
+        self.ledger.park(waiting.place, &parked);
+        Ok(waiting)
+    }
+
+    /// A call waits no more.
+    pub(crate) fn over(&mut self, waiting: &Waiting) {
+        if waiting.place != NOWHERE {
+            self.ledger.unpark(waiting.place);
+            self.free_places.push(waiting.place);
+        }
+    }
+
     /// A call waits for something to happen to its socket, until its time is over.
-    pub(crate) fn park(&mut self, index: usize, waiting: Waiting) {
+    ///
+    /// # Errors
+    /// As [`Server::write_down`].
+    pub(crate) fn park(&mut self, index: usize, waiting: Waiting) -> Result<(), Errno> {
+        let waiting = self.write_down(index, waiting)?;
+        self.wait_in_line(index, waiting);
+        Ok(())
+    }
+
+    /// Takes a call that is written down into its line.
+    pub(crate) fn wait_in_line(&mut self, index: usize, waiting: Waiting) {
         if let Some(until) = waiting.until {
             self.deadlines.push(Reverse((until, index)));
         }
-        if let State::Listening { waiting: line, .. } | State::Datagram { waiting: line, .. } =
-            &mut self.bridge(index).state
-        {
-            line.push_back(waiting);
+        match &mut self.bridge(index).state {
+            State::Listening { waiting: line, .. } | State::Datagram { waiting: line, .. } => {
+                line.push_back(waiting);
+            }
+            State::Connecting { waiting: line, .. } => line.push(waiting),
+            State::Fresh | State::Stream => self.over(&waiting),
         }
     }
 
@@ -306,8 +425,8 @@ impl Server {
             return 0;
         }
         self.deadlines.peek().map_or(-1, |Reverse((until, _))| {
-            let left = until.saturating_duration_since(Instant::now()).as_millis() + 1;
-            c_int::try_from(left).unwrap_or(c_int::MAX)
+            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            c_int::try_from(left.as_millis()).unwrap_or(c_int::MAX)
         })
     }
 
@@ -324,13 +443,13 @@ impl Server {
             else {
                 continue;
             };
-            waiting.retain(|waiter| {
-                let over = waiter.until.is_some_and(|until| until <= now);
-                if over {
-                    self.notices.refuse(waiter.id, libc::EAGAIN);
-                }
-                !over
-            });
+            let is_over = |waiter: &Waiting| waiter.until.is_some_and(|until| until <= now);
+            let over: Vec<Waiting> = waiting.iter().copied().filter(|waiter| is_over(waiter)).collect();
+            waiting.retain(|waiter| !is_over(waiter));
+            for waiter in over {
+                self.notices.refuse(waiter.id, libc::EAGAIN);
+                self.over(&waiter);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! * [`private_net`]: a network namespace of one's own, for root and for ordinary users;
 //! * [`raw_link`]: frames as they are, onto an interface and off it;
 //! * [`autopsy`]: what is known of a group when a test gives it up;
+//! * [`exec`]: unmodified programs, and kills of the servers behind them;
 //! * [`group`]: a group in a run directory of its own, ended with its owner;
 //! * [`strike`]: kills at random times, each judged by what the connections saw;
 //! * [`raw_client`]: a client without a library, to be used wrongly;
@@ -10,6 +11,7 @@
 //! * [`skip`]: what to do on a machine that can't.
 
 pub mod autopsy;
+pub mod exec;
 pub mod group;
 pub mod private_net;
 pub mod raw_client;
