@@ -267,3 +267,39 @@ fn nothing_is_left_behind() {
         assert!(wait_until(PATIENCE, || servers() == 0), "{} servers are left", servers());
     });
 }
+
+/// What programs ask a kernel for by netlink, sock_diag and ioctl is the stack's host.
+#[test]
+fn programs_see_the_host_of_the_stack() {
+    private_net::test("programs_see_the_host_of_the_stack", || {
+        let group = started();
+        let ip = |words: &[&str]| printed(&group, words);
+        let addresses = ip(&["ip", "-j", "addr"]);
+        assert!(addresses.contains(STACK) && addresses.contains("127.0.0.1"), "{addresses}");
+        assert!(!addresses.contains("axl14"), "the kernel's device: {addresses}");
+        assert!(ip(&["ip", "-4", "-o", "addr", "show"]).contains(STACK));
+        let routes = ip(&["ip", "-4", "route"]);
+        assert!(routes.contains("10.85.0.0/24") && routes.contains(STACK), "{routes}");
+        assert!(ip(&["ip", "-j", "link"]).contains("LOOPBACK"));
+        let refused = on_the_stack(&group, &["ip", "link", "set", "lo", "down"]).output().expect("built");
+        assert!(!refused.status.success(), "a change");
+        let script = format!(
+            r#"
+import array, fcntl, socket, struct, subprocess
+names = dict((n, i) for i, n in socket.if_nameindex()); assert names['lo'] == 1 and len(names) == 2, names
+name = [n for n in names if n != 'lo'][0]
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+ask = lambda what: fcntl.ioctl(s, what, struct.pack('256s', name.encode()))[20:24]
+assert socket.inet_ntoa(ask(0x8915)) == '{STACK}' and socket.inet_ntoa(ask(0x891b)) == '255.255.255.0'
+room = array.array('B', bytes(400)); conf = struct.pack('iL', 400, room.buffer_info()[0])
+size = struct.unpack('iL', fcntl.ioctl(s, 0x8912, conf))[0]; assert size == 80, size
+l = socket.socket(); l.bind(('{STACK}', 7001)); l.listen(5); c = socket.create_connection(('{STACK}', 7001))
+out = subprocess.run(['ss', '-tn'], capture_output=True, text=True); assert out.returncode == 0, out
+assert '{STACK}:7001' in out.stdout and 'ESTAB' in out.stdout, out
+assert '7001' in subprocess.run(['ss', '-tln'], capture_output=True, text=True).stdout
+print('held')
+"#
+        );
+        assert_eq!(python(&group, &script), "held\n");
+    });
+}

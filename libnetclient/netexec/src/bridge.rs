@@ -16,6 +16,7 @@
 
 use crate::ledger::{Ledger, Record};
 use crate::native;
+use crate::netlink::Protocol;
 use crate::program::{self, Caller, Errno};
 use crate::pump::{self, FULL, Pump, Way};
 use libc::c_int;
@@ -77,6 +78,8 @@ pub enum State {
         /// Connections that were taken for a caller that had gone by then: their records and numbers.
         returned: VecDeque<(usize, c_int)>,
     },
+    /// A socket of AF_NETLINK: nothing of the session's.
+    Netlink(Protocol),
     /// Datagrams.
     Datagram {
         /// Has a name: before that nothing can come, and asking would give it one.
@@ -223,10 +226,12 @@ impl Bridge {
                 Outcome::Rests => self.datagrams_in(ledger, index, chunk),
                 outward => outward,
             },
-            State::Fresh | State::Connecting { .. } | State::Listening { .. } => match self.is_hung_up() {
-                true => Outcome::Closed,
-                false => Outcome::Rests,
-            },
+            State::Fresh | State::Connecting { .. } | State::Listening { .. } | State::Netlink(_) => {
+                match self.is_hung_up() {
+                    true => Outcome::Closed,
+                    false => Outcome::Rests,
+                }
+            }
         }
     }
 

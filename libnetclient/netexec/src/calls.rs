@@ -2,8 +2,10 @@
 
 use crate::bridge::{self, Bridge, CHUNK, NOWHERE, State, Waiting};
 use crate::holder;
+use crate::interfaces;
 use crate::ledger::{Record, flag, phase};
 use crate::native;
+use crate::netlink::{self, Protocol};
 use crate::notices::Notice;
 use crate::program::{Caller, Errno};
 use crate::pump;
@@ -47,7 +49,7 @@ pub enum Reply {
 const DONE: Answer = Ok(Reply::Value(0));
 
 /// A message's header, as the program has it.
-struct Message {
+pub(crate) struct Message {
     name: u64,
     name_len: u32,
     parts: Vec<(u64, usize)>,
@@ -55,7 +57,7 @@ struct Message {
 }
 
 impl Message {
-    fn read(caller: Caller, at: u64) -> Result<Message, Errno> {
+    pub(crate) fn read(caller: Caller, at: u64) -> Result<Message, Errno> {
         let bytes = caller.read(at, MSGHDR)?;
         let word = |at: usize| {
             let mut word = [0; 8];
@@ -77,7 +79,7 @@ impl Message {
     }
 
     /// Bytes of all parts, not more than a datagram may have.
-    fn gather(&self, caller: Caller) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn gather(&self, caller: Caller) -> Result<Vec<u8>, Errno> {
         let mut all = Vec::new();
         for (at, len) in &self.parts {
             if all.len().saturating_add(*len) > CHUNK {
@@ -100,7 +102,7 @@ impl Message {
 }
 
 /// Puts an address where a call wants it: cut to the room that is there, with its whole length.
-fn tell_name(caller: Caller, name: &[u8], at: u64, len_at: u64) -> Result<(), Errno> {
+pub(crate) fn tell_name(caller: Caller, name: &[u8], at: u64, len_at: u64) -> Result<(), Errno> {
     if at == 0 || len_at == 0 {
         return Ok(());
     }
@@ -135,7 +137,15 @@ impl Server {
         let caller = Caller { tid: notice.tid };
         let call = notice.call as c_long;
         if call == libc::SYS_socket {
-            return self.socket(notice, caller);
+            return match Protocol::from_number(notice.arguments[2] as c_int) {
+                _ if notice.arguments[0] as c_int != libc::AF_NETLINK => self.socket(notice, caller),
+                Some(protocol) => self.netlink_socket(notice, caller, protocol),
+                None => Ok(Reply::Kernel),
+            };
+        }
+        if call == libc::SYS_ioctl {
+            let [_, request, at, ..] = notice.arguments;
+            return interfaces::request(&mut self.host, caller, request as u32, at).map(|()| Reply::Value(0));
         }
         let fd = notice.arguments[0] as c_int;
         let found = caller.socket(fd).and_then(|socket| self.find(socket));
@@ -177,6 +187,9 @@ impl Server {
         let arguments = notice.arguments;
         let waiting =
             Waiting { id: notice.id, caller, arguments, call: notice.call, until: None, place: NOWHERE };
+        if let State::Netlink(protocol) = self.bridge(index).state {
+            return self.netlink_call(index, waiting, protocol);
+        }
         match call {
             libc::SYS_bind => self.bind(index, caller, arguments),
             libc::SYS_listen => self.listen(index, arguments[1] as c_int),
@@ -232,14 +245,14 @@ impl Server {
     }
 
     /// Answers a call by a descriptor: 0, or an errno.
-    fn install(&self, id: u64, theirs: &OwnedFd, close_on_exec: bool) -> Errno {
+    pub(crate) fn install(&self, id: u64, theirs: &OwnedFd, close_on_exec: bool) -> Errno {
         holder::send_on_errand(&self.ledger, id, theirs, close_on_exec)
             .unwrap_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO))
     }
 
     /// A bridge, watched and written down; returns the program's end, which is to be installed for the
     /// call `id`. `listener` is its listener's number and one, 0 for none.
-    fn make(
+    pub(crate) fn make(
         &mut self,
         index: usize,
         (family, kind): (c_int, c_int),
@@ -630,12 +643,16 @@ impl Server {
         if let Some(theirs) = theirs {
             // What comes by the pair comes first: it is filled before it is looked at.
             self.progress(index);
+            if self.bridges[index].is_none() {
+                return Err(libc::EAGAIN);
+            }
             match recv(theirs, &mut bytes[..], RecvFlags::DONTWAIT | peek) {
                 Ok((_, len)) => {
                     bytes.truncate(len);
                     let bridge = self.bridge(index);
                     let from = match &bridge.state {
                         State::Datagram { connected: false, head, .. } => head.clone(),
+                        State::Netlink(_) => netlink::name(0),
                         _ => native::remote(bridge.native).unwrap_or_default(),
                     };
                     return Ok((bytes, from));
@@ -656,7 +673,7 @@ impl Server {
 
 impl Waiting {
     /// The flags of a call that receives.
-    fn flags(&self) -> c_int {
+    pub(crate) fn flags(&self) -> c_int {
         let at = match self.call as c_long {
             libc::SYS_recvmsg => 2,
             _ => 3,

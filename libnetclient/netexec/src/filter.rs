@@ -1,11 +1,12 @@
 //! Which calls of a program are handed over: a seccomp filter, in the kernel's classic BPF.
 //!
-//! Handed over are the calls that name sockets of the internet families, and those that carry an
-//! address with a datagram. Reading and writing are not: they run on the pair. io_uring, which would
+//! Handed over are the calls that name sockets of the internet families or of netlink, those that carry an
+//! address with a datagram, and the requests about interfaces. Reading and writing are not: they run on the pair. io_uring, which would
 //! pass by any filter, and the entries of other architectures are refused with ENOSYS.
 
 #![expect(unsafe_code, reason = "seccomp(2) has no safe wrapper")]
 
+use crate::interfaces;
 use libc::{c_long, sock_filter, sock_fprog};
 use rustix::fd::{FromRawFd, OwnedFd};
 use std::io;
@@ -81,12 +82,20 @@ pub fn program() -> Vec<sock_filter> {
         give(NO_SUCH_CALL),
         unless_equal_skip(libc::SYS_io_uring_setup as u32, 1),
         give(NO_SUCH_CALL),
-        unless_equal_skip(libc::SYS_socket as u32, 5),
+        unless_equal_skip(libc::SYS_socket as u32, 6),
         load(argument(0)),
-        if_equal_skip(libc::AF_INET as u32, 2),
-        if_equal_skip(libc::AF_INET6 as u32, 1),
+        if_equal_skip(libc::AF_INET as u32, 3),
+        if_equal_skip(libc::AF_INET6 as u32, 2),
+        if_equal_skip(libc::AF_NETLINK as u32, 1),
         give(ALLOW),
         give(HAND_OVER),
+        // The requests about interfaces.
+        unless_equal_skip(libc::SYS_ioctl as u32, 5),
+        load(argument(1)),
+        sock_filter { code: at_least, jt: 0, jf: 2, k: interfaces::FIRST },
+        sock_filter { code: at_least, jt: 1, jf: 0, k: interfaces::LAST + 1 },
+        give(HAND_OVER),
+        give(ALLOW),
     ];
     for call in HANDED_OVER {
         code.extend([unless_equal_skip(call as u32, 1), give(HAND_OVER)]);
@@ -167,12 +176,16 @@ mod tests {
             (libc::AF_INET, HAND_OVER),
             (libc::AF_INET6, HAND_OVER),
             (libc::AF_UNIX, ALLOW),
-            (libc::AF_NETLINK, ALLOW),
+            (libc::AF_NETLINK, HAND_OVER),
+            (libc::AF_PACKET, ALLOW),
         ] {
             assert_eq!(of(libc::SYS_socket, [family as u64, 0, 0, 0, 0, 0]), want, "family {family}");
         }
         for call in HANDED_OVER {
             assert_eq!(of(call, [0; 6]), HAND_OVER, "call {call}");
+        }
+        for (request, want) in [(0x5421, ALLOW), (0x8910, HAND_OVER), (0x8933, HAND_OVER), (0x8944, ALLOW)] {
+            assert_eq!(of(libc::SYS_ioctl, [3, request, 1, 0, 0, 0]), want, "request {request:x}");
         }
         for call in WITH_ADDRESS {
             assert_eq!(of(call, [3, 1, 1, 0, 0, 0]), ALLOW);

@@ -279,6 +279,9 @@ fn begin_ledger(options: &Options, kept: Kept, listener: &OwnedFd) -> io::Result
     for (place, pipe) in header.pipes.iter_mut().zip(kept.pipes) {
         *place = pipe.into_raw_fd();
     }
+    let name = options.name.as_bytes();
+    let len = name.len().min(header.group.len());
+    header.group[..len].copy_from_slice(&name[..len]);
     // The first request was the one that opened the session.
     ledger.begin(&header, 1);
     Ok(ledger)

@@ -26,8 +26,12 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// Sockets of all programs together, returned connections among them.
 pub const RECORDS: usize = 16 * 1024;
+/// The kind of the pair behind a socket of AF_NETLINK: datagrams.
+pub const NETLINK_KIND: i32 = libc::SOCK_DGRAM;
 /// Calls that may wait at a time.
 pub const WAITING: usize = 8 * 1024;
+/// The longest name of a group.
+const NAME_MAX: usize = 64;
 /// Shards that a group may have.
 const SHARDS_MAX: usize = 64;
 /// The largest request to sockd in bytes.
@@ -85,10 +89,20 @@ pub struct Header {
     pub flags: u32,
     /// Wake the shards.
     pub pipes: [i32; SHARDS_MAX],
+    /// The group's name, with zeros behind.
+    pub group: [u8; NAME_MAX],
 }
 
 /// [`Header::flags`]: say on standard error what is answered.
 pub const VERBOSE: u32 = 1;
+
+impl Header {
+    /// The group's name.
+    pub fn name(&self) -> String {
+        let name = self.group.split(|byte| *byte == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(name).into_owned()
+    }
+}
 
 /// What a record stands for.
 pub mod phase {
@@ -144,6 +158,8 @@ pub mod what {
     pub const STREAM: u32 = 2;
     /// A UDP socket.
     pub const DATAGRAM: u32 = 3;
+    /// A socket of AF_NETLINK; [`super::Record::kind`] is its protocol.
+    pub const NETLINK: u32 = 4;
 }
 
 /// One socket.
@@ -156,7 +172,7 @@ pub struct Record {
     pub flags: u32,
     /// AF_INET or AF_INET6.
     pub family: i32,
-    /// SOCK_STREAM or SOCK_DGRAM.
+    /// SOCK_STREAM or SOCK_DGRAM; of netlink the protocol.
     pub kind: i32,
     /// Our end's number.
     pub ours: i32,

@@ -36,6 +36,17 @@ pub fn returned(
 /// # Errors
 /// EBADF.
 pub fn of(bridge: &Bridge) -> Result<Record, Errno> {
+    if let State::Netlink(protocol) = bridge.state {
+        return Ok(Record {
+            phase: phase::LIVES,
+            family: libc::AF_NETLINK,
+            kind: protocol.number(),
+            what: what::NETLINK,
+            socket: bridge.socket,
+            caller: bridge.caller.tid,
+            ..bridge.written
+        });
+    }
     let Snapshot { family, kind, what, options } = native::snapshot(bridge.native)?;
     let (mut flags, mut head, mut filled) = (0, Address::NONE, 0);
     match &bridge.state {
@@ -45,7 +56,7 @@ pub fn of(bridge: &Bridge) -> Result<Record, Errno> {
             flags |= if *bound { flag::BOUND } else { 0 } | if *connected { flag::CONNECTED } else { 0 };
             head = native::parse_name(from).into();
         }
-        State::Fresh | State::Listening { .. } => {}
+        State::Fresh | State::Listening { .. } | State::Netlink(_) => {}
     }
     let record = Record {
         phase: if matches!(bridge.state, State::Connecting { .. }) {

@@ -5,6 +5,7 @@
 //! followed by one that begins with [`Server::take_up`] (`successor`).
 
 use crate::bridge::{Bridge, CHUNK, NOWHERE, Outcome, State, Waiting};
+use crate::host::Host;
 use crate::ledger::{Ledger, Parked, RECORDS, Record, flag, phase};
 use crate::native::{self, Watcher};
 use crate::notices::Notices;
@@ -43,6 +44,7 @@ pub struct Server {
     pub(crate) ledger: Ledger,
     pub(crate) session: Session,
     pub(crate) pump: Pump,
+    pub(crate) host: Host,
     pub(crate) watcher: Watcher,
     pub(crate) bridges: Vec<Option<Bridge>>,
     pub(crate) free: Vec<usize>,
@@ -78,6 +80,7 @@ impl Server {
         watcher.add(notices.descriptor().as_raw_fd(), libc::EPOLLIN, NOTICES)?;
         Ok(Server {
             notices,
+            host: Host::new(ledger.header().name()),
             ledger,
             session,
             pump,
@@ -208,7 +211,9 @@ impl Server {
         let edges = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         let token = index as u64 * 2;
         self.watcher.add(ours, edges, token)?;
-        self.watcher.add(native, edges, token + 1).inspect_err(|_| self.watcher.remove(ours))?;
+        if native >= 0 {
+            self.watcher.add(native, edges, token + 1).inspect_err(|_| self.watcher.remove(ours))?;
+        }
         self.by_socket.insert(bridge.socket, index);
         self.bridges[index] = Some(bridge);
         self.go(index);
@@ -220,7 +225,9 @@ impl Server {
         let bridge = self.bridges[index].take().expect("an index that was found");
         let (native, ours) = bridge.descriptors();
         self.watcher.remove(ours);
-        self.watcher.remove(native);
+        if native >= 0 {
+            self.watcher.remove(native);
+        }
         self.by_socket.remove(&bridge.socket);
         bridge
     }
@@ -262,10 +269,12 @@ impl Server {
             }
             State::Datagram { waiting, .. } => waiting.iter().copied().collect(),
             State::Connecting { waiting, .. } => waiting.clone(),
-            State::Fresh | State::Stream => Vec::new(),
+            State::Fresh | State::Stream | State::Netlink(_) => Vec::new(),
         };
         waiting.iter().for_each(|waiting| self.over(waiting));
-        if how & flag::ABORT != 0 {
+        if bridge.native < 0 {
+            // Nothing of the session's.
+        } else if how & flag::ABORT != 0 {
             native::abort(bridge.native);
         } else {
             native::close(bridge.native);
@@ -289,6 +298,7 @@ impl Server {
             State::Connecting { .. } => self.look_at_connect(index),
             State::Listening { .. } => self.serve_accepts(index),
             State::Datagram { .. } => self.serve_receives(index),
+            State::Netlink(protocol) => self.serve_netlink(index, protocol),
             State::Fresh | State::Stream => {}
         }
         let Some(bridge) = self.bridges.get_mut(index).and_then(Option::as_mut) else { return };
@@ -415,7 +425,7 @@ impl Server {
                 line.push_back(waiting);
             }
             State::Connecting { waiting: line, .. } => line.push(waiting),
-            State::Fresh | State::Stream => self.over(&waiting),
+            State::Fresh | State::Stream | State::Netlink(_) => self.over(&waiting),
         }
     }
 

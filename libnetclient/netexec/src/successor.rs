@@ -9,6 +9,7 @@
 use crate::bridge::{Bridge, State, Waiting};
 use crate::ledger::{self, Ledger, Parked, Pumping, Record, VERBOSE, flag, phase, what};
 use crate::native;
+use crate::netlink::Protocol;
 use crate::notices::{Notice, Notices};
 use crate::program::{Caller, Errno};
 use crate::pump::{self, Pump};
@@ -55,7 +56,8 @@ fn streams(ledger: &Ledger) -> Result<HashMap<SlotIndex, (Epoch, u64)>, Errno> {
     let mut streams = HashMap::new();
     for index in 0..ledger.records() {
         let record = ledger.record(index);
-        let lives = !matches!(record.phase, phase::FREE | phase::CLOSING) && record.what != what::FRESH;
+        let lives = !matches!(record.phase, phase::FREE | phase::CLOSING)
+            && !matches!(record.what, what::FRESH | what::NETLINK);
         if !lives {
             continue;
         }
@@ -145,7 +147,7 @@ impl Server {
     }
 
     fn finish_closing(&mut self, index: usize, record: &Record) -> io::Result<()> {
-        if record.what != what::FRESH {
+        if record.what != what::FRESH && record.what != what::NETLINK {
             let native = self.restored(record)?;
             if record.flags & flag::ABORT != 0 { native::abort(native) } else { native::close(native) }
         }
@@ -165,7 +167,7 @@ impl Server {
     fn bring_back(&mut self, index: usize, record: &Record) -> io::Result<()> {
         let installed =
             record.phase != phase::INSTALLING || self.ledger.errand_outcome(record.notice) == Some(0);
-        let native = self.restored(record)?;
+        let native = if record.what == what::NETLINK { -1 } else { self.restored(record)? };
         let (Some(ours), true) = (end_of(record), installed) else {
             if record.listener != 0 {
                 self.give_up_end(record);
@@ -180,7 +182,9 @@ impl Server {
                 self.session_forget(native);
             } else {
                 self.give_up_end(record);
-                native::close(native);
+                if native >= 0 {
+                    native::close(native);
+                }
                 self.free_index(index);
             }
             return Ok(());
@@ -201,11 +205,15 @@ impl Server {
                 waiting: VecDeque::new(),
                 returned: VecDeque::new(),
             },
-            (_, _) if record.kind == libc::SOCK_DGRAM => State::Datagram {
+            (_, _) if record.what != what::NETLINK && record.kind == libc::SOCK_DGRAM => State::Datagram {
                 bound: has(flag::BOUND),
                 connected: has(flag::CONNECTED),
                 head: name(head),
                 waiting: VecDeque::new(),
+            },
+            (_, what::NETLINK) => match Protocol::from_number(record.kind) {
+                Some(protocol) => State::Netlink(protocol),
+                None => State::Fresh,
             },
             (_, what::STREAM) => State::Stream,
             _ => State::Fresh,

@@ -1,0 +1,285 @@
+//! The stack's host as programs ask for it: interfaces, addresses, routes, neighbours, sockets; read from
+//! the group's regions, where they stand also while daemons are down.
+
+use netctl::group::{Access, SocketRow};
+use proto::arena::record::interface_index;
+use proto::hard::config::{Key, LOOPBACK_MTU, LOOPBACK_NAME, LOOPBACK_NETWORK, Mac, Record as Config, Value};
+use proto::hard::conns::{Kind, TcpState};
+use proto::zone;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// rtnetlink(7): RT_TABLE_MAIN.
+const TABLE_MAIN: u32 = 254;
+
+/// An interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// As if_nametoindex(3) says it; 1 is loopback.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Bytes of a packet.
+    pub mtu: u32,
+    /// IFF_UP and so on.
+    pub flags: u32,
+}
+
+impl Link {
+    /// Whether it is loopback.
+    pub fn is_loopback(&self) -> bool {
+        self.index == interface_index(None)
+    }
+}
+
+/// An address of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// Its interface.
+    pub index: u32,
+    /// The address.
+    pub addr: IpAddr,
+    /// Bits of its network.
+    pub prefix: u8,
+    /// Not yet known to be nobody else's.
+    pub tentative: bool,
+    /// A router announced its network.
+    pub learned: bool,
+}
+
+/// A route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// The network.
+    pub to: IpAddr,
+    /// Its bits.
+    pub prefix: u8,
+    /// The next hop.
+    pub gateway: Option<IpAddr>,
+    /// The interface.
+    pub index: u32,
+    /// Whose address is preferred.
+    pub source: Option<IpAddr>,
+    /// The metric.
+    pub metric: u32,
+    /// The table.
+    pub table: u32,
+    /// It follows from an address.
+    pub of_address: bool,
+}
+
+/// A permanent neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its interface.
+    pub index: u32,
+    /// Its address.
+    pub addr: IpAddr,
+    /// Its hardware address.
+    pub mac: Mac,
+}
+
+/// A socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Socket {
+    /// IPPROTO_TCP or IPPROTO_UDP.
+    pub protocol: u8,
+    /// As Linux numbers the states of TCP.
+    pub state: u8,
+    /// Our side.
+    pub local: SocketAddr,
+    /// The remote.
+    pub remote: SocketAddr,
+    /// Whose it is.
+    pub uid: u32,
+}
+
+/// A group's host, looked up when it is first asked for.
+#[derive(Debug, Default)]
+pub struct Host {
+    name: String,
+    access: Option<Access>,
+}
+
+fn up_flags(up: bool, more: i32) -> u32 {
+    let up = if up { libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_LOWER_UP } else { 0 };
+    (up | more).cast_unsigned()
+}
+
+/// The network that an address lies in.
+pub fn network(addr: IpAddr, len: u8) -> IpAddr {
+    match addr {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(len.min(32))).unwrap_or(0);
+            Ipv4Addr::from_bits(v4.to_bits() & mask).into()
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0);
+            Ipv6Addr::from_bits(v6.to_bits() & mask).into()
+        }
+    }
+}
+
+/// Linux's number of a state of TCP (tcp_states.h).
+fn linux_state(row: &SocketRow) -> u8 {
+    const ESTABLISHED: u8 = 1;
+    const CLOSE: u8 = 7;
+    match row.opening.kind {
+        Kind::TcpListener => 10,
+        Kind::Udp if row.opening.remote.port() == 0 => CLOSE,
+        Kind::Udp => ESTABLISHED,
+        _ => match row.state.tcp_state {
+            TcpState::SynSent => 2,
+            TcpState::SynReceived => 3,
+            TcpState::FinWait1 => 4,
+            TcpState::FinWait2 => 5,
+            TcpState::TimeWait => 6,
+            TcpState::CloseWait => 8,
+            TcpState::LastAck => 9,
+            TcpState::Closing => 11,
+            TcpState::Established => ESTABLISHED,
+            _ => CLOSE,
+        },
+    }
+}
+
+impl Host {
+    /// That of a group.
+    pub fn new(name: String) -> Host {
+        Host { name, access: None }
+    }
+
+    fn access(&mut self) -> Option<&Access> {
+        if self.access.is_none() {
+            self.access = Access::find(&self.name).ok();
+        }
+        self.access.as_ref()
+    }
+
+    fn config(&mut self) -> Vec<Config> {
+        self.access().map(Access::config).unwrap_or_default()
+    }
+
+    /// The interfaces, loopback first.
+    pub fn links(&mut self) -> Vec<Link> {
+        let lo = Link {
+            index: interface_index(None),
+            name: LOOPBACK_NAME.to_owned(),
+            mac: [0; 6],
+            mtu: LOOPBACK_MTU.into(),
+            flags: up_flags(true, libc::IFF_LOOPBACK),
+        };
+        let link = |record: Config| match (record.key, record.value) {
+            (Key::Link(number), Value::Link { name, mac, mtu, up, promiscuous }) => Some(Link {
+                index: interface_index(Some(number)),
+                name: name.as_str().to_owned(),
+                mac,
+                mtu: mtu.into(),
+                flags: up_flags(
+                    up,
+                    libc::IFF_BROADCAST
+                        | libc::IFF_MULTICAST
+                        | if promiscuous { libc::IFF_PROMISC } else { 0 },
+                ),
+            }),
+            _ => None,
+        };
+        let mut links = vec![lo];
+        links.extend(self.config().into_iter().filter_map(link));
+        links.sort_by_key(|link| link.index);
+        links
+    }
+
+    /// The addresses, those of loopback first.
+    pub fn addresses(&mut self) -> Vec<Address> {
+        let (v4, len) = LOOPBACK_NETWORK;
+        let own = |addr, prefix| Address {
+            index: interface_index(None),
+            addr,
+            prefix,
+            tentative: false,
+            learned: false,
+        };
+        let address = |record: Config| match (record.key, record.value) {
+            (Key::Address { link, addr, prefix_len }, Value::Address { verified, life }) => Some(Address {
+                index: interface_index(Some(link)),
+                addr,
+                prefix: prefix_len,
+                tentative: !verified,
+                learned: life.learned,
+            }),
+            _ => None,
+        };
+        let mut addresses = vec![own(v4.into(), len), own(Ipv6Addr::LOCALHOST.into(), 128)];
+        addresses.extend(self.config().into_iter().filter_map(address));
+        addresses
+    }
+
+    /// The routes, those that follow from addresses included.
+    pub fn routes(&mut self) -> Vec<Route> {
+        let route = |record: Config| match (record.key, record.value) {
+            (
+                Key::Route { destination, prefix_len, table, metric },
+                Value::Route { gateway, link, source, .. },
+            ) => Some(Route {
+                to: destination,
+                prefix: prefix_len,
+                gateway,
+                index: interface_index(Some(link)),
+                source,
+                metric,
+                table,
+                of_address: false,
+            }),
+            (Key::Address { link, addr, prefix_len }, Value::Address { .. }) => {
+                let alone = prefix_len == if addr.is_ipv4() { 32 } else { 128 };
+                (!alone).then(|| Route {
+                    to: network(addr, prefix_len),
+                    prefix: prefix_len,
+                    gateway: None,
+                    index: interface_index(Some(link)),
+                    source: Some(addr),
+                    metric: 0,
+                    table: TABLE_MAIN,
+                    of_address: true,
+                })
+            }
+            _ => None,
+        };
+        let mut routes: Vec<Route> = self.config().into_iter().filter_map(route).collect();
+        routes.sort_by_key(|route| (route.prefix != 0, route.metric));
+        routes
+    }
+
+    /// The permanent neighbours.
+    pub fn neighbours(&mut self) -> Vec<Neighbour> {
+        let neighbour = |record: Config| match (record.key, record.value) {
+            (Key::Neighbour { link, addr }, Value::Neighbour { mac }) => {
+                Some(Neighbour { index: interface_index(Some(link)), addr, mac })
+            }
+            _ => None,
+        };
+        self.config().into_iter().filter_map(neighbour).collect()
+    }
+
+    /// The sockets of every client; one that lies in every shard is one.
+    pub fn sockets(&mut self) -> Vec<Socket> {
+        let rows = self.access().map(Access::sockets).unwrap_or_default();
+        let mut seen = std::collections::HashSet::new();
+        rows.iter()
+            .filter(|row| {
+                let everywhere = matches!(row.opening.kind, Kind::TcpListener | Kind::Udp);
+                !everywhere || seen.insert(row.opening.op)
+            })
+            .map(|row| Socket {
+                protocol: if row.opening.kind == Kind::Udp { libc::IPPROTO_UDP } else { libc::IPPROTO_TCP }
+                    as u8,
+                state: linux_state(row),
+                local: zone::to_client(row.opening.local),
+                remote: zone::to_client(row.opening.remote),
+                uid: row.owner.map_or(0, |(uid, _)| uid),
+            })
+            .collect()
+    }
+}
