@@ -20,6 +20,7 @@ usage: ./run.sh VERB [ARGUMENT…]
   exec [OPTION…] -- CMD…     runs an unmodified program on the stack (./run.sh exec --help)
   test [--all] [FILTER]      the test suite
   bench [--json] [ID…]       measures beside the kernel
+  rfc [--untested] [--rfc N] which RFC sections the code cites, which tests show them, what is excepted and why
   doctor                     every missing requirement with its remedy
 TEXT
 }
@@ -118,6 +119,7 @@ up | down) built supervisor; from_caller "$BIN/supervisor" "$@" ;;
 exec) shift; built netexec; from_caller "$BIN/netexec" "$@" ;;
 status | restart) built netctl; from_caller "$BIN/netctl" "$@" ;;
 test) shift; require_tools; BIN=$BIN TARGET=$TARGET exec tests/suite.sh "$@" ;;
+rfc) shift; exec tests/rfc.sh "$@" ;;
 bench) shift; build >&2; from_caller "$BIN/bench" "$@" ;;
 doctor) doctor ;;
 help | -h | --help) usage; [[ ${1:-} ]] || exit 2 ;;

@@ -47,13 +47,14 @@ mod tcp;
 #[path = "tasks.rs"]
 pub mod tokio;
 mod udp;
+mod urgent;
 mod wait;
 mod waiter;
 mod zero_copy;
 
 pub use calls::{Datagram, Flags, Origin};
 pub use listener::{Binding, Incoming, TcpListener};
-pub use options::{Keepalive, TcpInfo};
+pub use options::{Algorithm, Keepalive, TcpInfo};
 pub use ready::{Ready, Source};
 pub use session::{Session, Size};
 pub use tcp::TcpStream;

@@ -1,8 +1,8 @@
 //! Socket options and figures beyond those of `std::net`, by their names in socket(7) and tcp(7).
 
-use crate::TcpStream;
 use crate::socket::{Placed, Socket};
-use proto::arena::line::{ClientLine, want};
+use crate::{TcpListener, TcpStream};
+use proto::arena::line::{ClientLine, congestion, want};
 use proto::hard::conns::TcpState;
 use std::io;
 use std::time::{Duration, Instant};
@@ -42,6 +42,42 @@ pub struct TcpInfo {
     pub received: u64,
 }
 
+/// A congestion control algorithm (TCP_CONGESTION).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Algorithm {
+    /// CUBIC (RFC 9438), which a connection has that asks for nothing.
+    #[default]
+    Cubic,
+    /// NewReno (RFC 5681, RFC 6582).
+    Reno,
+    /// BBR.
+    Bbr,
+}
+
+impl Algorithm {
+    /// By Linux's name.
+    pub fn from_name(name: &str) -> Option<Algorithm> {
+        [Algorithm::Cubic, Algorithm::Reno, Algorithm::Bbr].into_iter().find(|one| one.name() == name)
+    }
+
+    /// Linux's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Algorithm::Cubic => "cubic",
+            Algorithm::Reno => "reno",
+            Algorithm::Bbr => "bbr",
+        }
+    }
+
+    const fn number(self) -> u8 {
+        match self {
+            Algorithm::Cubic => congestion::CUBIC,
+            Algorithm::Reno => congestion::RENO,
+            Algorithm::Bbr => congestion::BBR,
+        }
+    }
+}
+
 impl Socket {
     pub(crate) fn set_line(&self, change: impl Fn(&mut ClientLine)) -> io::Result<()> {
         self.parts().try_for_each(|part| {
@@ -61,7 +97,47 @@ impl Socket {
     }
 }
 
+impl TcpListener {
+    /// What connections that come in through it have from their SYN-ACK on: TCP_MAXSEG (0 sets no limit),
+    /// TCP_CONGESTION, TCP_FASTOPEN (data may come in the SYN, RFC 7413).
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn set_opening(&self, mss_max: u16, algorithm: Algorithm, fast_open: bool) -> io::Result<()> {
+        let number = u32::from(mss_max) | u32::from(algorithm.number()) << 16;
+        self.socket.set_line(|line| {
+            line.mss_congestion = number;
+            line.flags = line.flags & !want::FASTOPEN | if fast_open { want::FASTOPEN } else { 0 };
+        })
+    }
+}
+
 impl TcpStream {
+    /// TCP_CONGESTION: the algorithm from here on.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn set_congestion(&self, algorithm: Algorithm) -> io::Result<()> {
+        let number = u32::from(algorithm.number()) << 16;
+        self.socket.set_line(|line| line.mss_congestion = line.mss_congestion & !0x00ff_0000 | number)
+    }
+
+    /// TCP_MAXSEG: segments carry no more than so many bytes; 0 sets no limit.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn set_mss_max(&self, bytes: u16) -> io::Result<()> {
+        self.socket.set_line(|line| line.mss_congestion = line.mss_congestion & !0xffff | u32::from(bytes))
+    }
+
+    /// TCP_NOTSENT_LOWAT: writing waits while so many bytes are written and not sent; 0 sets no limit.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn set_notsent_lowat(&self, bytes: u32) -> io::Result<()> {
+        self.socket.set_line(|line| line.notsent_lowat = bytes)
+    }
+
     /// TCP_CORK: only full segments leave until it is taken off.
     ///
     /// # Errors

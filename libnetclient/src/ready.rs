@@ -25,6 +25,8 @@ impl Ready {
     pub const READ_CLOSED: Ready = Ready(1 << 3);
     /// Both directions have ended (POLLHUP). Always heard of.
     pub const HANG_UP: Ready = Ready(1 << 4);
+    /// An urgent octet may be taken (POLLPRI).
+    pub const PRIORITY: Ready = Ready(1 << 5);
     /// What is heard of whether it was asked for or not, as in poll(2).
     pub const ALWAYS: Ready = Ready(Ready::ERROR.0 | Ready::HANG_UP.0);
 
@@ -124,7 +126,12 @@ impl Socket {
         let Some(line) = self.look() else { return Ready::NONE };
         let mine = self.mine();
         // A line that makes no sense is found by the call that follows.
-        let available = line.received.saturating_sub(mine.consumed);
+        let unread = line.received.saturating_sub(mine.consumed);
+        let available = match usize::try_from(unread) {
+            // The urgent octet alone is nothing to read.
+            Ok(unread) => self.up_to_mark(&line, mine.consumed, unread).1 as u64,
+            Err(_) => unread,
+        };
         let room = self.room(&line, &mine);
         let error = Ready::ERROR.when(self.has_error(&line));
         let open = line.flags & level::OPEN != 0;
@@ -135,6 +142,7 @@ impl Socket {
                 let finished = mine.flags & want::SHUT_WR != 0;
                 let mut ready = Ready::READ.when(available > 0 || ended || mine.flags & want::SHUT_RD != 0);
                 ready |= Ready::READ_CLOSED.when(ended);
+                ready |= Ready::PRIORITY.when(self.has_urgent(&line, mine.consumed));
                 ready |= Ready::HANG_UP.when(failed || ended && finished);
                 ready | Ready::WRITE.when(failed || open && (finished || room > 0))
             }

@@ -13,6 +13,7 @@ use crate::poll::Watch;
 use crate::resume::Place;
 use crate::session::Session;
 use crate::sources::Readiness;
+use crate::urgent::Urgent;
 use crate::wait::lock;
 use crate::waiter::{Waiter, Waiters};
 use proto::PeerCorrupt;
@@ -64,6 +65,7 @@ pub(crate) struct Socket {
     send_limit: AtomicU32,
     /// SO_LINGER.
     linger: Mutex<Option<Duration>>,
+    pub(crate) urgent: Urgent,
     pub(crate) waiters: Waiters,
     /// Registrations with a `Poll`.
     watches: Mutex<Vec<Arc<Watch>>>,
@@ -143,6 +145,7 @@ impl Socket {
             timeouts: Mutex::default(),
             send_limit: AtomicU32::new(0),
             linger: Mutex::default(),
+            urgent: Urgent::default(),
             waiters: Waiters::default(),
             watches: Mutex::default(),
             readiness: Mutex::default(),
@@ -405,7 +408,16 @@ impl Socket {
                 (line, available.map_err(|rule| self.session.inner.corrupt(rule))?)
             }
         };
-        Ok((Receiving { socket: self, rx }, available, line))
+        let (skip, available) = match line.flags & level::URGENT {
+            0 => (0, available),
+            _ => self.up_to_mark(&line, rx.consumed, available),
+        };
+        let mut receiving = Receiving { socket: self, rx, skip };
+        if skip > 0 && available == 0 && line.flags & level::END != 0 {
+            // Nothing comes behind it: it is passed over now, and not left unread.
+            receiving.consume_passed()?;
+        }
+        Ok((receiving, available, line))
     }
 
     /// Lets the stack know what was consumed, if that waits: before this side sleeps.
@@ -613,11 +625,23 @@ impl Drop for Socket {
 pub(crate) struct Receiving<'a> {
     socket: &'a Socket,
     rx: MutexGuard<'a, RxCursor>,
+    /// An urgent octet that reads pass over (0 or 1).
+    skip: usize,
 }
 
 impl Receiving<'_> {
     /// Copies out what begins `skip` bytes on; the caller has seen that it may be read.
     pub(crate) fn copy(&self, skip: usize, out: &mut [u8]) -> io::Result<()> {
+        self.copy_at(self.skip + skip, out)
+    }
+
+    /// What the client has consumed.
+    pub(crate) fn consumed(&self) -> u64 {
+        self.rx.consumed
+    }
+
+    /// [`Receiving::copy`], urgent octets counted.
+    pub(crate) fn copy_at(&self, skip: usize, out: &mut [u8]) -> io::Result<()> {
         let inner = &self.socket.session.inner;
         let at = (&inner.memory, &inner.geometry, self.socket.placed.slot, self.socket.placed.shard);
         let mut rest = out;
@@ -634,7 +658,8 @@ impl Receiving<'_> {
     pub(crate) fn addresses(&self, len: usize, each: &mut impl FnMut(*mut u8, usize)) -> io::Result<()> {
         let inner = &self.socket.session.inner;
         let at = (&inner.memory, &inner.geometry, self.socket.placed.slot, self.socket.placed.shard);
-        let found = self.rx.for_each_piece(at, 0, len, |at, len| each(inner.memory.pointer(at, len), len));
+        let found =
+            self.rx.for_each_piece(at, self.skip, len, |at, len| each(inner.memory.pointer(at, len), len));
         found.map_err(|rule| inner.corrupt(rule))
     }
 
@@ -643,6 +668,17 @@ impl Receiving<'_> {
         if len == 0 {
             return Ok(());
         }
+        let len = len + core::mem::take(&mut self.skip);
+        self.give_back(len)
+    }
+
+    /// Gives the urgent octet back that stands alone before the end.
+    fn consume_passed(&mut self) -> io::Result<()> {
+        let len = core::mem::take(&mut self.skip);
+        self.give_back(len)
+    }
+
+    fn give_back(&mut self, len: usize) -> io::Result<()> {
         let Placed { slot, shard, .. } = self.socket.placed;
         self.rx.consumed += len as u64;
         let consumed = self.rx.consumed;
@@ -701,11 +737,20 @@ impl Sending<'_> {
 
     /// Publishes `len` bytes that were put.
     pub(crate) fn commit(&mut self, len: usize) -> io::Result<()> {
+        self.commit_marked(len, false)
+    }
+
+    /// [`Sending::commit`]; with `urgent` the last of the bytes is urgent.
+    pub(crate) fn commit_marked(&mut self, len: usize, urgent: bool) -> io::Result<()> {
         let Placed { slot, shard, .. } = self.socket.0.placed;
         self.tx.written += len as u64;
         let written = self.tx.written;
         self.socket.0.session.inner.publish(slot, shard, |line| {
             line.written = written;
+            if urgent {
+                line.urgent = written as u32;
+                line.flags |= want::URGENT;
+            }
             self.socket.0.told_consumed.store(line.consumed, Ordering::Release);
         })
     }

@@ -130,7 +130,67 @@ impl TcpStream {
         TcpStream::connect_nonblocking_in(&Session::default_session()?, any(addr), addr)
     }
 
+    /// Connects with the first of `data` in the SYN where the server allows it (TCP Fast Open, RFC 7413), else
+    /// behind the handshake; as sendto(2) with MSG_FASTOPEN, and like it without waiting for the handshake.
+    /// Returns how much of `data` was taken.
+    ///
+    /// # Errors
+    /// Those that connect(2) reports at once.
+    pub fn connect_with_data_in(
+        session: &Session,
+        addr: SocketAddr,
+        data: &[u8],
+    ) -> io::Result<(TcpStream, usize)> {
+        let stream = TcpStream::start_held(session, any(addr), addr)?;
+        let taken = stream.speak_first(data)?;
+        Ok((stream, taken))
+    }
+
+    /// [`TcpStream::connect_nonblocking_in`], but the SYN waits: what is set meanwhile counts for it, and
+    /// [`TcpStream::speak_first`] or any later word lets it go.
+    ///
+    /// # Errors
+    /// Those that connect(2) reports at once.
+    pub fn start_held(session: &Session, local: SocketAddr, addr: SocketAddr) -> io::Result<TcpStream> {
+        TcpStream::begin(session, local, addr, true)
+    }
+
+    /// Of a connection of [`TcpStream::start_held`]: its SYN waits for data that may go in it (RFC 7413).
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn prepare_fast_open(&self) -> io::Result<()> {
+        self.socket.set_want(want::FASTOPEN, true)
+    }
+
+    /// Lets the SYN of [`TcpStream::start_held`] go, with the first of `data` in it where that may be; says how
+    /// much was taken.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn speak_first(&self, data: &[u8]) -> io::Result<usize> {
+        if data.is_empty() {
+            let Placed { slot, shard, .. } = self.socket.placed;
+            self.socket.session.inner.publish(slot, shard, |_| {})?;
+            return Ok(0);
+        }
+        self.prepare_fast_open()?;
+        self.socket.block_unless(false, Half::Write, || match self.socket.sending(1, data.len())? {
+            Look::Ready((mut sending, len)) => {
+                sending.put(0, &data[..len]);
+                sending.commit(len)?;
+                Ok(Look::Ready(len))
+            }
+            Look::Wait => Ok(Look::Wait),
+            Look::WaitForPage => Ok(Look::WaitForPage),
+        })
+    }
+
     fn start(session: &Session, local: SocketAddr, remote: SocketAddr) -> io::Result<TcpStream> {
+        TcpStream::begin(session, local, remote, false)
+    }
+
+    fn begin(session: &Session, local: SocketAddr, remote: SocketAddr, hold: bool) -> io::Result<TcpStream> {
         let (peer, remote) = (remote, zone::from_client(remote));
         let local = match zone::from_client(local) {
             // The wildcard of IPv6 leaves the choice to IPv4 as well, where the remote is mapped.
@@ -139,7 +199,7 @@ impl TcpStream {
             }
             local => local,
         };
-        let socket = open(session, Kind::Stream, peer.is_ipv6(), Ask::Connect { local, remote })?;
+        let socket = open(session, Kind::Stream, peer.is_ipv6(), Ask::Connect { local, remote, hold })?;
         Ok(TcpStream { socket, peer })
     }
 
@@ -353,6 +413,11 @@ impl TcpStream {
 
     /// One attempt to write.
     pub(crate) fn try_write(&self, parts: &[IoSlice<'_>]) -> io::Result<Look<usize>> {
+        self.try_write_marked(parts, false)
+    }
+
+    /// [`TcpStream::try_write`]; with `urgent` the last octet is urgent, if all are written.
+    pub(crate) fn try_write_marked(&self, parts: &[IoSlice<'_>], urgent: bool) -> io::Result<Look<usize>> {
         let wanted = parts.iter().map(|part| part.len()).sum::<usize>();
         if !self.writable()? {
             return Ok(Look::Wait);
@@ -371,7 +436,9 @@ impl TcpStream {
             sending.put(put, &part[..piece]);
             put += piece;
         }
-        sending.commit(len)?;
+        sending.commit_marked(len, urgent && len == wanted)?;
+        drop(sending);
+        self.socket.forget_urgent()?;
         Ok(Look::Ready(len))
     }
 

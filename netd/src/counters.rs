@@ -43,6 +43,8 @@ proto::counters! {
         TcpChallengeAcks = "tcp_challenge_acks",
         /// SYN cookies sent.
         TcpSynCookies = "tcp_syn_cookies_sent",
+        /// Connections accepted with what their SYN carried (Linux TcpExtTCPFastOpenPassive).
+        TcpFastOpens = "tcp_fast_open_passive",
         /// Out-of-order queues given up for want of receive pages (Linux TcpExtOfoPruned).
         TcpOfoPruned = "tcp_ofo_pruned",
         /// Datagrams delivered (RFC 4113 udpInDatagrams).

@@ -291,7 +291,9 @@ impl World {
     fn command(&mut self, command: Command) -> Answer {
         let nowhere: std::net::SocketAddr = "0.0.0.0:0".parse().expect("an address");
         let (op, socket, local, remote, kind) = match command {
-            Command::Connect { op, socket, local, remote } => (op, socket, local, remote, Kind::TcpActive),
+            Command::Connect { op, socket, local, remote, .. } => {
+                (op, socket, local, remote, Kind::TcpActive)
+            }
             Command::Listen { op, socket, local, .. } => (op, socket, local, nowhere, Kind::TcpListener),
             Command::Datagram { op, socket, local, remote } => (op, socket, local, remote, Kind::Udp),
             Command::Withdraw { op, socket } => return Answer::Released { op, socket },

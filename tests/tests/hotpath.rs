@@ -291,6 +291,7 @@ fn connected() -> (Pair, SlotIndex, SlotIndex) {
         socket,
         local: addr("10.0.0.1:1000"),
         remote: addr("10.0.0.2:80"),
+        hold: false,
     });
     let here = SlotIndex(0);
     for _ in 0..100 {

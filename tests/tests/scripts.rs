@@ -7,39 +7,17 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use tests::script::{Script, run};
+use tests::script::{Script, folder, read_all, run};
 
 /// The list of scripts by section.
 const LIST: &str = "INDEX.md";
-
-fn top() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts")
-}
-
-fn scripts() -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
-    let mut folders = vec![top()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder of scripts") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "pkt") {
-                let name = path.strip_prefix(top()).expect("inside").with_extension("");
-                found.insert(name.to_string_lossy().into_owned(), fs::read_to_string(path).expect("a text"));
-            }
-        }
-    }
-    found
-}
 
 #[test]
 fn the_stack_speaks_as_the_scripts_say() {
     let part = std::env::var("AXOLOTL_SCRIPT").unwrap_or_default();
     let mut failed = Vec::new();
     let mut count = 0;
-    for (name, text) in scripts().iter().filter(|(name, _)| name.contains(&part)) {
+    for (name, text) in read_all().iter().filter(|(name, _)| name.contains(&part)) {
         count += 1;
         let outcome = Script::parse(text).and_then(|script| {
             catch_unwind(AssertUnwindSafe(|| run(&script)))
@@ -57,7 +35,7 @@ fn the_stack_speaks_as_the_scripts_say() {
 #[test]
 fn no_two_scripts_differ_only_in_numbers() {
     let mut shapes: BTreeMap<String, String> = BTreeMap::new();
-    for (name, text) in scripts() {
+    for (name, text) in read_all() {
         let script = Script::parse(&text).unwrap_or_else(|fault| panic!("{name}.pkt: {fault}"));
         if let Some(other) = shapes.insert(script.shape, name.clone()) {
             panic!("{name} and {other} differ only in numbers");
@@ -94,7 +72,7 @@ fn the_runner_finds_differences() {
 #[test]
 fn the_list_of_scripts_is_up_to_date() {
     let mut sections: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let all = scripts();
+    let all = read_all();
     for (name, text) in &all {
         let script = Script::parse(text).unwrap_or_else(|fault| panic!("{name}.pkt: {fault}"));
         for section in script.sections {
@@ -112,7 +90,7 @@ fn the_list_of_scripts_is_up_to_date() {
             let _ = writeln!(list, "- [{name}]({name}.pkt)");
         }
     }
-    let path = top().join(LIST);
+    let path = folder().join(LIST);
     if std::env::var_os("AXOLOTL_WRITE").is_some() {
         fs::write(&path, &list).expect("the list can be written");
     }

@@ -145,7 +145,7 @@ impl Entry {
         match &settled {
             State::Stream { stream, .. } => options.apply(stream),
             State::Listener { listener, .. } => {
-                let _ = listener.set_accept_timeout(options.receive_timeout);
+                let _ = options.apply_to_listener(listener);
             }
             State::Datagram(socket) => options.apply_to_datagram(socket),
             State::Fresh(_) | State::Epoll(_) => {}
@@ -249,7 +249,7 @@ impl Entry {
             });
         };
         let fresh = !matches!(self.state(), State::Stream { .. });
-        let stream = self.change(|state| self.begin(state, remote))?;
+        let stream = self.change(|state| self.begin(state, remote, false))?;
         if self.is_nonblocking() && (fresh || stream.peer_addr().is_err()) {
             return Err(Errno(libc::EINPROGRESS));
         }
@@ -257,8 +257,17 @@ impl Entry {
         self.finish(&stream, timeout)
     }
 
+    /// sendto(2) with MSG_FASTOPEN on a socket that is not connected: how much of `data` was taken.
+    pub(crate) fn connect_with_data(&self, remote: SocketAddr, data: &[u8]) -> Outcome<usize> {
+        if !matches!(self.state(), State::Fresh(_)) {
+            return Err(Errno(libc::EISCONN));
+        }
+        let stream = self.change(|state| self.begin(state, remote, true))?;
+        Ok(stream.speak_first(data)?)
+    }
+
     /// Begins a connection, or finds the one under way.
-    fn begin(&self, state: &mut State, remote: SocketAddr) -> Outcome<Arc<TcpStream>> {
+    fn begin(&self, state: &mut State, remote: SocketAddr, hold: bool) -> Outcome<Arc<TcpStream>> {
         let local = match &*state {
             State::Epoll(_) => return Err(Errno(libc::ENOTSOCK)),
             State::Datagram(_) => return Err(Errno(libc::EOPNOTSUPP)),
@@ -284,10 +293,22 @@ impl Entry {
             }
             State::Fresh(local) => local.unwrap_or_else(|| any(remote)),
         };
-        let stream = Arc::new(TcpStream::connect_nonblocking_in(&Entry::session()?, local, remote)?);
+        let session = Entry::session()?;
+        let held = hold || lock(&self.options).shape_syn();
+        let stream = Arc::new(match held {
+            true => TcpStream::start_held(&session, local, remote)?,
+            false => TcpStream::connect_nonblocking_in(&session, local, remote)?,
+        });
         // Every call says for itself whether it waits.
         stream.set_nonblocking(false)?;
+        if hold {
+            stream.prepare_fast_open()?;
+        }
         self.settle(state, State::Stream { stream: stream.clone(), begun: true });
+        if held && !hold {
+            // Its options are said: the SYN may leave.
+            stream.speak_first(&[])?;
+        }
         Ok(stream)
     }
 

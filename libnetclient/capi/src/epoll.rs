@@ -58,6 +58,7 @@ fn wanted(events: u32) -> (Ready, Trigger) {
         (libc::EPOLLIN | libc::EPOLLRDNORM, Ready::READ),
         (libc::EPOLLOUT | libc::EPOLLWRNORM, Ready::WRITE),
         (libc::EPOLLRDHUP, Ready::READ_CLOSED),
+        (libc::EPOLLPRI, Ready::PRIORITY),
     ];
     for (bits, what) in pairs {
         if has(bits) {
@@ -77,6 +78,7 @@ fn found(ready: Ready) -> u32 {
         (Ready::READ, libc::EPOLLIN),
         (Ready::WRITE, libc::EPOLLOUT),
         (Ready::READ_CLOSED, libc::EPOLLRDHUP),
+        (Ready::PRIORITY, libc::EPOLLPRI),
         (Ready::ERROR, libc::EPOLLERR),
         (Ready::HANG_UP, libc::EPOLLHUP),
     ];

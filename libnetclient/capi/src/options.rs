@@ -10,7 +10,7 @@ use crate::entry::{Entry, State, lock};
 use crate::resume::OPTIONS_SIZE;
 use crate::table;
 use libc::{c_int, c_ulong, c_void, socklen_t, timeval};
-use libnetclient::{Binding, Keepalive, TcpInfo, TcpStream, UdpSocket};
+use libnetclient::{Algorithm, Binding, Keepalive, TcpInfo, TcpListener, TcpStream, UdpSocket};
 use proto::hard::conns::TcpState;
 use std::time::Duration;
 
@@ -24,6 +24,14 @@ const KEEPALIVE_DEFAULT: Keepalive = Keepalive { idle_s: 7200, interval_s: 75, c
 /// Linux's MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL and MAX_TCP_KEEPCNT.
 const KEEP_SECONDS_MAX: c_int = 32767;
 const KEEP_COUNT_MAX: c_int = 127;
+/// Linux's TCP_MIN_MSS and MAX_TCP_WINDOW.
+const MAXSEG_MIN: c_int = 88;
+const MAXSEG_MAX: c_int = 32767;
+/// Linux's TCP_CA_NAME_MAX.
+const CONGESTION_NAME_MAX: usize = 16;
+
+/// Linux's number, which the libc crate does not have.
+const SIOCATMARK: c_ulong = 0x8905;
 
 /// What was set.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,6 +46,13 @@ pub(crate) struct Options {
     cork: bool,
     quickack: bool,
     user_timeout_ms: u32,
+    oob_inline: bool,
+    /// In bytes; 0 when nothing was set.
+    mss_max: u16,
+    notsent_lowat: u32,
+    congestion: Algorithm,
+    /// TCP_FASTOPEN of a listener: how many may wait; more than none switches it on.
+    fast_open: u32,
     pub(crate) linger: Option<Duration>,
     /// In bytes, as asked for; 0 when nothing was.
     send_buffer: u32,
@@ -50,6 +65,10 @@ impl Options {
     /// Sets on a connection what differs from the default. A session that is over shows at the next
     /// call for the connection.
     pub(crate) fn apply(&self, stream: &TcpStream) {
+        // First: a SYN that is held leaves with the first word.
+        if self.shape_syn() {
+            let _ = self.tell_mss_congestion(stream);
+        }
         stream.set_linger(self.linger);
         stream.set_send_buffer(self.send_buffer);
         let _ = stream.set_read_timeout(self.receive_timeout);
@@ -72,6 +91,29 @@ impl Options {
         if self.receive_buffer > 0 {
             let _ = stream.set_receive_buffer(self.receive_buffer);
         }
+        if self.notsent_lowat > 0 {
+            let _ = stream.set_notsent_lowat(self.notsent_lowat);
+        }
+        stream.set_oob_inline(self.oob_inline);
+    }
+
+    /// What of the options counts for a SYN or a SYN-ACK.
+    pub(crate) fn shape_syn(&self) -> bool {
+        self.mss_max > 0 || self.congestion != Algorithm::default()
+    }
+
+    /// What a listener has to know of them.
+    pub(crate) fn apply_to_listener(&self, listener: &TcpListener) -> std::io::Result<()> {
+        listener.set_accept_timeout(self.receive_timeout)?;
+        if self.shape_syn() || self.fast_open > 0 {
+            listener.set_opening(self.mss_max, self.congestion, self.fast_open > 0)?;
+        }
+        Ok(())
+    }
+
+    fn tell_mss_congestion(&self, stream: &TcpStream) -> std::io::Result<()> {
+        stream.set_mss_max(self.mss_max)?;
+        stream.set_congestion(self.congestion)
     }
 
     /// As they are written down: flags, then the numbers; 0 is what was not set. A time to linger
@@ -170,7 +212,7 @@ impl Entry {
                 options.apply_to_datagram(&socket);
                 Ok(())
             }
-            State::Listener { listener, .. } => Ok(listener.set_accept_timeout(options.receive_timeout)?),
+            State::Listener { listener, .. } => Ok(options.apply_to_listener(&listener)?),
             State::Fresh(_) => Ok(()),
             State::Epoll(_) => Err(Errno(libc::ENOTSOCK)),
         }
@@ -234,6 +276,14 @@ impl Entry {
                     Ok(())
                 };
                 self.set(|options| options.linger = linger, tell)
+            }
+            (libc::SOL_SOCKET, libc::SO_OOBINLINE) => {
+                let on = number()? != 0;
+                let tell = |o: &Options, s: &TcpStream| {
+                    s.set_oob_inline(o.oob_inline);
+                    Ok(())
+                };
+                self.set(|options| options.oob_inline = on, tell)
             }
             (libc::SOL_SOCKET, libc::SO_SNDBUF) => {
                 // Linux doubles what is asked for, for its own overhead, and shows it doubled.
@@ -313,6 +363,32 @@ impl Entry {
                 let ms = u32::try_from(number()?).map_err(|_| Errno(libc::EINVAL))?;
                 self.set(|options| options.user_timeout_ms = ms, |o, s| s.set_user_timeout(o.user_timeout()))
             }
+            (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT) => {
+                self.is_tcp()?;
+                // As Linux: any number, seen as an unsigned one; the largest stands for no limit.
+                let bytes = number()? as u32;
+                self.set(|options| options.notsent_lowat = bytes, |o, s| s.set_notsent_lowat(o.notsent_lowat))
+            }
+            (libc::IPPROTO_TCP, libc::TCP_FASTOPEN) => {
+                self.is_tcp()?;
+                let waiting = u32::try_from(number()?).map_err(|_| Errno(libc::EINVAL))?;
+                self.set(|options| options.fast_open = waiting, nothing)
+            }
+            (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => {
+                self.is_tcp()?;
+                let bytes = match number()? {
+                    bytes if bytes == 0 || (MAXSEG_MIN..=MAXSEG_MAX).contains(&bytes) => bytes as u16,
+                    _ => return Err(Errno(libc::EINVAL)),
+                };
+                self.set(|options| options.mss_max = bytes, |o, s| s.set_mss_max(o.mss_max))
+            }
+            (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => {
+                self.is_tcp()?;
+                let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
+                let name = std::str::from_utf8(&value[..end]).map_err(|_| Errno(libc::ENOENT))?;
+                let algorithm = Algorithm::from_name(name).ok_or(Errno(libc::ENOENT))?;
+                self.set(|options| options.congestion = algorithm, |o, s| s.set_congestion(o.congestion))
+            }
             _ => Err(Errno(libc::ENOPROTOOPT)),
         }
     }
@@ -336,6 +412,7 @@ impl Entry {
             (libc::SOL_SOCKET, libc::SO_REUSEADDR) => c_int::from(options.reuse_address),
             (libc::SOL_SOCKET, libc::SO_KEEPALIVE) => c_int::from(options.keepalive),
             (libc::SOL_SOCKET, libc::SO_BROADCAST) => c_int::from(options.broadcast),
+            (libc::SOL_SOCKET, libc::SO_OOBINLINE) => c_int::from(options.oob_inline),
             (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) if self.family == libc::AF_INET6 => {
                 c_int::from(options.v6_only)
             }
@@ -371,7 +448,20 @@ impl Entry {
                     libc::TCP_KEEPCNT => or(options.keep.count, KEEPALIVE_DEFAULT.count),
                     libc::TCP_USER_TIMEOUT => options.user_timeout_ms as c_int,
                     // RFC 9293 §3.7.1: 536 where nothing is known yet.
-                    libc::TCP_MAXSEG => self.info().map_or(536, |info| info.mss.max(1) as c_int),
+                    libc::TCP_MAXSEG => match (self.info(), options.mss_max) {
+                        (Some(info), _) => info.mss.max(1) as c_int,
+                        (None, 0) => 536,
+                        (None, most) => c_int::from(most),
+                    },
+                    libc::TCP_FASTOPEN => options.fast_open as c_int,
+                    libc::TCP_NOTSENT_LOWAT => options.notsent_lowat as c_int,
+                    libc::TCP_CONGESTION => {
+                        let mut name = [0; CONGESTION_NAME_MAX];
+                        let text = options.congestion.name().as_bytes();
+                        name[..text.len()].copy_from_slice(text);
+                        out.put(&name);
+                        return Ok(());
+                    }
                     libc::TCP_INFO => {
                         let info = tcp_info(self.info(), matches!(self.state(), State::Listener { .. }));
                         // SAFETY: plain numbers without padding of their own meaning; zeroed where it
@@ -559,7 +649,7 @@ pub unsafe extern "C" fn nc_fcntl(fd: c_int, command: c_int, argument: c_ulong) 
     })())
 }
 
-/// ioctl(2): FIONREAD, FIONBIO, TIOCOUTQ (SIOCOUTQ), FIOCLEX and FIONCLEX.
+/// ioctl(2): FIONREAD, FIONBIO, TIOCOUTQ (SIOCOUTQ), SIOCATMARK, FIOCLEX and FIONCLEX.
 ///
 /// # Safety
 /// As there.
@@ -582,6 +672,10 @@ pub unsafe extern "C" fn nc_ioctl(fd: c_int, request: c_ulong, argument: *mut c_
                 State::Stream { stream, .. } => tell(stream.unread()),
                 State::Datagram(socket) => tell(socket.next_len().unwrap_or(0) as u64),
                 State::Fresh(_) => tell(0),
+                _ => Err(Errno(libc::EINVAL)),
+            },
+            SIOCATMARK => match entry.state() {
+                State::Stream { stream, .. } => tell(stream.at_mark().into()),
                 _ => Err(Errno(libc::EINVAL)),
             },
             libc::TIOCOUTQ => match entry.state() {

@@ -34,6 +34,7 @@ pub(crate) fn events_of(ready: Ready, asked: c_short) -> c_short {
         (Ready::READ, libc::POLLIN | libc::POLLRDNORM),
         (Ready::WRITE, libc::POLLOUT | libc::POLLWRNORM),
         (Ready::READ_CLOSED, libc::POLLRDHUP),
+        (Ready::PRIORITY, libc::POLLPRI),
     ];
     let mut events = 0;
     for (what, bits) in pairs {

@@ -1,7 +1,7 @@
 //! Bytes and datagrams in and out.
 //!
 //! Flags: MSG_PEEK, MSG_DONTWAIT, MSG_WAITALL, MSG_TRUNC, MSG_WAITFORONE; MSG_NOSIGNAL is always on;
-//! MSG_OOB is EINVAL; hints (MSG_MORE, MSG_CONFIRM, MSG_DONTROUTE) change nothing.
+//! MSG_OOB sends and takes the urgent octet of a stream; MSG_FASTOPEN connects with data in the SYN; hints (MSG_MORE, MSG_CONFIRM, MSG_DONTROUTE) change nothing.
 
 #![expect(unsafe_code, reason = "the border to C")]
 
@@ -34,7 +34,7 @@ struct Received {
 
 fn receive(entry: &Entry, bufs: &mut [IoSliceMut<'_>], flags: c_int) -> Outcome<Received> {
     if flags & libc::MSG_OOB != 0 {
-        return Err(Errno(libc::EINVAL));
+        return receive_urgent(entry, bufs, flags);
     }
     if flags & libc::MSG_ERRQUEUE != 0 {
         return Err(Errno(libc::EAGAIN));
@@ -73,6 +73,37 @@ fn receive(entry: &Entry, bufs: &mut [IoSliceMut<'_>], flags: c_int) -> Outcome<
     Ok(Received { count, cut: false, remote: None, arrived: None })
 }
 
+/// recv(2) with MSG_OOB, as tcp_recv_urg(): it never waits.
+fn receive_urgent(entry: &Entry, bufs: &mut [IoSliceMut<'_>], flags: c_int) -> Outcome<Received> {
+    if entry.kind == libc::SOCK_DGRAM {
+        return Err(Errno(libc::EOPNOTSUPP));
+    }
+    let octet = entry.stream()?.recv_urgent(flags & libc::MSG_PEEK != 0)?;
+    let first = bufs.iter_mut().find(|buf| !buf.is_empty());
+    let count = usize::from(octet.is_some() && first.is_some());
+    if let (Some(octet), Some(buf)) = (octet, first) {
+        buf[0] = octet;
+    }
+    Ok(Received { count, cut: octet.is_some() && count == 0, remote: None, arrived: None })
+}
+
+/// send(2) with MSG_OOB: the last octet is urgent.
+fn send_urgent(stream: &libnetclient::TcpStream, parts: &[IoSlice<'_>], dont_wait: bool) -> Outcome<usize> {
+    let all: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+    let mut done = 0;
+    while done < all.len() {
+        match stream.send_urgent(&all[done..], dont_wait) {
+            Ok(count) => done += count,
+            Err(error) if done == 0 => return Err(error.into()),
+            Err(_) => break,
+        }
+        if dont_wait {
+            break;
+        }
+    }
+    Ok(done)
+}
+
 fn send(
     entry: &Entry,
     parts: &[IoSlice<'_>],
@@ -80,18 +111,25 @@ fn send(
     to: Option<SocketAddr>,
     origin: Origin,
 ) -> Outcome<usize> {
-    if flags & libc::MSG_OOB != 0 {
-        return Err(Errno(libc::EINVAL));
+    if flags & libc::MSG_OOB != 0 && entry.kind == libc::SOCK_DGRAM {
+        return Err(Errno(libc::EOPNOTSUPP));
     }
     let dont_wait = entry.is_nonblocking() || flags & libc::MSG_DONTWAIT != 0;
     if entry.kind == libc::SOCK_DGRAM {
         return Ok(entry.datagram()?.send_from(parts, to, origin, dont_wait)?);
+    }
+    if let Some(remote) = to.filter(|_| flags & libc::MSG_FASTOPEN != 0) {
+        let all: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        return entry.connect_with_data(remote, &all);
     }
     let stream = entry.stream().map_err(|errno| match errno {
         // As tcp_sendmsg().
         Errno(libc::ENOTCONN) => Errno(libc::EPIPE),
         errno => errno,
     })?;
+    if flags & libc::MSG_OOB != 0 {
+        return send_urgent(&stream, parts, dont_wait);
+    }
     let mut count = stream.send_with(parts, dont_wait)?;
     if !dont_wait {
         // A send that may wait takes everything.

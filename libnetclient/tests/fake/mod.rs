@@ -332,7 +332,7 @@ impl Stack {
         };
         let none: SocketAddr = NOWHERE.parse().expect("an address");
         let (kind, local, remote) = match ask {
-            Ask::Connect { local, remote } => (Kind::Connecting, local_of(local), remote),
+            Ask::Connect { local, remote, .. } => (Kind::Connecting, local_of(local), remote),
             Ask::Listen { local, .. } => {
                 let same = |place: &Place| {
                     matches!(place.kind, Kind::Listener) && place.local.port() == local.port()

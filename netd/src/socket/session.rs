@@ -5,6 +5,7 @@
 //! [`PeerCorrupt`] ends this session and nothing else. The rings are hard state: a new incarnation
 //! resumes them (INV-R4) and raises all levels again (INV-R6).
 
+use crate::tcp::autotune::Pressure;
 use proto::PeerCorrupt;
 use proto::arena::line::{Notes, StackLine};
 use proto::arena::{Geometry, NOTE_SIZE};
@@ -356,6 +357,16 @@ impl<M: Memory + Clone> Session<M> {
     /// Everything is taken over.
     pub fn end_recovery(&mut self) {
         self.told = Vec::new();
+    }
+
+    /// How short receive pages are: three quarters in use, fifteen sixteenths in use.
+    pub fn pressure(&self) -> Pressure {
+        let (free, all) = (self.free_pages(), self.geometry.rx_pages as usize);
+        match () {
+            () if free * 16 < all => Pressure::High,
+            () if free * 4 < all => Pressure::Some,
+            () => Pressure::None,
+        }
     }
 
     /// Free receive pages.

@@ -10,8 +10,10 @@ use crate::counters::Counter;
 use crate::socket::rx::RxPages;
 use crate::socket::session::Session;
 use crate::socket::tx::check_written;
+use crate::tcp::congestion::Kind as Algorithm;
 use crate::tcp::control_block::ControlBlock;
 use crate::tcp::isn::{initial_sequence, timestamp_offset};
+use crate::tcp::seq::SeqNum;
 use crate::tcp::settings::{Keepalive, SocketOptions};
 use crate::transport::demux::BoundAddr;
 use crate::transport::flow_table::FlowKey;
@@ -19,7 +21,7 @@ use crate::wire::address::AddressPair;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use proto::arena::Geometry;
-use proto::arena::line::{ClientLine, Notes, StackLine, want};
+use proto::arena::line::{ClientLine, Notes, StackLine, congestion, offset_near, want};
 use proto::control::operations::{Answer, Command, SocketRef, encode};
 use proto::hard::conns::{Kind as RecordKind, Opening, Options};
 use proto::id::{OpId, RecordIndex, SessionId, SlotIndex};
@@ -135,10 +137,20 @@ impl<M: Memory + Clone> Stack<M> {
             if options != socket_options(&before) {
                 block.set_options(now, options);
             }
+            let pressure = session.pressure();
             if client.rcvbuf != before.rcvbuf && client.rcvbuf != 0 {
                 block.set_receive_limit(client.rcvbuf.min(RECEIVE_LIMIT));
             }
             block.on_consumed(now, client.consumed);
+            if client.rcvbuf == 0 && client.consumed != before.consumed {
+                block.autotune(now, RECEIVE_LIMIT, pressure);
+            }
+            if client.flags & want::SHUT_RD != 0 {
+                block.on_read_shutdown();
+            }
+            if client.flags & want::URGENT != 0 {
+                block.on_urgent(offset_near(client.urgent, client.written).min(client.written));
+            }
             if client.flags & want::ABORT != 0 {
                 let reaction = block.abort(now);
                 self.react(now, index, reaction, None);
@@ -147,6 +159,7 @@ impl<M: Memory + Clone> Stack<M> {
                 self.react(now, index, reaction, None);
             } else {
                 block.on_written(now, client.written, client.flags & want::SHUT_WR != 0);
+                block.release(self.fast_open.cookie(now, socket.opening.remote.ip()));
             }
         } else {
             if let Kind::Udp(udp) = &mut socket.kind {
@@ -204,6 +217,9 @@ impl<M: Memory + Clone> Stack<M> {
             let index = socket.held.index();
             if let Kind::Tcp(block) = &mut socket.kind {
                 block.on_consumed(now, client.consumed);
+                if client.rcvbuf == 0 {
+                    block.autotune(now, RECEIVE_LIMIT, session.pressure());
+                }
             }
             self.touch(index);
             self.reschedule(now, index);
@@ -319,8 +335,8 @@ impl<M: Memory + Clone> Stack<M> {
                 let chosen = self.source_for(local.ip(), remote.ip()).unwrap_or(local.ip());
                 Answer::Elsewhere { op, local: SocketAddr::new(chosen, local.port()) }
             }
-            Command::Connect { op, socket, local, remote } => {
-                self.once(op, |stack| stack.connect(now, op, socket, local, remote))
+            Command::Connect { op, socket, local, remote, hold } => {
+                self.once(op, |stack| stack.connect(now, op, socket, (local, remote), hold))
             }
             Command::Listen { op, socket, local, backlog } => {
                 self.once(op, |stack| stack.listen(op, socket, local, backlog))
@@ -384,23 +400,28 @@ impl<M: Memory + Clone> Stack<M> {
         now: Instant,
         op: OpId,
         at: SocketRef,
-        local: SocketAddr,
-        remote: SocketAddr,
+        (local, remote): (SocketAddr, SocketAddr),
+        hold: bool,
     ) -> Result<SocketAddr, Errno> {
         let local = SocketAddr::new(self.source_for(local.ip(), remote.ip())?, local.port());
         let flow = flow_key(local, remote).ok_or(Errno::AFNOSUPPORT)?;
-        if self.demux.flows.get(&flow).is_some() {
-            return Err(Errno::ADDRNOTAVAIL);
-        }
+        let isn_min = self.vacate_flow(now, &flow)?;
         let flow_bytes = flow_bytes(&flow);
-        let iss = initial_sequence(&self.secrets.tcp, &flow_bytes, now);
+        let mut iss = initial_sequence(&self.secrets.tcp, &flow_bytes, now);
+        if let Some(isn_min) = isn_min.filter(|isn_min| iss.before(*isn_min)) {
+            iss = isn_min;
+        }
         let ts_offset = timestamp_offset(&self.secrets.tcp, &flow_bytes);
-        let block = ControlBlock::connect(now, iss, ts_offset, &self.settings_towards(remote.ip()));
+        let mut block = ControlBlock::connect(now, iss, ts_offset, &self.settings_towards(remote.ip()));
+        if hold {
+            block.hold();
+        }
         let opening = Opening {
             local,
             remote,
             iss: iss.get(),
             ts_offset,
+            backlog: hold.into(),
             ..self.opening(RecordKind::TcpActive, op, at)
         };
         let index = self.place(at, opening, Kind::Tcp(Box::new(block)))?;
@@ -408,6 +429,22 @@ impl<M: Memory + Clone> Stack<M> {
         self.counters.count(Counter::TcpActiveOpens);
         self.reschedule(now, index);
         Ok(local)
+    }
+
+    /// Two ends that nobody uses, or a connection in TIME-WAIT that gives them up (RFC 6191); then the least
+    /// initial sequence number.
+    fn vacate_flow(&mut self, now: Instant, flow: &FlowKey) -> Result<Option<SeqNum>, Errno> {
+        let Some(index) = self.demux.flows.get(flow) else { return Ok(None) };
+        let isn_min = match self.sockets.get(index).map(|socket| &socket.kind) {
+            Some(Kind::Tcp(block)) => block.reusable(now),
+            _ => None,
+        };
+        let isn_min = isn_min.ok_or(Errno::ADDRNOTAVAIL)?;
+        if let Some(Socket { kind: Kind::Tcp(block), .. }) = self.sockets.get_mut(index) {
+            let reaction = block.give_way();
+            self.react(now, index, reaction, None);
+        }
+        Ok(Some(isn_min))
     }
 
     fn listen(
@@ -644,7 +681,7 @@ fn op_of(command: &Command) -> Option<OpId> {
 }
 
 /// The options in a client's line.
-fn socket_options(client: &ClientLine) -> SocketOptions {
+pub(super) fn socket_options(client: &ClientLine) -> SocketOptions {
     let has = |bit: u32| client.flags & bit != 0;
     let standard = Keepalive::default();
     let or = |value: u32, default: u32| if value == 0 { default } else { value };
@@ -659,6 +696,14 @@ fn socket_options(client: &ClientLine) -> SocketOptions {
         }),
         user_timeout: (client.user_timeout_ms != 0)
             .then(|| Duration::from_millis(client.user_timeout_ms.into())),
+        mss_max: Some(client.mss_congestion as u16).filter(|mss| *mss != 0),
+        congestion: match (client.mss_congestion >> 16) as u8 {
+            congestion::CUBIC => Some(Algorithm::Cubic),
+            congestion::RENO => Some(Algorithm::NewReno),
+            congestion::BBR => Some(Algorithm::Bbr),
+            _ => None,
+        },
+        fast_open: has(want::FASTOPEN),
     }
 }
 

@@ -1,12 +1,12 @@
 //! Connections that come in: half-open, established, waiting for accept.
 
 use super::Stack;
-use super::clients::{flow_bytes, flow_key};
+use super::clients::{flow_bytes, flow_key, socket_options};
 use super::receive::pages_at_worst;
 use super::socket::{ACCEPT_RECORD, Kind, Socket};
 use crate::counters::Counter;
 use crate::frame::Frame;
-use crate::tcp::control_block::ControlBlock;
+use crate::tcp::control_block::{ControlBlock, Lost};
 use crate::tcp::listen::{Backlog, Caller, Heard, on_segment};
 use crate::tcp::reaction::Reopen;
 use crate::tcp::segment::Segment;
@@ -73,8 +73,17 @@ impl<M: Memory + Clone> Stack<M> {
             cookies_out: now < self.cookies_until,
         };
         let bytes = flow_bytes(&arrival.flow);
-        let caller = Caller { flow: &bytes, reopen: arrival.reopen };
-        let settings = self.settings_towards(arrival.flow.remote_addr());
+        let caller = Caller { flow: &bytes, reopen: arrival.reopen, addr: arrival.flow.remote_addr() };
+        let client = &listener.client;
+        let own = socket_options(client);
+        let mut settings = self.settings_towards(arrival.flow.remote_addr());
+        // What a listener was told counts for the connections that come in through it, from their SYN-ACK on.
+        settings.options.mss_max = own.mss_max;
+        settings.options.fast_open = own.fast_open;
+        settings.congestion = own.congestion.unwrap_or(settings.congestion);
+        if client.rcvbuf != 0 {
+            settings.receive_limit = settings.receive_limit.min(client.rcvbuf);
+        }
         match on_segment(now, arrival.segment, &caller, &self.secrets.tcp, backlog, &settings) {
             Heard::Dropped(reason) => Err(reason),
             Heard::Answered(reply, reason) => {
@@ -88,6 +97,12 @@ impl<M: Memory + Clone> Stack<M> {
                 reason.map_or(Ok(()), Err)
             }
             Heard::HalfOpen(block) => self.half_open(now, index, arrival.flow, block).map(|_| ()),
+            Heard::Fast(block) if self.has_room(index, pages_at_worst(arrival.segment)) => {
+                let child = self.half_open(now, index, arrival.flow, block)?;
+                self.fast_open(now, child, arrival)
+            }
+            // No room for what the SYN carries: the handshake comes first.
+            Heard::Fast(block) => self.half_open(now, index, arrival.flow, block).map(|_| ()),
             Heard::FromCookie(block) => {
                 if !self.has_room(index, pages_at_worst(arrival.segment)) {
                     return Err(DropReason::TcpListenOverflow);
@@ -96,6 +111,16 @@ impl<M: Memory + Clone> Stack<M> {
                 self.segment_for(now, child, arrival.segment, Some(arrival.frame), arrival.flow)
             }
         }
+    }
+
+    /// RFC 7413 §4.2.2: the connection is there for accept with the data of its SYN, before the handshake
+    /// is over. Its record is opened with its place, and committed before the SYN-ACK leaves.
+    fn fast_open(&mut self, now: Instant, child: u32, arrival: &Arrival<'_, M>) -> Result<(), DropReason> {
+        let Some(Socket { kind: Kind::Tcp(block), .. }) = self.sockets.get_mut(child) else { return Ok(()) };
+        let reaction = block.accept_fast(arrival.segment);
+        self.counters.count(Counter::TcpFastOpens);
+        self.react(now, child, reaction, Some(arrival.frame));
+        Ok(())
     }
 
     /// Keeps a connection in SYN-RECEIVED; its record is committed before the SYN-ACK leaves.
@@ -175,11 +200,24 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 
+    /// What the handshake of an active open taught about the server's Fast Open.
+    pub(super) fn note_fast_open(&mut self, now: Instant, index: u32) {
+        let Some(Socket { kind: Kind::Tcp(block), opening, .. }) = self.sockets.get_mut(index) else {
+            return;
+        };
+        match block.take_fast_open() {
+            Some(Ok((cookie, mss))) => self.fast_open.learn(opening.remote.ip(), cookie, mss),
+            Some(Err(Lost)) => self.fast_open.shun(now, opening.remote.ip()),
+            None => {}
+        }
+    }
+
     /// The handshake of `index` is complete: a passive connection gets its place and its number in
     /// the accept queue.
     pub(super) fn established(&mut self, index: u32) {
         let socket = self.sockets.get(index).expect("who reacts is there");
-        if socket.opening.kind == RecordKind::TcpActive {
+        if socket.opening.kind == RecordKind::TcpActive || socket.agreed.is_some() {
+            // One that was opened fast has its place and its number already.
             return;
         }
         let session = socket.opening.session;

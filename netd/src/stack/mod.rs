@@ -40,6 +40,7 @@ use crate::link::interface::InterfaceConfig;
 use crate::secrets::{ENTROPY_SIZE, Secrets};
 use crate::socket::session::Session;
 use crate::tcp::challenge::ChallengeLimiter;
+use crate::tcp::fast_open::Servers;
 use crate::tcp::settings::Settings;
 use crate::timer_wheel::TimerWheel;
 use crate::transport::demux::Demux;
@@ -122,6 +123,8 @@ pub struct Stack<M: Memory> {
     no_carrier: BTreeSet<u16>,
     /// Interfaces that an administrator wants down.
     set_down: BTreeSet<u16>,
+    /// Cookies of servers that take data in a SYN.
+    fast_open: Servers,
     /// Until when cookies that were sent may come back.
     cookies_until: Instant,
     /// Rules that clients broke, for the flight recorder.

@@ -227,7 +227,7 @@ impl<M: Memory + Clone> Stack<M> {
         let socket = self.sockets.get_mut(index).expect("the demultiplexer names sockets that there are");
         let Kind::Tcp(block) = &mut socket.kind else { return Err(DropReason::NoSocket) };
         let (session, passive) = (socket.opening.session, socket.opening.op.0 == 0);
-        let waits = block.state() == TcpState::SynReceived && passive;
+        let waits = block.state() == TcpState::SynReceived && passive && socket.agreed.is_none();
         // The handshake's last ACK finds no room to wait for accept: it is dropped, and comes again.
         let establishes = waits && segment.flags.ack() && !segment.flags.rst();
         if establishes && !self.can_queue(index, pages_at_worst(segment)) {
@@ -328,6 +328,7 @@ impl<M: Memory + Clone> Stack<M> {
     pub(super) fn react(&mut self, now: Instant, index: u32, reaction: Reaction, frame: Option<&Frame<M>>) {
         self.note_agreement(index);
         if reaction.events.established {
+            self.note_fast_open(now, index);
             self.established(index);
         }
         self.leave_syn_received(index);

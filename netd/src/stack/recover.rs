@@ -20,9 +20,11 @@ use crate::link::interface::InterfaceConfig;
 use crate::secrets::Secrets;
 use crate::socket::rx::RxPages;
 use crate::socket::session::Session;
+use crate::tcp::autotune::RECEIVE_FIRST;
 use crate::tcp::challenge::ChallengeLimiter;
 use crate::tcp::commit::Identity;
 use crate::tcp::control_block::ControlBlock;
+use crate::tcp::fast_open::Servers;
 use crate::tcp::settings::Settings;
 use crate::tcp::state::State as BlockState;
 use crate::timer_wheel::TimerWheel;
@@ -93,7 +95,7 @@ impl<M: Memory + Clone> Stack<M> {
             secrets,
             settings: Settings {
                 receive_limit_max: RECEIVE_LIMIT,
-                receive_limit: RECEIVE_LIMIT,
+                receive_limit: RECEIVE_FIRST,
                 ..Settings::default()
             },
             tx_pending: VecDeque::new(),
@@ -103,6 +105,7 @@ impl<M: Memory + Clone> Stack<M> {
             displaced: HashSet::new(),
             no_carrier: BTreeSet::new(),
             set_down: BTreeSet::new(),
+            fast_open: Servers::default(),
             // A predecessor may have sent cookies just before it died.
             cookies_until: now + super::listen::COOKIE_LIFETIME,
             corrupt_rules: VecDeque::new(),
@@ -267,7 +270,13 @@ impl<M: Memory + Clone> Stack<M> {
                 let identity = Identity::of_record(opening, agreed);
                 let settings = self.settings_towards(opening.remote.ip());
                 let header = header_len(opening.remote.ip()) as u16;
-                Kind::Tcp(Box::new(ControlBlock::restore(now, &identity, state, &settings, header)?))
+                let mut block = ControlBlock::restore(now, &identity, state, &settings, header)?;
+                let unsent = state.tcp_state == TcpState::SynSent && state.snd_max == 0;
+                if opening.kind == RecordKind::TcpActive && opening.backlog != 0 && unsent {
+                    // Its client's line says whether it still waits.
+                    block.hold();
+                }
+                Kind::Tcp(Box::new(block))
             }
         })
     }

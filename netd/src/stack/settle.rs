@@ -188,5 +188,8 @@ impl<M: Memory + Clone> Stack<M> {
 fn worth_a_note(before: &StackLine, now: &StackLine) -> bool {
     let news =
         now.flags & !before.flags & (level::OPEN | level::END | level::ERROR | level::SENT | level::GONE);
-    now.received != before.received || now.acked != before.acked || news != 0
+    let room = now.acked + u64::from(now.window) > before.acked + u64::from(before.window);
+    let urgent =
+        now.flags & level::URGENT != 0 && (before.flags & level::URGENT == 0 || now.urgent != before.urgent);
+    now.received != before.received || now.acked != before.acked || news != 0 || urgent || room
 }

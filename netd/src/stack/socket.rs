@@ -84,6 +84,9 @@ pub(crate) struct Udp {
 /// Bytes of a receive stream that TCP may promise: the page table less what rounding may add.
 pub(crate) const RECEIVE_LIMIT: u32 = WINDOW_MAX - ROUNDING_SLACK as u32;
 
+/// Bytes that may be written ahead on a connection whose window is small.
+const SEND_FIRST: u32 = 256 << 10;
+
 /// Bytes of an accept record in a listener's receive stream.
 pub(crate) const ACCEPT_RECORD: u64 = record_size(0) as u64;
 
@@ -186,6 +189,19 @@ impl Socket {
                 }
                 if block.local_end_acknowledged() {
                     flags |= level::SENT;
+                }
+                line.urgent = 0;
+                if let Some(octet) = block.urgent_offset() {
+                    line.urgent = octet as u32;
+                    flags |= level::URGENT;
+                }
+                // As Linux (tcp_sndbuf_expand): twice the window, so that it is never lack of data that limits
+                // it; less where nothing is gained by more.
+                line.window = block.cwnd().saturating_mul(2).clamp(SEND_FIRST, WINDOW_MAX);
+                // TCP_NOTSENT_LOWAT (tcp(7)): so much more may be written than has left.
+                if self.client.notsent_lowat != 0 {
+                    let ahead = block.in_flight() + u64::from(self.client.notsent_lowat);
+                    line.window = line.window.min(u32::try_from(ahead).unwrap_or(u32::MAX));
                 }
                 let figures = block.figures();
                 line.srtt_us = figures.srtt_us;

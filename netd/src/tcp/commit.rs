@@ -158,6 +158,10 @@ impl ControlBlock {
                 *kept = (distance(receive.nxt, range.start), distance(range.start, range.end));
             }
         }
+        values.urgent = self.urgent_octet().and_then(|octet| {
+            let distance = octet.get() as i64 - receive.nxt.get() as i64;
+            i32::try_from(distance).ok().filter(|at| at.abs() <= conns::URGENT_MAX)
+        });
         if self.path_mss < self.advertised_mss {
             values.pmtu = self.path_mss.saturating_add(HEADER_LEN as u16 + ip_header_len);
         }
@@ -197,7 +201,9 @@ impl ControlBlock {
             // Nothing of the remote's is known, so nothing of it was promised: ask again. What
             // was agreed but not yet selected by a state is as if it had not been.
             block.state = State::SynSent;
-            block.send.nxt = Position::new(u64::from(values.snd_max.min(1)));
+            // Data may have left in the SYN (RFC 7413); what was not acknowledged goes again behind it.
+            block.send.nxt = Position::new(u64::from(values.snd_max));
+            block.written = block.send.nxt.offset();
             block.syn_due = true;
             return (!state.is_synchronised()).then_some(block);
         };
@@ -230,6 +236,8 @@ impl ControlBlock {
     fn restore_receive(&mut self, now: Instant, values: &conns::State) -> Option<()> {
         self.receive.nxt = Position::new(values.rcv_nxt);
         self.receive.edge = self.receive.nxt.plus(u64::from(values.rcv_edge));
+        // What was promised is what the window had grown to.
+        self.receive.limit = self.receive.limit.max(values.rcv_edge);
         self.receive.last_ack_sent = self.receive.nxt;
         self.receive.scale = self.agreed.receive_scale;
         self.timestamps.recent = values.ts_recent;
@@ -237,6 +245,10 @@ impl ControlBlock {
         self.ecn.echo = values.ecn_echo;
         if values.fin_received {
             self.remote_fin = self.receive.nxt.minus(1);
+        }
+        if let Some(distance) = values.urgent {
+            let octet = Position::new(values.rcv_nxt.saturating_add_signed(i64::from(distance)));
+            self.urgent.get_or_insert_default().octet = Some(octet).filter(|at| *at >= Position::FIRST);
         }
         for (start, len) in values.ooo {
             if len == 0 {

@@ -14,10 +14,13 @@ use core::time::Duration;
 
 use proto::time::Instant;
 
+use super::autotune::Autotune;
 use super::congestion::{Congestion, Kind};
 use super::ecn::EcnState;
+use super::fast_open::Cookie;
 use super::out_of_order::OutOfOrder;
-use super::reaction::Reaction;
+use super::path_search::PathSearch;
+use super::reaction::{Deliver, Reaction};
 use super::recovery::{Flight, Parts, Recovery};
 use super::rto::RttEstimator;
 use super::sack::Scoreboard;
@@ -34,6 +37,13 @@ pub const FIN_WAIT2_ORPHAN: Duration = Duration::from_secs(60);
 
 /// TIME-WAIT: 2 * MSL (RFC 9293 §3.4.2) with Linux's length (TCP_TIMEWAIT_LEN).
 pub const TIME_WAIT: Duration = Duration::from_secs(60);
+
+/// The remote's timestamp clock has ticked after this long (RFC 7323 §5.4: at least once a second).
+const REUSE_AFTER: Duration = Duration::from_secs(1);
+
+/// A SYN with the Fast Open option got lost (RFC 7413 §4.1.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost;
 
 /// What the two SYNs agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,6 +108,30 @@ pub(super) struct RttProbe {
     pub(super) sent: Instant,
 }
 
+/// What a handshake has to do with Fast Open.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct FastOpen {
+    /// What the own SYN or SYN-ACK says.
+    pub(super) say: Cookie,
+    /// The most octets of data the own SYN may carry.
+    pub(super) room: u16,
+    /// What the SYN-ACK said.
+    pub(super) learned: Option<Cookie>,
+    /// The SYN had data, or asked for a cookie.
+    pub(super) asked: bool,
+    /// It was lost at least once.
+    pub(super) lost: bool,
+}
+
+/// Where urgent data lies (RFC 9293 §3.8.5).
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Urgent {
+    /// SND.UP: just behind the local urgent data; the SYN's place when there is none.
+    pub(super) end: Position,
+    /// The remote's urgent octet, as long as the client has not consumed it.
+    pub(super) octet: Option<Position>,
+}
+
 /// One connection.
 #[derive(Debug, Clone)]
 pub struct ControlBlock {
@@ -118,8 +152,10 @@ pub struct ControlBlock {
     pub(super) remote_fin: Position,
     /// The end of the last segment that was not full (Minshall's variant of Nagle).
     pub(super) small_end: Position,
-    /// SND.UP: just behind the local urgent data; the SYN's place when there is none.
-    pub(super) urgent_end: Position,
+    /// The Fast Open cookie that goes in the SYN or SYN-ACK (RFC 7413), until the handshake is over.
+    pub(super) fast_open: Option<Box<FastOpen>>,
+    /// Urgent data of either side; most connections never have any.
+    pub(super) urgent: Option<Box<Urgent>>,
     pub(super) rtt: RttEstimator,
     pub(super) rtt_probe: RttProbe,
     pub(super) congestion: Congestion,
@@ -133,6 +169,8 @@ pub struct ControlBlock {
     pub(super) timers: Timers,
     pub(super) options: SocketOptions,
     pub(super) last_sent: Instant,
+    /// What left until now would, at the pace, have left by then ([`super::pacing`]).
+    pub(super) paced_until: Instant,
     pub(super) last_received: Instant,
     /// The first time-out since an acknowledgement moved SND.UNA, for the user time-out.
     pub(super) stalled_since: Deadline,
@@ -141,6 +179,9 @@ pub struct ControlBlock {
     /// Octets that may leave before the remote has spoken after a resume; `u32::MAX` when it has.
     pub(super) resume_credit: u32,
     pub(super) path_mss: u16,
+    pub(super) path_search: PathSearch,
+    /// What the receive window follows, once something was consumed.
+    pub(super) autotune: Option<Box<Autotune>>,
     pub(super) advertised_mss: u16,
     pub(super) default_mss: u16,
     /// The largest payload seen, as an estimate of the remote's full segment.
@@ -153,8 +194,8 @@ pub struct ControlBlock {
     pub(super) passive: bool,
     /// No client is there any more.
     pub(super) orphaned: bool,
-    /// The client reads no more: payload counts as consumed on arrival.
-    pub(super) discarding: bool,
+    /// The client has shut its receiving side down.
+    pub(super) read_shut: bool,
     /// An acknowledgement is to leave now.
     pub(super) ack_now: bool,
     /// A SYN or SYN-ACK is to leave now.
@@ -194,7 +235,8 @@ impl ControlBlock {
             fin_written: false,
             remote_fin: Position::SYN,
             small_end: Position::SYN,
-            urgent_end: Position::SYN,
+            fast_open: None,
+            urgent: None,
             rtt: RttEstimator::new(),
             rtt_probe: RttProbe::default(),
             congestion: Congestion::new(settings.congestion, u32::from(settings.default_mss.max(MSS_MIN))),
@@ -208,11 +250,14 @@ impl ControlBlock {
             timers: Timers::default(),
             options: settings.options,
             last_sent: now,
+            paced_until: Instant::ZERO,
             last_received: now,
             stalled_since: Deadline::NEVER,
             next_dup_ack: Deadline::NEVER,
             resume_credit: u32::MAX,
             path_mss: settings.path_mss.max(MSS_MIN),
+            path_search: PathSearch::default(),
+            autotune: None,
             advertised_mss: settings.advertised_mss.max(MSS_MIN),
             default_mss: settings.default_mss.max(MSS_MIN),
             received_mss: settings.default_mss.max(MSS_MIN).min(settings.advertised_mss),
@@ -220,7 +265,7 @@ impl ControlBlock {
             keepalive_probes: 0,
             passive: false,
             orphaned: false,
-            discarding: false,
+            read_shut: false,
             ack_now: false,
             syn_due: false,
             probe_due: false,
@@ -252,6 +297,62 @@ impl ControlBlock {
         block.take_syn(now, syn);
         block.syn_due = true;
         block
+    }
+
+    /// OPEN, active, for a client that has something to say before the SYN leaves: options, data for it.
+    pub fn hold(&mut self) {
+        self.syn_due = false;
+    }
+
+    /// That client has spoken: the SYN leaves, with data where `cookie` allows it (RFC 7413 §4.2.1): the
+    /// server's cookie, or a request for one, and its MSS.
+    pub fn release(&mut self, cookie: Option<(Cookie, u16)>) {
+        if self.state != State::SynSent || self.send.nxt > Position::SYN || self.syn_due {
+            return;
+        }
+        if self.options.fast_open && self.written == 0 && !self.fin_written {
+            // It has yet to say what goes in the SYN.
+            return;
+        }
+        self.syn_due = true;
+        if let Some((say, mss)) = cookie.filter(|_| self.options.fast_open) {
+            let mss = if mss == 0 { self.default_mss } else { mss };
+            let room = if say.is_request() { 0 } else { mss.min(self.path_mss) };
+            self.fast_open = Some(Box::new(FastOpen { say, room, asked: true, ..FastOpen::default() }));
+        }
+    }
+
+    /// LISTEN, third step, of a caller with a cookie of ours: what its SYN carries is received, and the
+    /// connection offered to accept, before the handshake is over (RFC 7413 §4.2.2).
+    pub fn accept_fast(&mut self, syn: &Segment) -> Reaction {
+        let mut reaction = Reaction::none();
+        reaction.events.established = true;
+        if syn.payload_len > 0 {
+            self.receive.nxt = Position::FIRST.plus(syn.payload_len.into());
+            self.receive.edge = self.receive.edge.max(self.receive.nxt);
+            reaction.events.received = true;
+            reaction.deliver = Some(Deliver { payload_start: 0, len: syn.payload_len, offset: 0 });
+        }
+        reaction
+    }
+
+    /// The SYN-ACK is to carry this cookie.
+    pub fn offer_cookie(&mut self, say: Cookie) {
+        self.fast_open = Some(Box::new(FastOpen { say, ..FastOpen::default() }));
+    }
+
+    /// What the handshake of an active open brought to light, once: a cookie and the remote's MSS, or that
+    /// a SYN with the option got lost.
+    pub fn take_fast_open(&mut self) -> Option<Result<(Cookie, u16), Lost>> {
+        if !self.state.is_synchronised() {
+            return None;
+        }
+        let known = self.fast_open.take().filter(|known| known.asked)?;
+        match (known.learned, known.lost) {
+            (_, true) => Some(Err(Lost)),
+            (Some(cookie), false) => Some(Ok((cookie, self.agreed.remote_mss))),
+            (None, false) => None,
+        }
     }
 
     /// A block with nothing but its variables, for [`super::commit`].
@@ -290,6 +391,9 @@ impl ControlBlock {
         self.agreed.sack &= options.sack_permitted;
         self.agreed.timestamps &= options.timestamps.is_some();
         self.agreed.ecn = self.ecn.agreed_by(syn);
+        if let (Some(known), Some(cookie)) = (&mut self.fast_open, options.fast_open) {
+            known.learned = Some(cookie).filter(|cookie| !cookie.is_request());
+        }
         if let Some(timestamps) = options.timestamps.filter(|_| self.agreed.timestamps) {
             self.timestamps.recent = timestamps.value;
             self.timestamps.recent_at = now;
@@ -327,6 +431,10 @@ impl ControlBlock {
     pub fn on_consumed(&mut self, _now: Instant, consumed: u64) {
         let consumed = Position::of_offset(consumed.min(self.received()));
         self.receive.consumed = self.receive.consumed.max(consumed);
+        if let Some(urgent) = &mut self.urgent {
+            let consumed = self.receive.consumed;
+            urgent.octet = urgent.octet.filter(|octet| *octet >= consumed);
+        }
         self.consider_window_update();
     }
 
@@ -344,15 +452,33 @@ impl ControlBlock {
         }
     }
 
-    /// The client shut down its receiving side: what still comes counts as consumed.
-    pub fn on_read_shutdown(&mut self, now: Instant) {
-        self.discarding = true;
-        self.on_consumed(now, self.received());
+    /// The client shut down its receiving side. As with Linux that is its own affair, what comes is
+    /// received as before, until it has shut down the sending side as well.
+    pub fn on_read_shutdown(&mut self) {
+        self.read_shut = true;
     }
 
     /// The local urgent data ends at stream offset `end` (RFC 9293 §3.8.5).
     pub fn on_urgent(&mut self, end: u64) {
-        self.urgent_end = self.urgent_end.max(Position::of_offset(end));
+        let end = Position::of_offset(end);
+        if end > self.send.una.max(Position::FIRST) {
+            let urgent = self.urgent.get_or_insert_default();
+            urgent.end = urgent.end.max(end);
+        }
+    }
+
+    /// The stream offset of the remote's urgent octet, until the client has consumed it.
+    pub fn urgent_offset(&self) -> Option<u64> {
+        self.urgent_octet().map(Position::offset)
+    }
+
+    pub(super) fn urgent_octet(&self) -> Option<Position> {
+        self.urgent.as_ref()?.octet
+    }
+
+    /// SND.UP, if something that was sent or is to be sent lies before it unacknowledged.
+    pub(super) fn urgent_end(&self) -> Option<Position> {
+        self.urgent.as_ref().map(|urgent| urgent.end).filter(|end| *end > self.send.una)
     }
 
     /// Changes what a client may change.
@@ -362,6 +488,9 @@ impl ControlBlock {
             self.ack_now = true;
         }
         self.options = options;
+        if let Some(kind) = options.congestion {
+            self.congestion.become_kind(kind);
+        }
         self.arm_keepalive(now);
     }
 
@@ -377,7 +506,7 @@ impl ControlBlock {
             // still want an answer (RFC 9293 §3.10.4).
             State::TimeWait => Reaction::none(),
             // Also after our FIN, unlike ABORT: it may not have arrived.
-            _ if self.receive.consumed < Position::of_offset(self.received()) && !self.discarding => {
+            _ if self.receive.consumed < Position::of_offset(self.received()) => {
                 let reply = Some(self.assemble_reset(now));
                 Reaction { reply, ..self.finish(Failure::Aborted) }
             }
@@ -462,8 +591,8 @@ impl ControlBlock {
         plain
             && empty
             && self.state.takes_data()
-            && !self.discarding
             && !self.orphaned
+            && !(self.read_shut && self.fin_written)
             && self.remote_fin == Position::SYN
             && self.payload_offset(segment) == Some(self.received())
             && u64::from(segment.payload_len) <= self.receive.wnd()
@@ -512,6 +641,25 @@ impl ControlBlock {
         }
     }
 
+    /// Whether an active open may take over the two ends of this connection: it is in TIME-WAIT, and the
+    /// remote's timestamps tell its old segments from new ones, a second after the last (RFC 6191 §2, RFC
+    /// 1122 §4.2.2.13 (1), Linux's tcp_tw_reuse). The least initial sequence number of the new one.
+    pub fn reusable(&self, now: Instant) -> Option<SeqNum> {
+        let rested = now.since(self.timestamps.recent_at) >= REUSE_AFTER;
+        let may = self.state == State::TimeWait && self.agreed.timestamps && rested;
+        may.then(|| self.isn_beyond())
+    }
+
+    /// TIME-WAIT ends early: a new connection of these two ends begins.
+    pub fn give_way(&mut self) -> Reaction {
+        self.finish_orderly()
+    }
+
+    /// A number beyond everything that a stray old segment of this connection could hit.
+    pub(super) fn isn_beyond(&self) -> SeqNum {
+        self.send.nxt.plus(u64::from(u16::MAX) + 2).on_wire(self.iss)
+    }
+
     /// What the two SYNs agreed on.
     pub const fn agreement(&self) -> &Agreement {
         &self.agreed
@@ -529,7 +677,8 @@ impl ControlBlock {
 
     /// Octets of payload in a full segment without SACK blocks (RFC 6691), at least 1.
     pub fn mss(&self) -> u32 {
-        let size = u32::from(self.agreed.remote_mss.min(self.path_mss));
+        let most = self.options.mss_max.unwrap_or(u16::MAX).max(MSS_MIN);
+        let size = u32::from(self.agreed.remote_mss.min(self.path_mss).min(most));
         if self.agreed.timestamps { size - TIMESTAMPS_LEN } else { size }
     }
 

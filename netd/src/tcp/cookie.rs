@@ -3,12 +3,12 @@
 //! ```text
 //! initial sequence number      31     27 26  24 23                     0
 //!                             | time (5) | mss (3) | keyed hash (24)    |
-//! TSval of the SYN-ACK         31                         6 5   4 3     0
-//!                             | clock of the connection (26) | S | wscale |
+//! TSval of the SYN-ACK         31                         6  5   4  3     0
+//!                             | clock of the connection (26) | E | S | wscale |
 //! ```
 //!
-//! The time counts 64 seconds. The low six bits of TSval carry what else the SYN offered: SACK (S)
-//! and the window scale (15: none); they are part of the hash, so that only what was offered comes
+//! The time counts 64 seconds. The low six bits of TSval carry what else the SYN offered: ECN (E), SACK
+//! (S) and the window scale (15: none); they are part of the hash, so that only what was offered comes
 //! back. Without timestamps the connection goes without both. Nothing here keeps state.
 
 use proto::time::Instant;
@@ -41,6 +41,8 @@ pub struct Offer {
     pub sack: bool,
     /// The remote has timestamps.
     pub timestamps: bool,
+    /// The remote asked for ECN, and got it (RFC 3168 §6.1.1).
+    pub ecn: bool,
 }
 
 /// A cookie made of a SYN.
@@ -60,6 +62,7 @@ pub fn make(
     flow: &[u8],
     syn: &Segment,
     default_mss: u16,
+    ecn: bool,
     now: Instant,
     clock: u32,
 ) -> Cookie {
@@ -69,13 +72,15 @@ pub fn make(
     let index = MSS_TABLE.iter().rposition(|m| *m <= said).unwrap_or(0);
     let scale = options.window_scale.filter(|_| timestamps).map(|s| s.min(SCALE_MAX));
     let sack = options.sack_permitted && timestamps;
-    let extras = if timestamps { (u8::from(sack) << 4) | scale.unwrap_or(NO_SCALE) } else { 0 };
+    let ecn = ecn && timestamps;
+    let extras =
+        if timestamps { u8::from(ecn) << 5 | u8::from(sack) << 4 | scale.unwrap_or(NO_SCALE) } else { 0 };
     let tick = tick(now);
     let isn = encode(key, flow, syn.seq, tick, index as u32, extras, timestamps);
     // The greatest value not above the clock with these low bits, so that it never runs backwards.
     let stamped = (clock & !0x3f) | u32::from(extras);
     let timestamp = if stamped.wrapping_sub(clock) as i32 > 0 { stamped.wrapping_sub(64) } else { stamped };
-    let offer = Offer { mss: MSS_TABLE[index], window_scale: scale, sack, timestamps };
+    let offer = Offer { mss: MSS_TABLE[index], window_scale: scale, sack, timestamps, ecn };
     Cookie { isn, timestamp, offer }
 }
 
@@ -101,6 +106,7 @@ pub fn check(key: &[u8; 16], flow: &[u8], ack: &Segment, now: Instant) -> Option
         window_scale: (timestamps && scale <= SCALE_MAX).then_some(scale),
         sack: timestamps && extras & 0x10 != 0,
         timestamps,
+        ecn: timestamps && extras & 0x20 != 0,
     })
 }
 
@@ -159,6 +165,7 @@ mod tests {
             scale in prop::option::of(any::<u8>()),
             sack: bool,
             timestamps: bool,
+            ecn: bool,
             clock: u32,
             start in 0u64..1 << 40,
             age in 0u64..64_000,
@@ -171,13 +178,14 @@ mod tests {
                 ..Options::NONE
             };
             let now = Instant::from_millis(start);
-            let cookie = make(&KEY, b"flow", &syn(options), 536, now, clock);
+            let cookie = make(&KEY, b"flow", &syn(options), 536, ecn, now, clock);
             prop_assert!(clock.wrapping_sub(cookie.timestamp) < 128);
             let later = now + Duration::from_millis(age);
             let offer = check(&KEY, b"flow", &answer(&cookie), later);
             prop_assert_eq!(offer, Some(cookie.offer));
             prop_assert!(cookie.offer.mss <= mss.unwrap_or(536).max(216));
             prop_assert_eq!(cookie.offer.sack, sack && timestamps);
+            prop_assert_eq!(cookie.offer.ecn, ecn && timestamps);
         }
 
         #[test]
@@ -193,7 +201,7 @@ mod tests {
     #[test]
     fn cookies_grow_old_and_belong_to_one_flow() {
         let now = Instant::from_millis(500);
-        let cookie = make(&KEY, b"flow", &syn(Options::NONE), 536, now, 0);
+        let cookie = make(&KEY, b"flow", &syn(Options::NONE), 536, true, now, 0);
         let segment = answer(&cookie);
         assert!(check(&KEY, b"flow", &segment, now).is_some());
         assert!(check(&KEY, b"other", &segment, now).is_none());
@@ -205,7 +213,7 @@ mod tests {
     fn the_extras_can_not_be_forged() {
         let options = Options { timestamps: Some(Timestamps { value: 9, echo: 0 }), ..Options::NONE };
         let now = Instant::from_millis(500);
-        let cookie = make(&KEY, b"flow", &syn(options), 536, now, 1000);
+        let cookie = make(&KEY, b"flow", &syn(options), 536, true, now, 1000);
         let mut segment = answer(&cookie);
         segment.options.timestamps = Some(Timestamps { value: 1, echo: cookie.timestamp ^ 0x10 });
         assert!(check(&KEY, b"flow", &segment, now).is_none());

@@ -80,6 +80,7 @@ impl ControlBlock {
             return self.give_up();
         }
         self.retries = self.retries.saturating_add(1);
+        self.suspect_black_hole(now);
         self.rtt_probe = RttProbe::default();
         self.tail_probe.end = Position::SYN;
         self.tail_probe.due = false;

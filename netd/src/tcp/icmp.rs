@@ -13,10 +13,6 @@ use super::seq::{Position, SeqNum};
 use super::settings::MSS_MIN;
 use super::state::{Failure, State};
 
-/// Least segment size a router can talk a connection into: Linux's min_pmtu of 552 less the
-/// headers; smaller ones only serve attacks (RFC 5927 §7.2).
-const PATH_MSS_MIN: u16 = 512;
-
 /// What an ICMP error says, the same for both families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IcmpError {
@@ -55,7 +51,7 @@ impl ControlBlock {
         }
         match error {
             IcmpError::PacketTooBig { path_mss } => {
-                self.lower_path_mss(now, path_mss);
+                self.hear_path_mss(now, path_mss);
                 Reaction::none()
             }
             // As Linux and BSD (RFC 5461 §4.1): while nothing is agreed, an error ends the try, so
@@ -76,22 +72,5 @@ impl ControlBlock {
     /// The path's segment size, as path MTU discovery or a route change has it; it may grow here.
     pub fn set_path_mss(&mut self, path_mss: u16) {
         self.path_mss = path_mss.max(MSS_MIN).min(self.advertised_mss);
-    }
-
-    /// RFC 1191 §6.4, RFC 5927 §7: smaller segments from now on, and what is in flight again; that
-    /// is no sign of congestion.
-    fn lower_path_mss(&mut self, now: Instant, path_mss: u16) {
-        let path_mss = path_mss.max(PATH_MSS_MIN);
-        if path_mss >= self.path_mss {
-            return;
-        }
-        self.path_mss = path_mss;
-        if self.state.sends_data() {
-            let flight = self.flight();
-            self.recovery.unreported_lost(&flight, &mut self.sent);
-            self.tail_probe.end = Position::SYN;
-            self.tail_probe.due = false;
-            self.arm_retransmission(now, true);
-        }
     }
 }

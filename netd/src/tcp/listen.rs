@@ -4,10 +4,14 @@
 //! a control block to keep, a segment to send, or neither. Under pressure the answer is a SYN
 //! cookie and nothing is kept (RFC 4987 §3.6).
 
+use core::net::IpAddr;
+
 use proto::time::Instant;
 
 use super::control_block::ControlBlock;
 use super::cookie::{self, Offer};
+use super::ecn::EcnState;
+use super::fast_open;
 use super::isn::{self, Secrets};
 use super::reaction::Reopen;
 use super::segment::{Flags, Options, Segment, SegmentOut, Timestamps};
@@ -36,6 +40,9 @@ pub enum Heard {
     Answered(SegmentOut, Option<DropReason>),
     /// A connection to keep: half-open, its SYN-ACK leaves by `poll_output`.
     HalfOpen(Box<ControlBlock>),
+    /// A connection to keep whose SYN brought a Fast Open cookie of ours: half-open, and already to be
+    /// offered to accept with what its SYN carries ([`ControlBlock::accept_fast`]).
+    Fast(Box<ControlBlock>),
     /// A connection from a cookie: to be kept, and the same segment then given to its
     /// `on_segment`, which establishes it.
     FromCookie(Box<ControlBlock>),
@@ -48,6 +55,8 @@ pub struct Caller<'a> {
     pub flow: &'a [u8],
     /// The SYN took over a TIME-WAIT connection.
     pub reopen: Option<Reopen>,
+    /// Its address.
+    pub addr: IpAddr,
 }
 
 /// A segment for a listener (RFC 9293 §3.10.7.2).
@@ -89,7 +98,17 @@ pub fn on_segment(
     {
         iss = reopen.isn_min;
     }
-    Heard::HalfOpen(Box::new(ControlBlock::accept(now, segment, iss, offset, settings)))
+    let mut block = Box::new(ControlBlock::accept(now, segment, iss, offset, settings));
+    // RFC 7413 §4.2.2: the cookie is looked at, or one is made; else the data of the SYN is not taken.
+    let Some(said) = segment.options.fast_open.filter(|_| settings.options.fast_open) else {
+        return Heard::HalfOpen(block);
+    };
+    let own = fast_open::cookie_of(&secrets.cookie, caller.addr);
+    if said == own {
+        return Heard::Fast(block);
+    }
+    block.offer_cookie(own);
+    Heard::HalfOpen(block)
 }
 
 fn on_ack(
@@ -121,7 +140,8 @@ fn on_ack(
 fn reborn(now: Instant, ack: &Segment, offer: &Offer, offset: u32, settings: &Settings) -> ControlBlock {
     let syn = Segment {
         seq: ack.seq.minus(1),
-        flags: Flags::SYN,
+        // As the SYN had asked: agreed by the same rule as then.
+        flags: if offer.ecn { Flags::SYN.with(Flags::ECE).with(Flags::CWR) } else { Flags::SYN },
         window: ack.window,
         options: Options {
             mss: Some(offer.mss),
@@ -151,12 +171,13 @@ fn cookie_reply(
     heard.options.timestamps = syn.options.timestamps.filter(|_| settings.timestamps);
     heard.options.window_scale = syn.options.window_scale.filter(|_| settings.window_scaling);
     heard.options.sack_permitted &= settings.sack;
-    let made = cookie::make(&secrets.cookie, caller.flow, &heard, settings.default_mss, now, clock);
+    let ecn = EcnState { mode: settings.ecn, ..EcnState::default() }.agreed_by(syn);
+    let made = cookie::make(&secrets.cookie, caller.flow, &heard, settings.default_mss, ecn, now, clock);
     let scale = ReceiveWindow::scale_for(settings.receive_limit_max);
     SegmentOut {
         seq: made.isn,
         ack: syn.seq.plus(1),
-        flags: Flags::SYN.with(Flags::ACK),
+        flags: Flags::SYN.with(Flags::ACK).with(if made.offer.ecn { Flags::ECE } else { Flags::NONE }),
         window: settings.receive_limit.min(u32::from(u16::MAX)) as u16,
         options: Options {
             mss: Some(settings.advertised_mss),

@@ -19,6 +19,7 @@
 //! A segment without a connection goes to [`listen`]; a record becomes a block by
 //! [`commit`]. Positions are 64-bit and never wrap inside ([`seq`]); only headers hold 32 bits.
 
+pub mod autotune;
 pub mod challenge;
 pub mod commit;
 pub mod congestion;
@@ -26,12 +27,15 @@ pub mod control_block;
 pub mod cookie;
 pub mod ecn;
 pub mod expiry;
+pub mod fast_open;
 pub mod icmp;
 pub mod input;
 pub mod isn;
 pub mod listen;
 pub mod out_of_order;
 pub mod output;
+pub mod pacing;
+pub mod path_search;
 pub mod rack;
 pub mod ranges;
 pub mod reaction;

@@ -9,12 +9,14 @@ use core::time::Duration;
 
 use proto::time::Instant;
 
+use super::congestion::Kind;
 use super::control_block::{ControlBlock, RttProbe, TailProbe};
 use super::expiry::RESUME_PACE;
 use super::ranges::Range;
 use super::recovery::Phase;
 use super::segment::{Flags, HEADER_LEN, Options, SACK_BLOCKS_MAX, SackBlocks, SegmentOut, Timestamps};
 use super::seq::{Position, SeqNum};
+use super::settings::MSS_MIN;
 use super::state::State;
 use super::timers::{Deadline, SendTimer};
 
@@ -31,6 +33,9 @@ const WORST_DELAYED_ACK: Duration = Duration::from_millis(50);
 
 /// RFC 8985 §7.2: the probe time-out without a sample.
 const PROBE_TIMEOUT_INITIAL: Duration = Duration::from_secs(1);
+
+/// Octets of the other options of a SYN with all of them: MSS, window scale, SACK, timestamps, padded.
+const SYN_OPTIONS_MAX: u16 = 20;
 
 /// What would leave next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +64,7 @@ impl ControlBlock {
     /// full segment is always allowed). To be asked until `None`; SND.NXT and the advertised edge
     /// are moved here, so the record is committed before any of these leaves (INV-T2).
     pub fn poll_output(&mut self, now: Instant, gso_max: u32) -> Option<SegmentOut> {
+        let gso_max = gso_max.min(self.pace_allowance(now));
         let mut next = self.next(gso_max);
         if matches!(next, Some(Next::New { .. })) && self.rests(now) {
             // RFC 5681 §4.1: before the first of the new burst is cut by the old window.
@@ -105,7 +111,8 @@ impl ControlBlock {
 
     fn next_data(&self, gso_max: u32) -> Option<Next> {
         let mss = self.piece_len();
-        let gso_max = (gso_max / mss * mss).max(mss);
+        // The urgent pointer counts from each segment, which no device adjusts.
+        let gso_max = if self.urgent_end().is_some() { mss } else { (gso_max / mss * mss).max(mss) };
         if self.tail_probe.due
             && let Some(probe) = self.next_tail_probe(mss)
         {
@@ -115,6 +122,8 @@ impl ControlBlock {
             return None;
         }
         let room = self.congestion_room();
+        let even = self.congestion.kind() == Kind::Bbr;
+        let room = if even && self.is_paced() { 0 } else { room };
         // What is lost goes before what is new (RFC 6675 §4, NextSeg rules 1 and 2).
         if let Some(lost) = self.recovery.next_lost(&self.sent) {
             let least = if self.recovery.head_due() { u64::from(mss.min(self.resume_credit)) } else { 0 };
@@ -122,6 +131,8 @@ impl ControlBlock {
                 return Some(Next::Again(again));
             }
         }
+        // Acknowledgements clock what goes again; new data keeps the pace.
+        let room = if self.is_paced() { 0 } else { room };
         self.next_new(room, gso_max, mss)
     }
 
@@ -180,7 +191,8 @@ impl ControlBlock {
     /// RFC 9293 §3.7.4: a small segment waits while another small one is unacknowledged
     /// (Minshall's variant, as Linux).
     fn small_may_leave(&self) -> bool {
-        if self.small_allowed || self.fin_written {
+        // Urgent data is not held back, as in Linux (tcp_nagle_test).
+        if self.small_allowed || self.fin_written || self.urgent_end().is_some() {
             return true;
         }
         !self.options.cork && (self.options.nodelay || self.small_end <= self.send.una)
@@ -206,6 +218,7 @@ impl ControlBlock {
         self.syn_due = false;
         let first = self.send.nxt == Position::SYN;
         self.send.nxt = self.send.nxt.max(Position::FIRST);
+        let octets = self.take_syn_data(now, first);
         if first {
             self.rtt_probe = RttProbe { end: Position::FIRST, sent: now };
         } else {
@@ -221,7 +234,29 @@ impl ControlBlock {
             State::SynReceived => Flags::SYN.with(Flags::ACK),
             _ => Flags::SYN.with(self.ecn.syn_bits(!first)),
         };
-        self.assemble(now, Position::SYN, 0, flags)
+        let mut out = self.assemble(now, Position::SYN, octets, flags);
+        // The data begins behind the SYN.
+        (out.offset, out.piece_len) = (0, out.piece_len.max(octets as u16));
+        out
+    }
+
+    /// RFC 7413 §4.2.1: octets of data that leave in the first SYN. One that goes again says nothing of
+    /// Fast Open (§4.1.3.1), and its data goes when the handshake is over.
+    fn take_syn_data(&mut self, now: Instant, first: bool) -> u32 {
+        let Some(known) = self.fast_open.as_mut().filter(|known| known.asked) else { return 0 };
+        if !first {
+            known.lost = true;
+            return 0;
+        }
+        let options = SYN_OPTIONS_MAX + known.say.as_bytes().len() as u16 + 2;
+        let room = u64::from(known.room.saturating_sub(options));
+        let octets = self.written.min(room) as u32;
+        if octets > 0 {
+            let range = Range::new(Position::FIRST, Position::FIRST.plus(octets.into()));
+            self.send.nxt = range.end;
+            self.sent.on_sent(now, range);
+        }
+        octets
     }
 
     /// The SYN-ACK left without this block, as a cookie.
@@ -233,10 +268,12 @@ impl ControlBlock {
 
     fn send_new(&mut self, now: Instant, octets: u32, fin: bool) -> SegmentOut {
         let mss = self.mss();
+        let probe = self.probe_size(now).filter(|_| !fin);
+        let octets = probe.unwrap_or(octets);
         let position = self.send.nxt;
         let occupied = u64::from(octets) + u64::from(fin);
         self.send.nxt = position.plus(occupied);
-        if !octets.is_multiple_of(self.piece_len()) {
+        if probe.is_none() && !octets.is_multiple_of(self.piece_len()) {
             self.small_end = self.send.nxt;
         }
         self.small_allowed = false;
@@ -246,6 +283,8 @@ impl ControlBlock {
         if self.tail_probe.due {
             self.tail_probe = TailProbe { end: self.send.nxt, is_retransmission: false, due: false };
         }
+        let in_flight = position.since(self.send.una);
+        self.congestion.on_sent(now, self.send.nxt, in_flight, self.unsent() == 0);
         self.sent.on_sent(now, Range::new(position, self.send.nxt));
         self.recovery.on_sent(octets);
         self.note_sent(now, octets);
@@ -266,6 +305,11 @@ impl ControlBlock {
             flags = flags.with(Flags::CWR);
         }
         let mut out = self.assemble(now, position, octets, flags);
+        if probe.is_some() {
+            self.note_probe(&mut out, position);
+        } else {
+            self.note_full_sent(self.send.nxt, octets, out.piece_len);
+        }
         // RFC 3168 §6.1.5: only new data, what goes again must not be marked.
         out.ect = self.agreed.ecn && octets > 0;
         out
@@ -311,6 +355,7 @@ impl ControlBlock {
 
     fn note_sent(&mut self, now: Instant, octets: u32) {
         self.last_sent = now;
+        self.note_paced(now, octets);
         if self.resume_credit != u32::MAX {
             self.resume_credit = self.resume_credit.saturating_sub(octets);
             if !self.timers.pace.is_set() {
@@ -368,6 +413,7 @@ impl ControlBlock {
             && self.send.nxt >= Position::FIRST
             && !self.nothing_unsent()
             && !self.probe_due
+            && !self.is_paced()
             && self.next_data(u32::MAX).is_none();
         if !waits {
             if self.timers.send_timer == SendTimer::Persist {
@@ -415,10 +461,12 @@ impl ControlBlock {
         let mut window = 0;
         let mut out_flags = flags;
         if flags.syn() {
-            options.mss = Some(self.advertised_mss);
+            options.mss =
+                Some(self.advertised_mss.min(self.options.mss_max.unwrap_or(u16::MAX).max(MSS_MIN)));
             // RFC 7323 §2.2 and §3.2, RFC 2018 §2: a SYN-ACK says only what the SYN said.
             options.window_scale = self.agreed.window_scaling.then_some(self.agreed.receive_scale);
             options.sack_permitted = self.agreed.sack;
+            options.fast_open = self.fast_open.as_ref().filter(|known| !known.lost).map(|known| known.say);
         }
         if self.agreed.timestamps {
             let echo = if flags.ack() { self.timestamps.recent } else { 0 };
@@ -449,15 +497,19 @@ impl ControlBlock {
             window,
             urgent: 0,
             options,
-            offset: position.offset(),
+            offset: position.max(Position::FIRST).offset(),
             payload_len: octets,
             piece_len,
             ect: false,
         };
         // RFC 9293 §3.8.5: the pointer is an offset from this segment's sequence number.
-        if self.urgent_end > position && flags.ack() && !flags.syn() {
+        if let Some(end) = self.urgent_end().filter(|end| *end > position)
+            && flags.ack()
+            && !flags.syn()
+            && !flags.rst()
+        {
             out.flags = out.flags.with(Flags::URG);
-            out.urgent = self.urgent_end.since(position).min(u64::from(u16::MAX)) as u16;
+            out.urgent = end.since(position).min(u64::from(u16::MAX)) as u16;
         }
         out
     }

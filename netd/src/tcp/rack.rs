@@ -65,9 +65,21 @@ pub struct Echo {
     pub age_ms: Option<u64>,
 }
 
+impl Delivery {
+    /// Whether a round trip was measured.
+    pub const fn is_sample(&self) -> bool {
+        self.latest.is_some()
+    }
+}
+
 impl Rack {
+    /// RACK.fack: the highest position that the remote holds.
+    pub const fn highest(&self) -> Position {
+        self.fack
+    }
+
     /// RACK.rtt.
-    fn rtt(&self) -> Duration {
+    pub fn rtt(&self) -> Duration {
         Duration::from_micros(u64::from(self.rtt_us))
     }
 

@@ -58,8 +58,6 @@ pub struct Reaction {
     pub dropped: Option<DropReason>,
     /// The segment is to be given to the listener.
     pub reopen: Option<Reopen>,
-    /// The remote's urgent data ends at this stream offset (RFC 9293 §3.8.5).
-    pub urgent: Option<u64>,
 }
 
 impl Reaction {

@@ -13,7 +13,7 @@ use core::time::Duration;
 
 use proto::time::Instant;
 
-use super::congestion::Congestion;
+use super::congestion::{Arrived, Congestion, HyStart};
 use super::rack::{Delivery, Rack};
 use super::ranges::Range;
 use super::sack::{DUP_THRESH, Scoreboard};
@@ -125,6 +125,8 @@ pub struct Recovery {
     undo_octets: u32,
     /// The window before it was lowered (RFC 4015 §3.2, RFC 9438 §4.9); its memory is kept.
     before: Option<Box<Congestion>>,
+    /// RFC 9406, while the first slow start lasts.
+    hystart: Option<Box<HyStart>>,
     /// RFC 8985.
     pub(super) rack: Rack,
 }
@@ -160,20 +162,51 @@ impl Recovery {
             self.leave(parts);
         }
         let (newly_lost, wait) = self.detect(facts, parts);
+        let pipe = self.pipe(&parts.flight, parts.log);
+        let rtt = facts.delivery.is_sample().then(|| self.rack.rtt());
+        let (highest, mss) = (self.rack.highest().max(parts.flight.una), parts.flight.mss);
+        parts.congestion.on_arrived(|| Arrived {
+            now: facts.now,
+            octets: facts.delivered,
+            highest,
+            rtt,
+            pipe,
+            lost: newly_lost,
+            mss,
+        });
         match self.phase {
             Phase::Open => {
                 if parts.log.lost() > 0 {
                     self.enter(parts);
                     self.lead_window(facts, newly_lost, parts);
-                } else if facts.acked > 0 && facts.limited && !left {
-                    let acked = clamp(facts.acked);
-                    parts.congestion.on_ack(facts.now, parts.flight.mss, acked, facts.srtt);
+                } else if facts.acked > 0 && !left {
+                    self.grow(facts, rtt, parts);
                 }
             }
             Phase::Recovery => self.lead_window(facts, newly_lost, parts),
             Phase::Loss => self.after_timeout(facts, parts),
         }
         wait
+    }
+
+    /// The window grows, if it was what limited the sender.
+    fn grow(&mut self, facts: &AckFacts, rtt: Option<Duration>, parts: &mut Parts<'_>) {
+        let (flight, acked) = (parts.flight, clamp(facts.acked));
+        let congestion = &mut *parts.congestion;
+        if !congestion.in_first_slow_start() {
+            self.hystart = None;
+            if facts.limited {
+                congestion.on_ack(facts.now, flight.mss, acked, facts.srtt);
+            } else {
+                congestion.on_unused(facts.now);
+            }
+            return;
+        }
+        let hystart = self.hystart.get_or_insert_default();
+        let growth = hystart.on_ack(flight.una, flight.nxt, rtt);
+        if facts.limited {
+            congestion.on_first_ack(facts.now, flight.mss, acked, facts.srtt, growth);
+        }
     }
 
     /// RFC 8985 §6.2 step 5, the reordering timer expired: what still has not arrived is lost.
@@ -281,8 +314,8 @@ impl Recovery {
 
     fn remember(&mut self, congestion: &Congestion, flight: &Flight) {
         match &mut self.before {
-            Some(before) => **before = *congestion,
-            None => self.before = Some(Box::new(*congestion)),
+            Some(before) => **before = congestion.clone(),
+            None => self.before = Some(Box::new(congestion.clone())),
         }
         self.began = flight.una;
         self.undo_octets = 0;
@@ -417,6 +450,16 @@ impl Recovery {
     pub fn unreported_lost(&mut self, flight: &Flight, log: &mut SentLog) {
         log.mark_lost_where(|_| true);
         self.send_lost_again(flight, log);
+    }
+
+    /// What was lost tells nothing of congestion (RFC 4821 §7.6.2): the window is as before, and what is
+    /// missing goes again.
+    pub fn forgive(&mut self, parts: &mut Parts<'_>) {
+        if let Some(before) = self.before.as_deref().filter(|_| self.undo_possible) {
+            parts.congestion.undo(before);
+        }
+        let flight = parts.flight;
+        self.send_lost_again(&flight, parts.log);
     }
 
     fn send_lost_again(&mut self, flight: &Flight, log: &SentLog) {

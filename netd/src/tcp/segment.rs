@@ -4,6 +4,7 @@
 //! [`Options`]. Nothing here is checked beyond what the types say: every value of every field is
 //! something a remote may send.
 
+use super::fast_open::Cookie;
 use super::seq::SeqNum;
 
 /// The control bits of a header (RFC 9293 §3.1), the low eight of that word.
@@ -147,6 +148,8 @@ pub struct Options {
     pub timestamps: Option<Timestamps>,
     /// SACK blocks (RFC 2018 §3).
     pub sack: SackBlocks,
+    /// Fast Open (RFC 7413 §4.1.1), meaningful in a SYN.
+    pub fast_open: Option<Cookie>,
 }
 
 /// Octets of a header without options (RFC 9293 §3.1).
@@ -163,10 +166,11 @@ impl Options {
         sack_permitted: false,
         timestamps: None,
         sack: SackBlocks::NONE,
+        fast_open: None,
     };
 
     /// Octets the options take in a header: the sum of their lengths (MSS 4, window scale 3,
-    /// SACK permitted 2, timestamps 10, SACK 2 + 8 a block), rounded up to a multiple of four.
+    /// SACK permitted 2, timestamps 10, SACK 2 + 8 a block, Fast Open 2 and the cookie), rounded up to a multiple of four.
     /// The writer pads with no-operations so that it comes to exactly this.
     pub fn wire_len(&self) -> u32 {
         let mut len = 0;
@@ -184,6 +188,9 @@ impl Options {
         }
         if !self.sack.is_empty() {
             len += 2 + 8 * self.sack.len() as u32;
+        }
+        if let Some(cookie) = &self.fast_open {
+            len += 2 + cookie.as_bytes().len() as u32;
         }
         len.div_ceil(4) * 4
     }

@@ -47,6 +47,12 @@ pub struct SocketOptions {
     /// TCP_USER_TIMEOUT: how long sent data may stay unacknowledged (RFC 9293 §3.8.3, R2);
     /// `None` leaves it to the number of retransmissions.
     pub user_timeout: Option<Duration>,
+    /// TCP_MAXSEG: segments carry no more than this, whatever the remote and the path take.
+    pub mss_max: Option<u16>,
+    /// TCP_CONGESTION: the algorithm; `None` leaves it as it is.
+    pub congestion: Option<Kind>,
+    /// TCP_FASTOPEN, TCP_FASTOPEN_CONNECT: data may come or go in the SYN (RFC 7413).
+    pub fast_open: bool,
 }
 
 /// What a connection starts with.

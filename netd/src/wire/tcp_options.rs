@@ -1,8 +1,9 @@
-//! The options of a TCP header: RFC 9293 §3.2, RFC 7323, RFC 2018.
+//! The options of a TCP header: RFC 9293 §3.2, RFC 7323, RFC 2018, RFC 7413.
 //!
 //! What is unknown, or of a length that its kind does not have, is stepped over (RFC 9293 MUST-6); a
 //! length that leads outside the header ends the walk, and what was read before it counts (MUST-7).
 
+use crate::tcp::fast_open::Cookie;
 use crate::tcp::segment::{Options, SACK_BLOCKS_MAX, SackBlock, SackBlocks, Timestamps};
 use crate::tcp::seq::SeqNum;
 
@@ -16,6 +17,7 @@ const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
+const FAST_OPEN: u8 = 34;
 
 /// Reads the options in `bytes`, the header's bytes from the twentieth on.
 pub fn parse(mut bytes: &[u8]) -> Options {
@@ -66,6 +68,7 @@ fn read(options: &mut Options, kind: u8, body: &[u8]) {
             }
             options.sack = blocks;
         }
+        (FAST_OPEN, body) => options.fast_open = Cookie::from_option(body).or(options.fast_open),
         _ => {}
     }
 }
@@ -108,6 +111,10 @@ pub fn emit(options: &Options, out: &mut [u8]) -> usize {
             writer.put(&block.end.get().to_be_bytes());
         }
     }
+    if let Some(cookie) = &options.fast_open {
+        writer.put(&[FAST_OPEN, 2 + cookie.as_bytes().len() as u8]);
+        writer.put(cookie.as_bytes());
+    }
     assert!(writer.at == len, "options were written as long as they said");
     len
 }
@@ -119,6 +126,7 @@ fn unpadded_len(options: &Options) -> usize {
         + usize::from(options.window_scale.is_some()) * 3
         + usize::from(options.sack_permitted) * 2
         + usize::from(options.timestamps.is_some()) * 10
+        + options.fast_open.map_or(0, |cookie| 2 + cookie.as_bytes().len())
         + sack
 }
 

@@ -38,6 +38,10 @@ pub mod want {
     pub const QUICKACK: u32 = 1 << 7;
     /// SO_BROADCAST: datagrams may go to all hosts of a network.
     pub const BROADCAST: u32 = 1 << 8;
+    /// `urgent` of the line counts: it names the end of urgent data that was written (RFC 9293 §3.8.5).
+    pub const URGENT: u32 = 1 << 9;
+    /// Data may go in the own SYN, or come in those of a listener's callers (RFC 7413).
+    pub const FASTOPEN: u32 = 1 << 10;
 }
 
 /// What netd says of a socket, in [`StackLine::flags`].
@@ -52,6 +56,8 @@ pub mod level {
     pub const SENT: u32 = 1 << 3;
     /// netd has let go of this use of the place: its pages belong to the client again.
     pub const GONE: u32 = 1 << 4;
+    /// `urgent` of the line counts: it names the octet of the remote that is urgent.
+    pub const URGENT: u32 = 1 << 5;
 }
 
 /// The client's line.
@@ -79,6 +85,24 @@ pub struct ClientLine {
     pub user_timeout_ms: u32,
     /// SO_RCVBUF in bytes; 0 leaves it to netd.
     pub rcvbuf: u32,
+    /// The low half of the send stream's offset just behind the urgent octet, see [`want::URGENT`].
+    pub urgent: u32,
+    /// TCP_NOTSENT_LOWAT: bytes that may be written and not yet sent; 0 sets no limit.
+    pub notsent_lowat: u32,
+    /// TCP_MAXSEG in bytes (low half), 0 for none; TCP_CONGESTION (third byte), see [`congestion`].
+    pub mss_congestion: u32,
+}
+
+/// Numbers of the congestion control algorithms, in [`ClientLine::mss_congestion`].
+pub mod congestion {
+    /// What the stack's default is.
+    pub const DEFAULT: u8 = 0;
+    /// CUBIC (RFC 9438).
+    pub const CUBIC: u8 = 1;
+    /// NewReno (RFC 5681, RFC 6582).
+    pub const RENO: u8 = 2;
+    /// BBR.
+    pub const BBR: u8 = 3;
 }
 
 /// netd's line. All of it follows from the socket's record, so recovery assigns it again.
@@ -110,6 +134,14 @@ pub struct StackLine {
     pub retransmits: u32,
     /// Sending maximum segment size in bytes (low half), [`crate::hard::conns::TcpState`] (third byte).
     pub mss_state: u32,
+    /// The low half of the receive stream's offset of the urgent octet, see [`level::URGENT`].
+    pub urgent: u32,
+}
+
+/// The stream offset whose low half is `low` and that lies nearest to `near`.
+pub const fn offset_near(low: u32, near: u64) -> u64 {
+    let distance = low.wrapping_sub(near as u32) as i32;
+    near.saturating_add_signed(distance as i64)
 }
 
 macro_rules! fields {
@@ -162,6 +194,9 @@ fields!(ClientLine at CLIENT_AT;
     keepalive_count: load_u32 store_u32 40,
     user_timeout_ms: load_u32 store_u32 44,
     rcvbuf: load_u32 store_u32 48,
+    urgent: load_u32 store_u32 52,
+    notsent_lowat: load_u32 store_u32 56,
+    mss_congestion: load_u32 store_u32 60,
 );
 
 fields!(StackLine at STACK_AT;
@@ -176,6 +211,7 @@ fields!(StackLine at STACK_AT;
     cwnd: load_u32 store_u32 48,
     retransmits: load_u32 store_u32 52,
     mss_state: load_u32 store_u32 56,
+    urgent: load_u32 store_u32 60,
 );
 
 /// One direction of notes about one socket: who notifies, and who takes up.

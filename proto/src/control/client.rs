@@ -11,7 +11,7 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// The protocol's version; sockd refuses a client of another one by EPROTONOSUPPORT.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The largest request or reply in bytes.
 pub const MESSAGE_MAX: u64 = 512;
 
@@ -46,6 +46,8 @@ pub enum Ask {
         local: SocketAddr,
         /// The remote.
         remote: SocketAddr,
+        /// The SYN waits for the client's first word: its options count for it, and its data may go in it.
+        hold: bool,
     },
     /// Listen for connections.
     Listen {

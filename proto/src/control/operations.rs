@@ -10,7 +10,7 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// Layout version; changes with the place or meaning of anything here.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Bytes of a ring slot; an encoded command or answer fits.
 pub const SLOT_SIZE: usize = 128;
@@ -44,6 +44,8 @@ pub enum Command {
         local: SocketAddr,
         /// The remote.
         remote: SocketAddr,
+        /// The SYN waits for the client's first word.
+        hold: bool,
     },
     /// Listen for connections.
     Listen {
@@ -205,7 +207,7 @@ mod tests {
             SocketRef { session: SessionId(u32::MAX), slot: SlotIndex(u32::MAX), epoch: Epoch(u32::MAX) };
         let command = Command::Listen { op: OpId(u64::MAX), socket, local: v6, backlog: u32::MAX };
         assert_eq!(decode(&encode(&command)), Ok(command));
-        let command = Command::Connect { op: OpId(u64::MAX), socket, local: v6, remote: v6 };
+        let command = Command::Connect { op: OpId(u64::MAX), socket, local: v6, remote: v6, hold: true };
         assert_eq!(decode(&encode(&command)), Ok(command));
     }
 

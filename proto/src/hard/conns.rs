@@ -13,7 +13,7 @@ use crate::id::{Epoch, OpId, RecordIndex, SessionId, SlotIndex};
 use core::net::SocketAddr;
 
 /// Layout version of the region; changes with any field below.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// What kind of socket a record stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,7 +87,8 @@ pub struct Opening {
     pub listener: RecordIndex,
     /// For `TcpPassive`: which use of that record; tells the listener from a later one in its cell.
     pub listener_serial: u32,
-    /// For `TcpListener`: how many connections may wait for accept.
+    /// For `TcpListener`: how many connections may wait for accept. For `TcpActive`: 1 when the SYN waits for
+    /// the client's first word.
     pub backlog: u32,
 }
 
@@ -209,9 +210,16 @@ pub struct State {
     pub ooo: [(u32, u32); 2],
     /// Path MTU in bytes; 0 when the interface's holds.
     pub pmtu: u16,
-    /// Urgent pointers, as distances from `snd_una` and `rcv_nxt`, saturating; 0 is none.
-    pub urgent: u8,
+    /// The remote's urgent octet that the client has not passed, as a distance from `rcv_nxt`: it may be
+    /// still to come. Within ±[`URGENT_MAX`].
+    pub urgent: Option<i32>,
 }
+
+/// An urgent octet further away than this is not kept; windows and pointers are shorter.
+pub const URGENT_MAX: i32 = (1 << 23) - 1;
+
+/// Three bytes: the distance and this; 0 stands for none.
+const URGENT_BIAS: i32 = 1 << 23;
 
 const WSCALE: u8 = 1;
 const SACK: u8 = 2;
@@ -350,7 +358,7 @@ impl State {
             cwnd_segments: 0,
             ooo: [(0, 0); 2],
             pmtu: 0,
-            urgent: 0,
+            urgent: None,
         }
     }
 
@@ -370,7 +378,9 @@ impl State {
             | bit(self.detached, DETACHED)
             | bit(self.ecn_echo, ECN_ECHO));
         out.u8(self.error);
-        out.u8(self.urgent);
+        let urgent =
+            self.urgent.filter(|at| at.abs() <= URGENT_MAX).map_or(0, |at| (at + URGENT_BIAS) as u32);
+        out.u8((urgent >> 16) as u8);
         out.u16(self.srtt_64us);
         out.u16(self.cwnd_segments);
         for (start, len) in self.ooo {
@@ -378,6 +388,7 @@ impl State {
             out.u32(len);
         }
         out.u16(self.pmtu);
+        out.u16(urgent as u16);
         out.finish()
     }
 
@@ -390,6 +401,8 @@ impl State {
         let (flags, error, urgent) = (from.u8(), from.u8(), from.u8());
         let (srtt_64us, cwnd_segments) = (from.u16(), from.u16());
         let ooo = [(from.u32(), from.u32()), (from.u32(), from.u32())];
+        let (pmtu, urgent_low) = (from.u16(), from.u16());
+        let urgent = i32::from(urgent) << 16 | i32::from(urgent_low);
         Some(State {
             tcp_state,
             snd_una,
@@ -406,8 +419,8 @@ impl State {
             srtt_64us,
             cwnd_segments,
             ooo,
-            pmtu: from.u16(),
-            urgent,
+            pmtu,
+            urgent: (urgent != 0).then_some(urgent - URGENT_BIAS),
         })
     }
 }

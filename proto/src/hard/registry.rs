@@ -126,7 +126,8 @@ pub struct Operation {
     pub epoch: Epoch,
     /// What the client asked for as our side; port 0 leaves the choice to sockd.
     pub asked: SocketAddr,
-    /// Listen: how many connections may wait for accept; else 0.
+    /// Listen: how many connections may wait for accept. Connect: 1 when the SYN waits for the client's first
+    /// word. Else 0.
     pub backlog: u32,
     /// Datagram: the operation whose socket gets another remote by this one; 0 when it opens one.
     pub replaces: OpId,

@@ -159,7 +159,7 @@ impl Opened {
         let listeners = if self.record.shard == EVERY_SHARD { u32::from(shards) } else { 1 };
         let (local, remote) = (self.state.local, self.state.remote);
         match self.record.kind {
-            Kind::Connect => Command::Connect { op, socket, local, remote },
+            Kind::Connect => Command::Connect { op, socket, local, remote, hold: self.record.backlog != 0 },
             Kind::Listen => {
                 Command::Listen { op, socket, local, backlog: self.record.backlog.div_ceil(listeners) }
             }

@@ -125,9 +125,9 @@ impl<M: Memory> Core<M> {
     fn begin(&mut self, session: SessionId, request: &Request, effects: &mut Vec<Effect>) {
         let begun = match request.ask {
             Ask::Open { .. } => Err(Errno::ISCONN),
-            Ask::Connect { local, remote } => {
+            Ask::Connect { local, remote, hold } => {
                 let remote = policy::destination(remote);
-                let want = Want { kind: Kind::Connect, local, remote, backlog: 0 };
+                let want = Want { kind: Kind::Connect, local, remote, backlog: hold.into() };
                 policy::may_connect(local, remote).and_then(|()| self.intend(session, request.number, want))
             }
             Ask::Listen { local, backlog } => {

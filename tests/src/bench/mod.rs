@@ -3,6 +3,8 @@
 //! * [`load`]: the load programs, written once for both kinds of [`sockets`];
 //! * [`paths`]: the TAP with the stack, and the kernel's two paths beside it;
 //! * [`tcp`]: throughput, round trips, connection rate;
+//! * [`lossy`]: what is left of a stream on paths that lose and reorder, and how bottlenecks are shared, by
+//!   the forwarder of [`impaired`];
 //! * [`datagrams`]: UDP between two groups;
 //! * [`silence`]: kills, and what connections notice; drawn by [`plot`];
 //! * [`idle`], [`memory`]: what nothing costs, and what an idle connection costs;
@@ -13,7 +15,9 @@
 
 pub mod datagrams;
 pub mod idle;
+pub mod impaired;
 pub mod load;
+pub mod lossy;
 pub mod machine;
 pub mod memory;
 pub mod paths;
@@ -44,6 +48,7 @@ type Section = (&'static [&'static str], fn(&Wanted) -> io::Result<Vec<Row>>);
 /// Everything that can be measured, in the order of the report.
 const SECTIONS: &[Section] = &[
     (&tcp::IDS, tcp::rows),
+    (&lossy::IDS, lossy::rows),
     (&datagrams::IDS, datagrams::rows),
     (&silence::IDS, silence::rows),
     (&idle::IDS, idle::rows),

@@ -16,8 +16,9 @@ use nicd::backend::tap;
 use proto::control::messages::Prefix;
 use proto::control::notices::feature;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::Signal;
+use rustix::thread::LinkNameSpaceType;
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -64,7 +65,11 @@ fn run(command: &mut Command) -> io::Result<()> {
     }
 }
 
-fn ip(words: &str) -> io::Result<()> {
+/// ip(8) in this namespace.
+///
+/// # Errors
+/// What it says.
+pub(super) fn ip(words: &str) -> io::Result<()> {
     run(Command::new("ip").args(words.split_whitespace()))
 }
 
@@ -98,6 +103,35 @@ impl Far {
 
     fn ip(&self, words: &str) -> io::Result<()> {
         run(self.command("ip").args(words.split_whitespace()))
+    }
+
+    /// Takes a device of this namespace, with addresses.
+    ///
+    /// # Errors
+    /// Those of ip(8).
+    pub fn take(&self, name: &str, addrs: &[Prefix]) -> io::Result<()> {
+        ip(&format!("link set {name} netns {}", self.pid()))?;
+        for prefix in addrs {
+            self.ip(&format!("addr add {}/{} dev {name}", prefix.addr, prefix.len))?;
+        }
+        self.ip(&format!("link set {name} up"))
+    }
+
+    /// Runs `body` in a thread that lives in the namespace.
+    ///
+    /// # Errors
+    /// When it can't be entered, and those of `body`.
+    pub fn inside<T: Send>(&self, body: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        let path = format!("/proc/{}/ns/net", self.pid());
+        std::thread::scope(|scope| {
+            let entered = scope.spawn(|| {
+                let namespace = std::fs::File::open(&path)?;
+                let kind = Some(LinkNameSpaceType::Network);
+                rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)?;
+                body()
+            });
+            entered.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// A veth pair between here (`addr`.1) and there (`addr`.2).
@@ -143,6 +177,15 @@ impl Server {
     /// When it does not get ready.
     pub fn far(far: &Far, service: Service) -> io::Result<Server> {
         let mut command = far.command(std::env::current_exe()?);
+        Server::start(command.args([SERVE, service.name(), "kernel"]))
+    }
+
+    /// The kernel's, in this namespace.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn here(service: Service) -> io::Result<Server> {
+        let mut command = Command::new(std::env::current_exe()?);
         Server::start(command.args([SERVE, service.name(), "kernel"]))
     }
 

@@ -6,7 +6,7 @@ use netd::secrets;
 use netd::stack::{LOOPBACK, ORDER, Setup, Stack};
 use netd::wire::address::MacAddr;
 use proto::Instant;
-use proto::arena::line::{ClientLine, Notes, StackLine};
+use proto::arena::line::{ClientLine, Notes, StackLine, want};
 use proto::arena::place::{Direction, entry_of, pieces};
 use proto::arena::record::{HEADER_SIZE, Header, record_size};
 use proto::arena::{Geometry, NOTE_SIZE};
@@ -136,7 +136,9 @@ impl Host {
     pub fn connect(&mut self, slot: u32) {
         let local = SocketAddr::new(wire::STACK.into(), PORT);
         let remote = SocketAddr::new(wire::REMOTE.into(), REMOTE_PORT);
-        self.ask(slot, |op, socket| Command::Connect { op, socket, local, remote });
+        let line = &self.lines[slot as usize];
+        let hold = line.flags & want::FASTOPEN != 0 || line.mss_congestion != 0;
+        self.ask(slot, |op, socket| Command::Connect { op, socket, local, remote, hold });
     }
 
     fn move_in(&mut self, slot: u32, epoch: Epoch) {
@@ -174,13 +176,26 @@ impl Host {
         let _ = self.kicks.publish();
     }
 
+    /// A socket that is not open yet has the options of another one that shape its SYN.
+    pub fn like(&mut self, other: u32, slot: u32) {
+        let other = self.lines[other as usize];
+        let line = &mut self.lines[slot as usize];
+        line.flags |= other.flags & want::FASTOPEN;
+        line.mss_congestion = other.mss_congestion;
+    }
+
     /// Options of a socket that is not open yet.
     pub fn prepare(&mut self, slot: u32, change: impl FnOnce(&mut ClientLine)) {
         change(&mut self.lines[slot as usize]);
     }
 
-    /// Writes `count` more octets of the pattern.
-    pub fn write(&mut self, slot: u32, count: u32) {
+    /// What the client has written.
+    pub fn written(&self, slot: u32) -> u64 {
+        self.lines[slot as usize].written
+    }
+
+    /// Writes `count` more octets of the pattern; with `urgent` the last one is urgent.
+    pub fn write(&mut self, slot: u32, count: u32, urgent: bool) {
         let at = self.lines[slot as usize].written;
         let bytes: Vec<u8> = (at..at + u64::from(count)).map(|offset| octet(true, offset)).collect();
         let mut done = 0;
@@ -195,7 +210,13 @@ impl Host {
             self.arena.write(to, &bytes[done..done + piece.len]);
             done += piece.len;
         }
-        self.change(slot, |line| line.written += u64::from(count));
+        self.change(slot, |line| {
+            line.written += u64::from(count);
+            if urgent {
+                line.urgent = line.written as u32;
+                line.flags |= want::URGENT;
+            }
+        });
     }
 
     /// What was received and not consumed.

@@ -13,10 +13,13 @@
 //! silent [300]                        it sends nothing (for so long)
 //! wait 20                             time passes; what is sent meanwhile is to be expected next
 //! write 100 | shut | close | abort | read [N] | readshut | accept | no accept
+//! urge 10                             writes, and the last octet is urgent (MSG_OOB)
+//! maxseg N | lowat N | congestion cubic|reno|bbr
 //! nodelay on | cork on | quickack on | keepalive IDLE INTERVAL COUNT | usertimeout MS | rcvbuf N
 //! icmp TYPE CODE [VALUE] seq N        an ICMP error that quotes the stack's segment with that number
 //! die                                 the stack dies and its successor takes over
 //! ? state ESTABLISHED | error 104 | end | no end | received 10 | acked 10 | records 2 | sent | gone
+//! ? urgent 5 | no urgent | room 4000      the place of the remote's urgent octet; what may be written
 //! ```
 //!
 //! Flags are `S F R P A U E W` (E is ECE, W is CWR), `-` for none; P is compared only where it is written.
@@ -27,9 +30,40 @@
 //! [`run`] runs a text; it fails with the line where the stack and the script part.
 
 mod host;
+pub mod judge;
 mod parse;
 mod play;
 mod wire;
 
 pub use parse::{Fault, Script};
 pub use play::run;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The folder of the scripts.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts")
+}
+
+/// All scripts by their path below the folder, without the ending.
+///
+/// # Panics
+/// When they can't be read.
+pub fn read_all() -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder()];
+    while let Some(inner) = folders.pop() {
+        for entry in fs::read_dir(inner).expect("a folder of scripts") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "pkt") {
+                let name = path.strip_prefix(folder()).expect("inside").with_extension("");
+                found.insert(name.to_string_lossy().into_owned(), fs::read_to_string(path).expect("a text"));
+            }
+        }
+    }
+    found
+}

@@ -1,6 +1,7 @@
 //! A script's text as steps.
 
 use super::wire::LETTERS;
+use proto::arena::line::congestion;
 use std::fmt;
 
 /// Where a script and the stack part, or what can't be read.
@@ -43,6 +44,9 @@ pub(super) enum Opt {
     NoTimestamps,
     NoScale,
     NoMss,
+    /// Fast Open: a request, a cookie, or the last one that the stack gave (`None`).
+    FastOpen(Option<Vec<u8>>),
+    NoFastOpen,
     Raw(Vec<u8>),
 }
 
@@ -68,6 +72,11 @@ pub(super) enum Call {
     Connect,
     Accept(bool),
     Write(u32),
+    Say,
+    Urge(u32),
+    MssMax(u16),
+    Lowat(u32),
+    Congestion(u8),
     Shut,
     ReadShut,
     Close,
@@ -91,6 +100,8 @@ pub(super) enum Question {
     Sent,
     Gone,
     Cwnd(u32, u32),
+    Urgent(Option<u32>),
+    Room(u64),
 }
 
 /// One line.
@@ -221,6 +232,12 @@ fn call(words: &[&str]) -> Result<Call, String> {
         ["accept"] => Call::Accept(true),
         ["no", "accept"] => Call::Accept(false),
         ["write", count] => Call::Write(number(Some(count))?),
+        ["urge", count] => Call::Urge(number(Some(count))?),
+        ["maxseg", bytes] => Call::MssMax(number(Some(bytes))?),
+        ["lowat", bytes] => Call::Lowat(number(Some(bytes))?),
+        ["congestion", "cubic"] => Call::Congestion(congestion::CUBIC),
+        ["congestion", "reno"] => Call::Congestion(congestion::RENO),
+        ["congestion", "bbr"] => Call::Congestion(congestion::BBR),
         ["shut"] => Call::Shut,
         ["readshut"] => Call::ReadShut,
         ["close"] => Call::Close,
@@ -229,6 +246,8 @@ fn call(words: &[&str]) -> Result<Call, String> {
         ["read", count] => Call::Read(Some(number(Some(count))?)),
         ["nodelay", word] => Call::Flag("nodelay", on(word)?),
         ["cork", word] => Call::Flag("cork", on(word)?),
+        ["fastopen", word] => Call::Flag("fastopen", on(word)?),
+        ["say"] => Call::Say,
         ["quickack", word] => Call::Flag("quickack", on(word)?),
         ["keepalive", idle, interval, count] => {
             Call::Keepalive(number(Some(idle))?, number(Some(interval))?, number(Some(count))?)
@@ -248,6 +267,9 @@ fn question(words: &[&str]) -> Result<Question, String> {
         ["received", count] => Question::Received(number(Some(count))?),
         ["acked", count] => Question::Acked(number(Some(count))?),
         ["records", count] => Question::Records(number(Some(count))?),
+        ["urgent", place] => Question::Urgent(Some(number(Some(place))?)),
+        ["no", "urgent"] => Question::Urgent(None),
+        ["room", bytes] => Question::Room(number(Some(bytes))?),
         ["sent"] => Question::Sent,
         ["gone"] => Question::Gone,
         ["cwnd", low, high] => Question::Cwnd(number(Some(low))?, number(Some(high))?),
@@ -313,11 +335,17 @@ fn option(words: &[&str]) -> Result<Opt, String> {
         ["nots"] => Opt::NoTimestamps,
         ["nows"] => Opt::NoScale,
         ["nomss"] => Opt::NoMss,
-        ["raw", hex] => {
-            let octet = |at: usize| hex.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-            let octets = (0..hex.len()).step_by(2).map(octet).collect::<Option<Vec<u8>>>();
-            Opt::Raw(octets.ok_or("not hexadecimal")?)
-        }
+        ["nofo"] => Opt::NoFastOpen,
+        ["fo"] => Opt::FastOpen(Some(Vec::new())),
+        ["fo", "own"] => Opt::FastOpen(None),
+        ["fo", hex] => Opt::FastOpen(Some(octets_of(hex)?)),
+        ["raw", hex] => Opt::Raw(octets_of(hex)?),
         _ => return Err(format!("no option: {}", words.join(" "))),
     })
+}
+
+fn octets_of(hex: &str) -> Result<Vec<u8>, String> {
+    let octet = |at: usize| hex.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    let octets = (0..hex.len()).step_by(2).map(octet).collect::<Option<Vec<u8>>>();
+    octets.ok_or_else(|| "not hexadecimal".to_owned())
 }

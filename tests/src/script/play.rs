@@ -27,6 +27,8 @@ struct Play {
     clock: Option<u32>,
     /// What was sent and not yet expected.
     sent: VecDeque<(Instant, Raw)>,
+    /// The last Fast Open cookie that the stack gave.
+    cookie: Vec<u8>,
     /// The place of the connection.
     slot: u32,
     started: bool,
@@ -43,6 +45,7 @@ pub fn run(script: &Script) -> Result<(), Fault> {
         irs: 1_000_000,
         iss: None,
         clock: None,
+        cookie: Vec::new(),
         sent: VecDeque::new(),
         slot: FIRST_SLOT,
         started: false,
@@ -116,6 +119,10 @@ impl Play {
                 if let Some((_, body)) = wire::options(&raw.options).into_iter().find(|(kind, _)| *kind == 8)
                 {
                     self.clock.get_or_insert(long(&body, 0));
+                }
+                let cookie = wire::options(&raw.options).into_iter().find(|(kind, _)| *kind == 34);
+                if let Some((_, body)) = cookie.filter(|(_, body)| !body.is_empty()) {
+                    self.cookie = body;
                 }
                 self.sent.push_back((self.host.now, raw));
             }
@@ -197,33 +204,7 @@ impl Play {
     }
 
     fn encode(&self, options: &[Opt]) -> Result<Vec<u8>, String> {
-        let mut out = Vec::new();
-        for option in options {
-            match option {
-                Opt::Mss(value) => out.extend([&[2, 4][..], &value.to_be_bytes()].concat()),
-                Opt::Scale(shift) => out.extend([3, 3, *shift]),
-                Opt::SackPermitted => out.extend([4, 2]),
-                Opt::Timestamps(value, echo) => {
-                    let echo = echo.map_or(0, |echo| self.clock.unwrap_or(0).wrapping_add(echo));
-                    out.extend([8, 10]);
-                    out.extend(value.unwrap_or(0).to_be_bytes());
-                    out.extend(echo.to_be_bytes());
-                }
-                Opt::Sack(blocks) => {
-                    out.extend([5, 2 + 8 * blocks.len() as u8]);
-                    for (start, end) in blocks {
-                        out.extend(self.iss.unwrap_or(0).wrapping_add(*start).to_be_bytes());
-                        out.extend(self.iss.unwrap_or(0).wrapping_add(*end).to_be_bytes());
-                    }
-                }
-                Opt::Raw(octets) => out.extend(octets),
-                _ => return Err("only a question".into()),
-            }
-        }
-        while out.len() % 4 != 0 {
-            out.push(1);
-        }
-        if out.len() > 40 { Err("a header holds 40 octets of options".into()) } else { Ok(out) }
+        encode(options, self.iss.unwrap_or(0), self.clock.unwrap_or(0), &self.cookie)
     }
 
     /// Numbers of a segment of the stack as scripts count them.
@@ -293,7 +274,7 @@ impl Play {
         if seg.ecn.is_some_and(|ecn| ecn != raw.ecn) {
             return differs("the ECN field");
         }
-        let first = u64::from(seg.seq.wrapping_sub(1));
+        let first = u64::from(seg.seq.saturating_sub(1));
         if raw.payload.iter().enumerate().any(|(n, byte)| *byte != octet(true, first + n as u64)) {
             return differs("the payload");
         }
@@ -313,6 +294,9 @@ impl Play {
             Opt::NoTimestamps => body(8).is_none(),
             Opt::NoScale => body(3).is_none(),
             Opt::NoMss => body(2).is_none(),
+            Opt::NoFastOpen => body(34).is_none(),
+            Opt::FastOpen(Some(cookie)) => body(34) == Some(&**cookie),
+            Opt::FastOpen(None) => body(34).is_some_and(|body| !body.is_empty()),
             Opt::Timestamps(value, echo) => body(8).is_some_and(|body| {
                 value.is_none_or(|value| long(body, 0).wrapping_sub(clock) == value)
                     && echo.is_none_or(|echo| long(body, 4) == echo)
@@ -335,7 +319,9 @@ impl Play {
         match *call {
             Call::Listen(backlog) => self.host.listen(FIRST_SLOT, backlog),
             Call::Connect => {
-                self.slot = if self.started { 1 } else { FIRST_SLOT };
+                let before = self.slot;
+                self.slot = if self.started { self.slot + 1 } else { FIRST_SLOT };
+                self.host.like(before, self.slot);
                 self.host.connect(self.slot);
             }
             Call::Accept(wanted) => match (self.host.accept(FIRST_SLOT), wanted) {
@@ -343,7 +329,16 @@ impl Play {
                 (None, false) => {}
                 (found, _) => return Err(format!("accepted: {found:?}")),
             },
-            Call::Write(count) => self.host.write(slot, count),
+            Call::Write(count) => self.host.write(slot, count, false),
+            Call::Say => self.host.change(slot, |_| {}),
+            Call::Urge(count) => self.host.write(slot, count, true),
+            Call::MssMax(bytes) => self.configure(|line| {
+                line.mss_congestion = line.mss_congestion & !0xffff | u32::from(bytes);
+            }),
+            Call::Lowat(bytes) => self.configure(|line| line.notsent_lowat = bytes),
+            Call::Congestion(kind) => self.configure(|line| {
+                line.mss_congestion = line.mss_congestion & 0xffff | u32::from(kind) << 16;
+            }),
             Call::Shut => self.host.change(slot, |line| line.flags |= want::SHUT_WR),
             Call::ReadShut => self.host.change(slot, |line| line.flags |= want::SHUT_RD),
             Call::Close => self.host.change(slot, |line| line.flags |= want::CLOSE),
@@ -353,6 +348,7 @@ impl Play {
                 let bit = match name {
                     "nodelay" => want::NODELAY,
                     "cork" => want::CORK,
+                    "fastopen" => want::FASTOPEN,
                     _ => want::QUICKACK,
                 };
                 self.configure(|line| line.flags = if on { line.flags | bit } else { line.flags & !bit });
@@ -404,6 +400,14 @@ impl Play {
                 let found = self.host.connections().len();
                 (found == *count, found.to_string())
             }
+            Question::Urgent(wanted) => {
+                let found = level(level::URGENT).then(|| line.urgent.wrapping_add(1));
+                (found == *wanted, format!("{found:?}"))
+            }
+            Question::Room(bytes) => {
+                let room = (line.acked + u64::from(line.window)).saturating_sub(self.host.written(self.slot));
+                (room == *bytes, room.to_string())
+            }
             Question::Cwnd(low, high) => ((*low..=*high).contains(&line.cwnd), line.cwnd.to_string()),
         };
         if right { Ok(()) } else { Err(format!("found {found}")) }
@@ -412,4 +416,41 @@ impl Play {
 
 fn long(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// The octets of the options that the remote says; `iss` is the stack's first number, `clock` its first
+/// timestamp.
+pub(super) fn encode(options: &[Opt], iss: u32, clock: u32, cookie: &[u8]) -> Result<Vec<u8>, String> {
+    let mut out = Vec::new();
+    for option in options {
+        match option {
+            Opt::Mss(value) => out.extend([&[2, 4][..], &value.to_be_bytes()].concat()),
+            Opt::Scale(shift) => out.extend([3, 3, *shift]),
+            Opt::SackPermitted => out.extend([4, 2]),
+            Opt::Timestamps(value, echo) => {
+                let echo = echo.map_or(0, |echo| clock.wrapping_add(echo));
+                out.extend([8, 10]);
+                out.extend(value.unwrap_or(0).to_be_bytes());
+                out.extend(echo.to_be_bytes());
+            }
+            Opt::Sack(blocks) => {
+                out.extend([5, 2 + 8 * blocks.len() as u8]);
+                for (start, end) in blocks {
+                    out.extend(iss.wrapping_add(*start).to_be_bytes());
+                    out.extend(iss.wrapping_add(*end).to_be_bytes());
+                }
+            }
+            Opt::FastOpen(body) => {
+                let body = body.as_deref().unwrap_or(cookie);
+                out.extend([34, 2 + body.len() as u8]);
+                out.extend(body);
+            }
+            Opt::Raw(octets) => out.extend(octets),
+            _ => return Err("only a question".into()),
+        }
+    }
+    while out.len() % 4 != 0 {
+        out.push(1);
+    }
+    if out.len() > 40 { Err("a header holds 40 octets of options".into()) } else { Ok(out) }
 }

@@ -220,7 +220,8 @@ impl Rig {
     /// Connects from place `slot`.
     pub fn connect(&mut self, app: &mut App, slot: u32, local: &str, remote: &str) {
         let (local, remote) = (addr(local), addr(remote));
-        let at = self.ask(app, slot, |op, socket| Command::Connect { op, socket, local, remote });
+        let at =
+            self.ask(app, slot, |op, socket| Command::Connect { op, socket, local, remote, hold: false });
         app.move_in(at.slot, at.epoch);
         self.settle();
     }

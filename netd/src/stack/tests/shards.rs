@@ -38,7 +38,7 @@ fn a_connection_of_another_shard_is_sent_there() {
     let mut connect = |op: u64, slot: u32, port: u16| {
         let socket = SocketRef { session: app.id, slot: SlotIndex(slot), epoch: Epoch(1) };
         let (local, remote) = (addr(&format!("0.0.0.0:{port}")), addr(REMOTE));
-        rig.stack.on_command(rig.now, &Command::Connect { op: OpId(op), socket, local, remote });
+        rig.stack.on_command(rig.now, &Command::Connect { op: OpId(op), socket, local, remote, hold: false });
         rig.settle();
         rig.answers.pop().expect("an answer")
     };

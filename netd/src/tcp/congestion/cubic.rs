@@ -38,6 +38,8 @@ pub struct Cubic {
     epoch: Option<Epoch>,
     /// The last loss was a time-out (RFC 9438 §4.8).
     timed_out: bool,
+    /// Since then the window was not what limited the sender.
+    unused_since: Option<Instant>,
 }
 
 impl Cubic {
@@ -64,7 +66,13 @@ impl Algorithm for Cubic {
         let size = f64::from(mss);
         let window = f64::from(cwnd) / size;
         let acked = f64::from(acked) / size;
+        let unused = self.unused_since.take();
         let mut epoch = match self.epoch {
+            // RFC 9438 §4.2, §5.8: time in which the window was not used does not count.
+            Some(epoch) if unused.is_some() => {
+                let start = epoch.start + now.since(unused.unwrap_or(now));
+                Epoch { start: start.min(now), ..epoch }
+            }
             Some(epoch) => epoch,
             None => self.begin_epoch(now, window),
         };
@@ -111,8 +119,15 @@ impl Algorithm for Cubic {
         self.timed_out = true;
     }
 
+    fn unused(&mut self, now: Instant) {
+        if self.epoch.is_some() {
+            self.unused_since.get_or_insert(now);
+        }
+    }
+
     // RFC 9438 §5.8: idle time is not time in which the function may grow.
     fn resumed(&mut self, now: Instant, idle_since: Instant) {
+        let idle_since = self.unused_since.take().map_or(idle_since, |unused| unused.min(idle_since));
         if let Some(epoch) = &mut self.epoch {
             let moved = epoch.start + now.since(idle_since);
             epoch.start = moved.min(now);
@@ -171,6 +186,23 @@ mod tests {
         }
         // alpha_cubic = 0.53 segments a round trip, later one.
         assert!(cwnd >= 23_000, "{cwnd}");
+    }
+
+    #[test]
+    fn time_without_use_of_the_window_does_not_count() {
+        let grown = |idle: bool| {
+            let mut cubic = Cubic::default();
+            let mut cwnd = cubic.shrink(100_000, 100_000, MSS);
+            let mut now = Instant::from_millis(1000);
+            (0..10).for_each(|_| round(&mut cubic, &mut now, &mut cwnd));
+            if idle {
+                cubic.unused(now);
+                now = now + Duration::from_secs(20);
+            }
+            (0..10).for_each(|_| round(&mut cubic, &mut now, &mut cwnd));
+            cwnd
+        };
+        assert!(grown(true) <= grown(false) + 2 * MSS, "{} and {}", grown(true), grown(false));
     }
 
     #[test]

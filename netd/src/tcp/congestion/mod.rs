@@ -4,14 +4,20 @@
 //! §3.1); an algorithm says how the window grows in congestion avoidance and by how much it falls.
 //! It is told of events and asked for a number; it sends nothing and arms nothing.
 
+mod bbr;
 mod cubic;
+mod hystart;
 mod newreno;
 
 use core::time::Duration;
 
 use proto::time::Instant;
 
+use super::seq::Position;
+
+pub use bbr::{Arrived, Bbr};
 pub use cubic::Cubic;
+pub use hystart::{GROWTH_DIVISOR, Growth, HyStart};
 pub use newreno::NewReno;
 
 /// The largest window in octets; more would not fit any window a header can say (RFC 7323 §2.3).
@@ -25,6 +31,8 @@ pub enum Kind {
     /// RFC 9438.
     #[default]
     Cubic,
+    /// BBR, version 1 ([`Bbr`]).
+    Bbr,
 }
 
 /// What an algorithm answers: growth in congestion avoidance, and the fall at a loss.
@@ -38,18 +46,32 @@ pub trait Algorithm {
     /// The retransmission timer expired (after `shrink`): the next epoch starts afresh.
     fn timed_out(&mut self) {}
 
+    /// The window did not limit the sender at this acknowledgement.
+    fn unused(&mut self, _now: Instant) {}
+
     /// Sending resumes after nothing was in flight since `idle_since`.
     fn resumed(&mut self, _now: Instant, _idle_since: Instant) {}
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Chosen {
     NewReno(NewReno),
     Cubic(Cubic),
+    Bbr(Box<Bbr>),
+}
+
+impl Chosen {
+    fn new(kind: Kind) -> Chosen {
+        match kind {
+            Kind::NewReno => Chosen::NewReno(NewReno::default()),
+            Kind::Cubic => Chosen::Cubic(Cubic::default()),
+            Kind::Bbr => Chosen::Bbr(Box::default()),
+        }
+    }
 }
 
 /// The congestion window of one connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Congestion {
     /// cwnd in octets, at least one segment.
     cwnd: u32,
@@ -66,11 +88,7 @@ pub fn initial_window(mss: u32) -> u32 {
 impl Congestion {
     /// A fresh connection (RFC 5681 §3.1, RFC 6928).
     pub fn new(kind: Kind, mss: u32) -> Self {
-        let chosen = match kind {
-            Kind::NewReno => Chosen::NewReno(NewReno::default()),
-            Kind::Cubic => Chosen::Cubic(Cubic::default()),
-        };
-        Congestion { cwnd: initial_window(mss), ssthresh: CWND_MAX, chosen }
+        Congestion { cwnd: initial_window(mss), ssthresh: CWND_MAX, chosen: Chosen::new(kind) }
     }
 
     /// cwnd in octets.
@@ -88,6 +106,14 @@ impl Congestion {
         match self.chosen {
             Chosen::NewReno(_) => Kind::NewReno,
             Chosen::Cubic(_) => Kind::Cubic,
+            Chosen::Bbr(_) => Kind::Bbr,
+        }
+    }
+
+    /// Another algorithm from here on; the window stays (TCP_CONGESTION).
+    pub fn become_kind(&mut self, kind: Kind) {
+        if kind != self.kind() {
+            self.chosen = Chosen::new(kind);
         }
     }
 
@@ -100,6 +126,11 @@ impl Congestion {
     /// the sender (RFC 5681 §3.1; RFC 9438 §5.8 and RFC 7661 for the limit).
     pub fn on_ack(&mut self, now: Instant, mss: u32, acked: u32, srtt: Duration) {
         let mut acked = acked.min(self.cwnd);
+        if let Chosen::Bbr(bbr) = &mut self.chosen {
+            let grown = bbr.window(self.cwnd, acked, mss, initial_window(mss));
+            self.cwnd = grown.clamp(mss, CWND_MAX);
+            return;
+        }
         if self.in_slow_start() {
             // RFC 5681 §3.1 with octet counting (RFC 3465); as in Linux without the limit of two
             // segments an ACK, since receivers that merge segments acknowledge many at once.
@@ -113,6 +144,51 @@ impl Congestion {
             self.cwnd = grown.clamp(cwnd, CWND_MAX);
         }
         self.cwnd = self.cwnd.clamp(mss, CWND_MAX);
+    }
+
+    /// The same in the first slow start, as HyStart++ has it (RFC 9406 §4.2).
+    pub fn on_first_ack(&mut self, now: Instant, mss: u32, acked: u32, srtt: Duration, growth: Growth) {
+        match growth {
+            Growth::Full => self.on_ack(now, mss, acked, srtt),
+            Growth::Slow => self.on_ack(now, mss, acked.min(self.cwnd) / GROWTH_DIVISOR, srtt),
+            Growth::Over => {
+                self.ssthresh = self.cwnd;
+                self.on_ack(now, mss, acked, srtt);
+            }
+        }
+    }
+
+    /// Whether this is the slow start of a connection that knows nothing of its path yet.
+    pub const fn in_first_slow_start(&self) -> bool {
+        self.ssthresh == CWND_MAX && !matches!(self.chosen, Chosen::Bbr(_))
+    }
+
+    /// `acked` octets were acknowledged while less than the window was in use: it does not grow, and
+    /// CUBIC's time stands still (RFC 9438 §4.2, §5.8).
+    pub fn on_unused(&mut self, now: Instant) {
+        self.algorithm().unused(now);
+    }
+
+    /// What a model of the path sends at, in octets a second; `None` for those that have none.
+    pub fn model_rate(&self) -> Option<u64> {
+        match &self.chosen {
+            Chosen::Bbr(bbr) => bbr.pacing_rate(),
+            _ => None,
+        }
+    }
+
+    /// New data up to `end` leaves; see [`Bbr::on_sent`].
+    pub fn on_sent(&mut self, now: Instant, end: Position, in_flight: u64, app_limited: bool) {
+        if let Chosen::Bbr(bbr) = &mut self.chosen {
+            bbr.on_sent(now, end, in_flight, app_limited);
+        }
+    }
+
+    /// An acknowledgement, in whichever phase; see [`Bbr::on_arrived`].
+    pub fn on_arrived(&mut self, arrived: impl FnOnce() -> Arrived) {
+        if let Chosen::Bbr(bbr) = &mut self.chosen {
+            bbr.on_arrived(&arrived());
+        }
     }
 
     /// A loss was detected by duplicate acknowledgements or SACK: sets ssthresh, returns it. The
@@ -142,12 +218,18 @@ impl Congestion {
     /// The last reduction was a mistake: all is as in `before`, and the window at least as large
     /// (RFC 4015 §3.2, RFC 9438 §4.9).
     pub fn undo(&mut self, before: &Congestion) {
-        *self = Congestion { cwnd: self.cwnd.max(before.cwnd), ..*before };
+        let cwnd = self.cwnd.max(before.cwnd);
+        *self = before.clone();
+        self.cwnd = cwnd;
     }
 
     /// Nothing was sent since `idle_since`, longer than the retransmission time-out: restart from
     /// the restart window (RFC 5681 §4.1).
     pub fn on_idle(&mut self, now: Instant, idle_since: Instant, mss: u32) {
+        if matches!(self.chosen, Chosen::Bbr(_)) {
+            // The rate that was learned paces what leaves.
+            return;
+        }
         self.algorithm().resumed(now, idle_since);
         // As Linux: what the path once bore is remembered as three quarters of the old window.
         self.ssthresh = self.ssthresh.max(self.cwnd / 4 * 3);
@@ -168,6 +250,7 @@ impl Congestion {
         match &mut self.chosen {
             Chosen::NewReno(algorithm) => algorithm,
             Chosen::Cubic(algorithm) => algorithm,
+            Chosen::Bbr(algorithm) => &mut **algorithm,
         }
     }
 }

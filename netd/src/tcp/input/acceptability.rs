@@ -153,8 +153,7 @@ impl ControlBlock {
         if !newer_time && !newer_number {
             return Continue(());
         }
-        // The new numbers must lie beyond everything a stray old segment could hit.
-        let isn_min = self.send.nxt.plus(u64::from(u16::MAX) + 2).on_wire(self.iss);
+        let isn_min = self.isn_beyond();
         let reaction = self.finish_orderly();
         Break(Reaction { reopen: Some(Reopen { isn_min }), ..reaction })
     }

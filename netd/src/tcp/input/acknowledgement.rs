@@ -114,6 +114,7 @@ impl ControlBlock {
             self.soft_failure = None;
             self.rtt.recovered();
             reaction.events.acknowledged = true;
+            self.note_full_arrived(now);
         }
         let covered = match &mut self.scoreboard {
             Some(board) => board.advance(self.send.una),
@@ -154,6 +155,7 @@ impl ControlBlock {
             let before = self.recovery.phase();
             let (recovery, mut parts) = self.recovering();
             wait = recovery.on_ack(&facts, &mut parts);
+            self.judge_lost_probe(now, before);
             if self.agreed.ecn && before == Phase::Open && self.recovery.phase() == Phase::Recovery {
                 self.ecn.on_reduced(self.send.nxt);
             }

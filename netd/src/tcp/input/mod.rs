@@ -55,14 +55,16 @@ impl ControlBlock {
         self.check_syn(now, segment, env)?;
         self.last_received = now;
         self.keepalive_probes = 0;
-        self.resume_credit = u32::MAX;
-        self.timers.pace = Deadline::NEVER;
+        if self.resume_credit != u32::MAX {
+            self.resume_credit = u32::MAX;
+            self.timers.pace = Deadline::NEVER;
+        }
         if self.agreed.ecn && segment.payload_len > 0 && self.ecn.on_arrival(segment) {
             self.ack_now = true;
         }
         let mut reaction = Reaction::none();
         self.check_ack(now, segment, seq, env, &mut reaction)?;
-        self.check_urg(segment, seq, &mut reaction);
+        self.check_urg(segment, seq);
         self.process_text(now, segment, seq, &mut reaction)?;
         self.check_fin(now, &mut reaction);
         Continue(reaction)

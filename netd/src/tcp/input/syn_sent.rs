@@ -6,6 +6,7 @@ use proto::time::Instant;
 
 use super::super::control_block::ControlBlock;
 use super::super::listen;
+use super::super::ranges::Range;
 use super::super::reaction::Reaction;
 use super::super::segment::Segment;
 use super::super::seq::Position;
@@ -49,6 +50,20 @@ impl ControlBlock {
         }
     }
 
+    /// RFC 7413 §4.2.1: what of the data in the SYN was taken is acknowledged, the rest goes again at once.
+    fn settle_syn_data(&mut self, now: Instant, reaction: &mut Reaction) {
+        if self.send.una > Position::FIRST {
+            let taken = Range::new(Position::FIRST, self.send.una);
+            self.sent.remove(taken, |_| {});
+            reaction.events.acknowledged = true;
+        }
+        if self.send.in_flight() > 0 {
+            let flight = self.flight();
+            self.recovery.all_lost(now, &flight, &mut self.sent);
+            self.arm_retransmission(now, true);
+        }
+    }
+
     /// Fourth and fifth step: the SYN bit.
     fn syn_sent_syn(&mut self, now: Instant, segment: &Segment, acknowledged: bool) -> Reaction {
         if !segment.flags.syn() {
@@ -64,13 +79,15 @@ impl ControlBlock {
         }
         let mut reaction = Reaction::none();
         self.sample_rtt(now, segment, Position::FIRST);
-        self.send.una = Position::FIRST;
-        self.send.set(Position::SYN, Position::FIRST, u32::from(segment.window));
+        let ack = Position::near(segment.ack, self.iss, self.send.una).unwrap_or(Position::FIRST);
+        self.send.una = ack.max(Position::FIRST);
+        self.send.set(Position::SYN, self.send.una, u32::from(segment.window));
         self.become_established(now, &mut reaction);
+        self.settle_syn_data(now, &mut reaction);
         self.ack_now = true;
         // "If there are other controls or text in the segment, then continue processing at the
         // sixth step": whose sequence number is the one behind the SYN.
-        self.check_urg(segment, Position::FIRST, &mut reaction);
+        self.check_urg(segment, Position::FIRST);
         if let Break(reaction) = self.process_text(now, segment, Position::FIRST, &mut reaction) {
             return reaction;
         }

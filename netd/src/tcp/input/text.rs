@@ -22,11 +22,19 @@ const DELAYED_ACK: Duration = Duration::from_millis(40);
 const ACK_EVERY: u64 = 2;
 
 impl ControlBlock {
-    /// Sixth step: the URG bit. "RCV.UP <- max(RCV.UP,SEG.UP)"; the stack keeps it.
-    pub(super) fn check_urg(&self, segment: &Segment, seq: Position, reaction: &mut Reaction) {
-        if segment.flags.urg() && self.state.takes_data() {
-            let end = seq.plus(u64::from(segment.urgent));
-            reaction.urgent = Some(end.offset()).filter(|end| *end > self.received());
+    /// Sixth step: the URG bit. "RCV.UP <- max(RCV.UP,SEG.UP)", as the place of the one octet that is
+    /// urgent: the pointer names the octet behind it (RFC 6093 §3.2 and §6, as Linux without tcp_stdurg).
+    pub(super) fn check_urg(&mut self, segment: &Segment, seq: Position) {
+        if !segment.flags.urg() || !self.state.takes_data() {
+            return;
+        }
+        let octet = seq.plus(u64::from(segment.urgent.saturating_sub(1)));
+        // As Linux (tcp_check_urg): what was read or received is not urgent any more, and an older
+        // pointer does not replace a newer one.
+        let news = octet >= self.receive.nxt.max(self.receive.consumed).max(Position::FIRST)
+            && self.urgent_octet().is_none_or(|known| octet > known);
+        if news {
+            self.urgent.get_or_insert_default().octet = Some(octet);
         }
     }
 
@@ -50,10 +58,13 @@ impl ControlBlock {
             self.ack_now = true;
             return Continue(());
         }
-        if self.orphaned && text.end > self.receive.nxt && !text.is_empty() {
+        // RFC 1122 §4.2.2.13, as Linux: who has shut both directions down reads no more.
+        let unread = self.orphaned || (self.read_shut && self.fin_written);
+        if unread && text.end > self.receive.nxt && !text.is_empty() {
             // RFC 9293 §3.6.1, RFC 2525 §2.17: data for which there is no reader resets.
             let reply = Some(self.assemble_reset(now));
-            let ended = self.finish(Failure::Aborted);
+            let failure = if self.orphaned { Failure::Aborted } else { Failure::ConnectionReset };
+            let ended = self.finish(failure);
             return Break(Reaction { reply, dropped: Some(DropReason::TcpClose), ..ended });
         }
         self.note_full_segment(segment.payload_len);
@@ -131,9 +142,6 @@ impl ControlBlock {
         self.receive.nxt = nxt;
         self.deliver(text, wanted, reaction);
         reaction.events.received = true;
-        if self.discarding {
-            self.receive.consumed = nxt;
-        }
         // RFC 9293 §3.8.6.3, RFC 5681 §4.2.
         let unacknowledged = nxt.since(self.receive.last_ack_sent);
         let enough = unacknowledged >= ACK_EVERY * u64::from(self.full_receive_segment());
@@ -156,9 +164,6 @@ impl ControlBlock {
     }
 
     fn deliver(&self, text: Range, wanted: Range, reaction: &mut Reaction) {
-        if self.discarding {
-            return;
-        }
         reaction.deliver = Some(Deliver {
             payload_start: wanted.start.since(text.start) as u32,
             len: wanted.len() as u32,

@@ -108,7 +108,7 @@ impl Weather {
     pub(super) fn of_seed(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0xabcd);
         let mut settings = Settings {
-            congestion: if rng.chance(500) { Kind::Cubic } else { Kind::NewReno },
+            congestion: [Kind::Cubic, Kind::NewReno, Kind::Bbr, Kind::Cubic][rng.below(4) as usize],
             sack: rng.chance(750),
             timestamps: rng.chance(750),
             window_scaling: rng.chance(750),

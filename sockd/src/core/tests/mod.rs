@@ -148,7 +148,7 @@ impl Netd {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Connect { op, socket, local, remote } => {
+            Command::Connect { op, socket, local, remote, .. } => {
                 self.open(Kind::Connect, op, socket, local, remote)
             }
             Command::Listen { op, socket, local, .. } => self.open(Kind::Listen, op, socket, local, NOWHERE),
@@ -592,7 +592,7 @@ impl ClientSim {
 }
 
 fn connect(remote: &str) -> Step {
-    Step::Ask(Ask::Connect { local: NOWHERE, remote: addr(remote) })
+    Step::Ask(Ask::Connect { local: NOWHERE, remote: addr(remote), hold: false })
 }
 
 fn listen(local: &str) -> Step {

@@ -30,7 +30,7 @@ fn connections_are_dealt_out_to_the_shards_that_their_ends_lead_to() {
 fn a_connection_from_a_port_of_the_clients_choice_goes_to_its_shard() {
     let from = |port: u16| {
         let local = SocketAddr::new(NOWHERE.ip(), port);
-        Step::Ask(Ask::Connect { local, remote: addr("10.0.0.9:80") })
+        Step::Ask(Ask::Connect { local, remote: addr("10.0.0.9:80"), hold: false })
     };
     let mut world =
         World::of(2, vec![vec![Step::Ask(hello()), from(5001), from(5002), from(5003), from(5004)]]);

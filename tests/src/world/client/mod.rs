@@ -732,7 +732,7 @@ impl Client {
                     if local.port() != 0 {
                         self.shared.name(local, remote, conn);
                     }
-                    Ask::Connect { local, remote }
+                    Ask::Connect { local, remote, hold: false }
                 }
                 Some(Task::Datagram { port }) => Ask::Datagram { local: SocketAddr::new(self.addr, port) },
             };
