@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod crash;
+pub mod fuzz;
 pub mod oracle;
 pub mod process;
 pub mod remote;

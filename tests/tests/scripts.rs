@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use tests::script::{Script, folder, read_all, run};
+use tests::script::{Script, folder, read_all, run, run_v6};
 
 /// The list of scripts by section.
 const LIST: &str = "INDEX.md";
@@ -30,6 +30,24 @@ fn the_stack_speaks_as_the_scripts_say() {
     println!("scripts: {count} ran");
     assert!(failed.is_empty(), "{} of {count} scripts:\n{}", failed.len(), failed.join("\n"));
     assert!(count > 0, "no script");
+}
+
+/// The same dialogues over IPv6, where they are not about IPv4 (ICMP).
+#[test]
+fn the_stack_speaks_the_same_over_ipv6() {
+    let part = std::env::var("AXOLOTL_SCRIPT").unwrap_or_default();
+    let (mut failed, mut count) = (Vec::new(), 0);
+    for (name, text) in read_all().iter().filter(|(name, _)| name.contains(&part)) {
+        let script = Script::parse(text).unwrap_or_else(|fault| panic!("{name}.pkt: {fault}"));
+        let outcome = catch_unwind(AssertUnwindSafe(|| run_v6(&script)))
+            .unwrap_or_else(|_| Some(Err(tests::script::Fault { line: 0, what: "a panic".into() })));
+        count += usize::from(outcome.is_some());
+        if let Some(Err(fault)) = outcome {
+            failed.push(format!("{name}.pkt over IPv6: {fault}"));
+        }
+    }
+    println!("scripts: {count} ran over IPv6");
+    assert!(failed.is_empty(), "{} of {count} scripts:\n{}", failed.len(), failed.join("\n"));
 }
 
 #[test]

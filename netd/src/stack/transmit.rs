@@ -12,7 +12,7 @@ use crate::ip::{Way, header_len};
 use crate::link::HEADROOM;
 use crate::socket::tx::for_each_piece;
 use crate::tcp::segment::SegmentOut;
-use crate::tcp::settings::Settings;
+use crate::tcp::settings::{MSS_DEFAULT_IPV4, MSS_DEFAULT_IPV6, Settings};
 use crate::transport::flow_table::FlowKey;
 use crate::wire::address::AddressPair;
 use crate::wire::checksum::Sum;
@@ -504,7 +504,8 @@ impl<M: Memory + Clone> Stack<M> {
         // RFC 6691: the MTU less the fixed headers of IP and TCP.
         let mss = |mtu: u16| mtu - (header_len(remote) + tcp::HEADER_LEN) as u16;
         let path = way.map_or(first, |way| way.mtu);
-        Settings { path_mss: mss(path), advertised_mss: mss(first), ..self.settings }
+        let default_mss = if remote.is_ipv4() { MSS_DEFAULT_IPV4 } else { MSS_DEFAULT_IPV6 };
+        Settings { path_mss: mss(path), advertised_mss: mss(first), default_mss, ..self.settings }
     }
 
     /// The source address for `remote`, when the client chose `local`, which may be unspecified.

@@ -27,7 +27,7 @@ use super::sack::Scoreboard;
 use super::segment::{Segment, TIMESTAMPS_LEN};
 use super::sent::SentLog;
 use super::seq::{Position, SeqNum};
-use super::settings::{MSS_MIN, Settings, SocketOptions};
+use super::settings::{MSS_DEFAULT_IPV4, MSS_MIN, Settings, SocketOptions};
 use super::state::{Failure, State};
 use super::timers::{Deadline, Timers};
 use super::window::{ReceiveWindow, SCALE_MAX, SendWindow};
@@ -179,7 +179,8 @@ pub struct ControlBlock {
     /// Octets that may leave before the remote has spoken after a resume; `u32::MAX` when it has.
     pub(super) resume_credit: u32,
     pub(super) path_mss: u16,
-    pub(super) path_search: PathSearch,
+    /// What is known of the path's size, once a full segment was sent.
+    pub(super) path_search: Option<Box<PathSearch>>,
     /// What the receive window follows, once something was consumed.
     pub(super) autotune: Option<Box<Autotune>>,
     pub(super) advertised_mss: u16,
@@ -256,11 +257,12 @@ impl ControlBlock {
             next_dup_ack: Deadline::NEVER,
             resume_credit: u32::MAX,
             path_mss: settings.path_mss.max(MSS_MIN),
-            path_search: PathSearch::default(),
+            path_search: None,
             autotune: None,
             advertised_mss: settings.advertised_mss.max(MSS_MIN),
             default_mss: settings.default_mss.max(MSS_MIN),
-            received_mss: settings.default_mss.max(MSS_MIN).min(settings.advertised_mss),
+            // A guess that only grows: the least that a remote may be expected to send, of either family.
+            received_mss: MSS_DEFAULT_IPV4.min(settings.advertised_mss),
             retries: 0,
             keepalive_probes: 0,
             passive: false,

@@ -59,16 +59,18 @@ impl ControlBlock {
 
     /// New data leaves in pieces of `piece` octets up to `end`.
     pub(super) fn note_full_sent(&mut self, end: Position, octets: u32, piece: u16) {
-        if octets >= u32::from(piece) && self.path_search.full_size <= piece {
-            self.path_search.full_end = end;
-            self.path_search.full_size = piece;
+        if octets >= u32::from(piece) {
+            let search = self.path_search.get_or_insert_default();
+            if search.full_size <= piece {
+                (search.full_end, search.full_size) = (end, piece);
+            }
         }
     }
 
     /// SND.UNA moved.
     pub(super) fn note_full_arrived(&mut self, now: Instant) {
         let una = self.send.una;
-        let search = &mut self.path_search;
+        let Some(search) = &mut self.path_search else { return };
         if search.full_size > 0 && una >= search.full_end {
             search.arrived = search.arrived.max(search.full_size);
             search.full_size = 0;
@@ -94,7 +96,7 @@ impl ControlBlock {
     }
 
     fn end_search_if_narrow(&mut self, now: Instant) {
-        let search = &mut self.path_search;
+        let search = self.path_search.get_or_insert_default();
         if search.high.saturating_sub(self.path_mss) < RESOLUTION {
             // RFC 4821 §7.7: after a while the whole range is open again.
             search.high = self.advertised_mss;
@@ -105,20 +107,22 @@ impl ControlBlock {
     /// RFC 4821 §7.6.2: the probe was lost and nothing else: that is no congestion. `before` is the phase
     /// before the loss was found.
     pub(super) fn judge_lost_probe(&mut self, now: Instant, before: Phase) {
-        let Some((start, end)) = self.path_search.probe else { return };
+        let Some((start, end)) = self.path_search.as_ref().and_then(|search| search.probe) else { return };
+        let search = self.path_search.get_or_insert_default();
+        search.probe = None;
         let entered = before == Phase::Open && self.recovery.phase() == Phase::Recovery;
-        if !entered
-            || self.sent.first_lost() != Some(Range::new(start, end))
-            || self.sent.lost() != end.since(start)
-        {
-            if entered {
-                self.path_search.probe = None;
-            }
+        let alone =
+            self.sent.first_lost() == Some(Range::new(start, end)) && self.sent.lost() == end.since(start);
+        if !entered {
+            self.path_search.get_or_insert_default().probe = Some((start, end));
             return;
         }
-        self.path_search.probe = None;
+        if !alone {
+            return;
+        }
         let overhead = self.option_octets();
-        self.path_search.high = (end.since(start) as u16 + overhead).saturating_sub(1);
+        self.path_search.get_or_insert_default().high =
+            (end.since(start) as u16 + overhead).saturating_sub(1);
         let (recovery, mut parts) = self.recovering();
         recovery.forgive(&mut parts);
         self.end_search_if_narrow(now);
@@ -127,10 +131,10 @@ impl ControlBlock {
     /// RFC 4821 §7.2 and §7.7: full segments were lost so often that the path may swallow them.
     pub(super) fn suspect_black_hole(&mut self, now: Instant) {
         let synchronised = !matches!(self.state, State::SynSent | State::SynReceived);
-        if self.path_search.pending > 0 && synchronised {
+        let pending = self.path_search.as_mut().map_or(0, |search| core::mem::take(&mut search.pending));
+        if pending > 0 && synchronised {
             // RFC 5927 §7.2: what ICMP said is honoured now that the segments don't arrive.
-            let size = core::mem::take(&mut self.path_search.pending);
-            self.lower_path_mss(now, size);
+            self.lower_path_mss(now, pending);
             return;
         }
         // Only what is larger can be too large.
@@ -140,10 +144,10 @@ impl ControlBlock {
         if self.retries != TIMEOUTS || !synchronised || !full {
             return;
         }
-        self.path_search.high = self.path_mss;
-        self.path_search.rest = Deadline::at(now + self.rtt.rto() * 4);
+        let (high, rest) = (self.path_mss, Deadline::at(now + self.rtt.rto() * 4));
         self.path_mss = BASE_MSS.min(self.path_mss / 2).max(PATH_MSS_MIN);
-        self.path_search.full_size = 0;
+        let search = self.path_search.get_or_insert_default();
+        (search.high, search.rest, search.full_size) = (high, rest, 0);
     }
 
     /// What ICMP says of a smaller size, quoting a segment in flight (RFC 5927 §7.2): believed at once as
@@ -153,8 +157,9 @@ impl ControlBlock {
         if path_mss >= self.path_mss {
             return;
         }
-        if path_mss < self.path_search.arrived {
-            self.path_search.pending = path_mss;
+        let arrived = self.path_search.as_ref().map_or(0, |search| search.arrived);
+        if path_mss < arrived {
+            self.path_search.get_or_insert_default().pending = path_mss;
         } else {
             self.lower_path_mss(now, path_mss);
         }
@@ -164,8 +169,9 @@ impl ControlBlock {
     /// is no sign of congestion.
     fn lower_path_mss(&mut self, now: Instant, path_mss: u16) {
         self.path_mss = path_mss;
-        self.path_search.arrived = self.path_search.arrived.min(path_mss);
-        self.path_search.full_size = 0;
+        if let Some(search) = &mut self.path_search {
+            (search.arrived, search.full_size) = (search.arrived.min(path_mss), 0);
+        }
         if self.state.sends_data() {
             let flight = self.flight();
             self.recovery.unreported_lost(&flight, &mut self.sent);
@@ -177,7 +183,7 @@ impl ControlBlock {
 
     /// The size of a probe that may leave now instead of `octets` of new data (RFC 4821 §7.3, §7.5.2).
     pub(super) fn probe_size(&self, now: Instant) -> Option<u32> {
-        let search = &self.path_search;
+        let search = self.path_search.as_ref()?;
         if search.high <= self.path_mss || search.probe.is_some() {
             return None;
         }
@@ -196,8 +202,9 @@ impl ControlBlock {
 
     /// The segment that is about to leave is a probe of `octets`.
     pub(super) fn note_probe(&mut self, out: &mut SegmentOut, position: Position) {
-        self.path_search.probe = Some((position, position.plus(out.payload_len.into())));
-        self.path_search.rest = Deadline::NEVER;
+        let search = self.path_search.get_or_insert_default();
+        search.probe = Some((position, position.plus(out.payload_len.into())));
+        search.rest = Deadline::NEVER;
         out.piece_len = out.payload_len as u16;
     }
 }

@@ -153,6 +153,18 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn a_fast_open_cookie_goes_there_and_back() {
+        let cookie = Cookie::from_option(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        for fast_open in [cookie, Some(Cookie::REQUEST)] {
+            let options = Options { mss: Some(1000), fast_open, ..Options::NONE };
+            let mut bytes = [0; OPTIONS_LEN_MAX];
+            let len = emit(&options, &mut bytes);
+            assert_eq!(parse(&bytes[..len]), options);
+        }
+        assert_eq!(parse(&[34, 5, 1, 2, 3, 0]).fast_open, None, "an odd length");
+    }
+
+    #[test]
     fn a_syn_of_linux() {
         let bytes = [2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7];
         let options = parse(&bytes);
@@ -164,6 +176,7 @@ pub(super) mod tests {
                 sack_permitted: true,
                 timestamps: Some(Timestamps { value: 0x0102_0304, echo: 0 }),
                 sack: SackBlocks::NONE,
+                fast_open: None,
             }
         );
         let mut out = [0; 40];
@@ -205,7 +218,7 @@ pub(super) mod tests {
                     sack.push(SackBlock { start: SeqNum::new(start), end: SeqNum::new(end) });
                 }
                 let timestamps = timestamps.map(|(value, echo)| Timestamps { value, echo });
-                Options { mss, window_scale, sack_permitted, timestamps, sack }
+                Options { mss, window_scale, sack_permitted, timestamps, sack, fast_open: None }
             })
             .prop_filter("fits a header", |options| options.wire_len() as usize <= OPTIONS_LEN_MAX)
     }

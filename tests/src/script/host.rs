@@ -22,8 +22,9 @@ use proto::nic::slab::SlabGeometry;
 use proto::ring::spsc::Producer;
 use proto::shm::Memory;
 use proto::shm::heap::HeapMemory;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 type Mem = Rc<HeapMemory>;
 
@@ -52,6 +53,7 @@ pub struct Host {
     secrets: Mem,
     arena: Mem,
     mtu: u16,
+    v6: bool,
     kicks: Producer<Mem, NOTE_SIZE>,
     lines: Vec<ClientLine>,
     tx_pages: u32,
@@ -61,30 +63,45 @@ pub struct Host {
 impl Host {
     /// At its first start, its neighbour known.
     pub fn new(mtu: u16) -> Host {
+        Host::of_family(mtu, false)
+    }
+
+    /// [`Host::new`], or the same over IPv6, whose longer header an MTU longer by as much makes up for.
+    pub fn of_family(mtu: u16, v6: bool) -> Host {
+        let mtu = if v6 { mtu + 20 } else { mtu };
         let now = Instant::from_millis(1_000_000);
         let memory = |size| Rc::new(HeapMemory::new(size));
         let (conns, secrets) = (memory(table_size(CONNS)), memory(secrets::REGION_SIZE));
         let arena = memory(GEOMETRY.bytes());
-        let (stack, frames) = attach(now, mtu, &conns, &secrets, Vec::new());
+        let (stack, frames) = attach(now, (mtu, v6), &conns, &secrets, Vec::new());
         let kicks = Producer::new(arena.clone(), GEOMETRY.kick_ring(0));
         let lines = vec![ClientLine::default(); GEOMETRY.sockets() as usize];
         let (tx_pages, next_op) = (0, 1);
         let mut host =
-            Host { now, stack, frames, conns, secrets, arena, mtu, kicks, lines, tx_pages, next_op };
+            Host { now, stack, frames, conns, secrets, arena, mtu, v6, kicks, lines, tx_pages, next_op };
         host.stack.add_session(SESSION, GEOMETRY, host.arena.clone()).expect("a fresh arena");
         host.know_neighbour();
         host
     }
 
     fn know_neighbour(&mut self) {
-        let change = Change::NeighbourAdd { nic: 0, addr: wire::REMOTE.into(), mac: wire::REMOTE_MAC };
+        let change = Change::NeighbourAdd { nic: 0, addr: self.remote(), mac: wire::REMOTE_MAC };
         self.stack.change(self.now, &change).expect("an interface");
+    }
+
+    fn remote(&self) -> IpAddr {
+        if self.v6 { wire::REMOTE6.into() } else { wire::REMOTE.into() }
+    }
+
+    fn local(&self) -> IpAddr {
+        if self.v6 { wire::STACK6.into() } else { wire::STACK.into() }
     }
 
     /// The stack dies with what was not settled, and is followed by another.
     pub fn die(&mut self) {
         let sessions = vec![(SESSION, GEOMETRY, self.arena.clone())];
-        (self.stack, self.frames) = attach(self.now, self.mtu, &self.conns, &self.secrets, sessions);
+        (self.stack, self.frames) =
+            attach(self.now, (self.mtu, self.v6), &self.conns, &self.secrets, sessions);
         self.know_neighbour();
     }
 
@@ -128,14 +145,14 @@ impl Host {
 
     /// Listens at place `slot`.
     pub fn listen(&mut self, slot: u32, backlog: u32) {
-        let local = SocketAddr::new(wire::STACK.into(), PORT);
+        let local = SocketAddr::new(self.local(), PORT);
         self.ask(slot, |op, socket| Command::Listen { op, socket, local, backlog });
     }
 
     /// Connects from place `slot`.
     pub fn connect(&mut self, slot: u32) {
-        let local = SocketAddr::new(wire::STACK.into(), PORT);
-        let remote = SocketAddr::new(wire::REMOTE.into(), REMOTE_PORT);
+        let local = SocketAddr::new(self.local(), PORT);
+        let remote = SocketAddr::new(self.remote(), REMOTE_PORT);
         let line = &self.lines[slot as usize];
         let hold = line.flags & want::FASTOPEN != 0 || line.mss_congestion != 0;
         self.ask(slot, |op, socket| Command::Connect { op, socket, local, remote, hold });
@@ -182,6 +199,43 @@ impl Host {
         let line = &mut self.lines[slot as usize];
         line.flags |= other.flags & want::FASTOPEN;
         line.mss_congestion = other.mss_congestion;
+    }
+
+    /// Asks for an operation that may make no sense.
+    pub fn ask_anything(&mut self, mut number: impl FnMut() -> u64) {
+        let slot = SlotIndex(number() as u32 % 20);
+        let socket = SocketRef { session: SESSION, slot, epoch: Epoch(number() as u32 % 4) };
+        let op = OpId(number() % 8);
+        let ports = [0, PORT, REMOTE_PORT, number() as u16];
+        let hosts = [self.local(), self.remote(), self.remote(), IpAddr::from([255; 4])];
+        let mut end = |from: usize| {
+            SocketAddr::new(hosts[from + number() as usize % (4 - from)], ports[number() as usize % 4])
+        };
+        // Nothing is for this host itself: nobody would carry it.
+        let (local, remote) = (end(0), end(2));
+        let command = match number() % 6 {
+            0 => Command::Listen { op, socket, local, backlog: number() as u32 % 10 },
+            1 => Command::Datagram { op, socket, local, remote },
+            2 => Command::Withdraw { op, socket },
+            3 if number().is_multiple_of(8) => Command::EndSession { op, session: SESSION },
+            _ => Command::Connect { op, socket, local, remote, hold: number().is_multiple_of(2) },
+        };
+        self.stack.on_command(self.now, &command);
+    }
+
+    /// The client writes any word anywhere into its arena, and points at any place.
+    pub fn scribble(&mut self, mut number: impl FnMut() -> u64) {
+        for _ in 0..1 + number() % 4 {
+            let whole = GEOMETRY.bytes() as u64 / 4;
+            // Mostly where lines, rings and tables lie.
+            let word =
+                if number().is_multiple_of(4) { number() % whole } else { number() % (whole / 64).max(1) };
+            let value = [0, 1, u32::MAX, number() as u32 % 64, number() as u32][number() as usize % 5];
+            self.arena.store_u32(word as usize * 4, value, Ordering::Release);
+        }
+        let slot = number() as u32 % (GEOMETRY.sockets() + 2);
+        let _ = self.kicks.push(&slot.to_ne_bytes());
+        let _ = self.kicks.publish();
     }
 
     /// Options of a socket that is not open yet.
@@ -275,14 +329,17 @@ impl Host {
 
 fn attach(
     now: Instant,
-    mtu: u16,
+    (mtu, v6): (u16, bool),
     conns: &Mem,
     secrets: &Mem,
     sessions: Vec<(SessionId, Geometry, Mem)>,
 ) -> (Stack<Mem>, Rc<FramePool<Mem>>) {
     let pool = || Rc::new(FramePool::new(Rc::new(HeapMemory::new(SLAB.bytes())), SLAB));
     let frames = pool();
-    let addr = Prefix { addr: wire::STACK.into(), len: 24 };
+    let addr = match v6 {
+        true => Prefix { addr: wire::STACK6.into(), len: 64 },
+        false => Prefix { addr: wire::STACK.into(), len: 24 },
+    };
     let interface = InterfaceConfig {
         mac: MacAddr(wire::STACK_MAC),
         mtu,

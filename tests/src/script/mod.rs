@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! rfc 9293 §3.10.7.4 first step      which section it is about; the first line, may stand again
-//! set mtu 1500 | isn 4294967295 | slots 8
+//! set mtu 1500 | isn 4294967295 | family 4    family 4: about IPv4 alone
 //! listen [BACKLOG] | connect          a client call that opens; `accept` takes what was accepted
 //! < SA 0 ack 1 win 1000 <mss 1460, sack, ts 5 1, ws 7>     the remote sends
 //! > A 1+1000 ack 1 win 500 <nosack>   the stack sends this next, and has already sent it
@@ -29,6 +29,7 @@
 //!
 //! [`run`] runs a text; it fails with the line where the stack and the script part.
 
+pub mod fuzzed;
 mod host;
 pub mod judge;
 mod parse;
@@ -36,7 +37,7 @@ mod play;
 mod wire;
 
 pub use parse::{Fault, Script};
-pub use play::run;
+pub use play::{run, run_v6};
 
 use std::collections::BTreeMap;
 use std::fs;

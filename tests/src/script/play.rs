@@ -17,8 +17,9 @@ const FIRST_SLOT: u32 = 0;
 /// A batch that sends answers another: more than this is a loop.
 const BATCHES_MAX: u32 = 1000;
 
-struct Play {
+pub(super) struct Play {
     host: Host,
+    v6: bool,
     /// The remote's initial sequence number.
     irs: u32,
     /// The stack's, once it has sent a SYN.
@@ -40,25 +41,54 @@ struct Play {
 /// # Errors
 /// Where the stack and the script part.
 pub fn run(script: &Script) -> Result<(), Fault> {
-    let mut play = Play {
-        host: Host::new(1500),
-        irs: 1_000_000,
-        iss: None,
-        clock: None,
-        cookie: Vec::new(),
-        sent: VecDeque::new(),
-        slot: FIRST_SLOT,
-        started: false,
-        mtu: 1500,
-    };
-    for (line, step) in &script.steps {
-        play.step(step).map_err(|what| Fault { line: *line, what })?;
-    }
-    play.nothing_waits().map_err(|what| Fault { line: script.steps.last().map_or(1, |s| s.0), what })
+    Play::of_family(false).whole(script)
+}
+
+/// Runs a script over IPv6; `None` for one that is about IPv4.
+pub fn run_v6(script: &Script) -> Option<Result<(), Fault>> {
+    let v4 = |step: &Step| matches!(step, Step::Icmp { .. }) || *step == Step::Set("family".into(), 4);
+    let about_v4 = script.steps.iter().any(|(_, step)| v4(step));
+    (!about_v4).then(|| Play::of_family(true).whole(script))
 }
 
 impl Play {
-    fn step(&mut self, step: &Step) -> Result<(), String> {
+    /// A host and a remote that have not met.
+    pub(super) fn new() -> Play {
+        Play::of_family(false)
+    }
+
+    fn of_family(v6: bool) -> Play {
+        Play {
+            host: Host::of_family(1500, v6),
+            v6,
+            irs: 1_000_000,
+            iss: None,
+            clock: None,
+            cookie: Vec::new(),
+            sent: VecDeque::new(),
+            slot: FIRST_SLOT,
+            started: false,
+            mtu: 1500,
+        }
+    }
+
+    fn whole(mut self, script: &Script) -> Result<(), Fault> {
+        for (line, step) in &script.steps {
+            self.step(step).map_err(|what| Fault { line: *line, what })?;
+        }
+        self.nothing_waits().map_err(|what| Fault { line: script.steps.last().map_or(1, |s| s.0), what })
+    }
+
+    pub(super) fn host_mut(&mut self) -> &mut Host {
+        &mut self.host
+    }
+
+    /// What was sent is not looked at.
+    pub(super) fn forget_sent(&mut self) {
+        self.sent.clear();
+    }
+
+    pub(super) fn step(&mut self, step: &Step) -> Result<(), String> {
         match step {
             Step::Set(name, value) => self.set(name, *value),
             Step::Inject(seg) => self.inject(seg),
@@ -97,10 +127,12 @@ impl Play {
 
     fn set(&mut self, name: &str, value: u64) -> Result<(), String> {
         match name {
+            // The family that it is about.
+            "family" if value == 4 => {}
             "isn" => self.irs = value as u32,
             "mtu" if !self.started => {
                 self.mtu = value as u16;
-                self.host = Host::new(self.mtu);
+                self.host = Host::of_family(self.mtu, self.v6);
             }
             other => return Err(format!("can't set {other} here")),
         }
@@ -180,6 +212,14 @@ impl Play {
 
     fn inject(&mut self, seg: &Seg) -> Result<(), String> {
         self.nothing_waits()?;
+        let frame = self.frame_of(seg)?;
+        self.host.receive(&frame);
+        self.settle();
+        Ok(())
+    }
+
+    /// A segment of the remote as it goes over the wire.
+    pub(super) fn frame_of(&self, seg: &Seg) -> Result<Vec<u8>, String> {
         let first = seg.seq.wrapping_add(u32::from(seg.flags & SYN != 0)).wrapping_sub(1);
         let payload = (0..seg.len).map(|n| octet(false, u64::from(first.wrapping_add(n)))).collect();
         let options = match &seg.options {
@@ -198,9 +238,7 @@ impl Play {
             payload,
             ecn: seg.ecn.unwrap_or(0),
         };
-        self.host.receive(&wire::frame(&raw, seg.bad_sum));
-        self.settle();
-        Ok(())
+        Ok(if self.v6 { wire::frame6(&raw, seg.bad_sum) } else { wire::frame(&raw, seg.bad_sum) })
     }
 
     fn encode(&self, options: &[Opt]) -> Result<Vec<u8>, String> {

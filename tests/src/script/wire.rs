@@ -1,11 +1,15 @@
 //! Packets as octets, written and read without the stack's own code.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The stack's address.
 pub const STACK: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// The remote's.
 pub const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+/// The stack's address of IPv6.
+pub const STACK6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
+/// The remote's.
+pub const REMOTE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 /// The stack's hardware address.
 pub const STACK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// The remote's.
@@ -55,7 +59,8 @@ fn checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-fn ipv4(protocol: u8, ecn: u8, payload: &[u8]) -> Vec<u8> {
+/// A packet of IPv4 from the remote, as a frame.
+pub fn ip(protocol: u8, ecn: u8, payload: &[u8]) -> Vec<u8> {
     let mut header = [0u8; 20];
     header[0] = 0x45;
     header[1] = ecn;
@@ -100,17 +105,68 @@ fn tcp(raw: &Raw) -> Vec<u8> {
     bytes
 }
 
+/// A packet of IPv6 from the remote, as a frame.
+fn ip6(ecn: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::from(STACK_MAC);
+    frame.extend(REMOTE_MAC);
+    frame.extend([0x86, 0xdd, 0x60, ecn << 4, 0, 0]);
+    frame.extend((payload.len() as u16).to_be_bytes());
+    frame.extend([6, 64]);
+    frame.extend(REMOTE6.octets());
+    frame.extend(STACK6.octets());
+    frame.extend(payload);
+    frame
+}
+
+fn pseudo6(src: Ipv6Addr, dst: Ipv6Addr, len: usize) -> Vec<u8> {
+    let mut pseudo = Vec::from(src.octets());
+    pseudo.extend(dst.octets());
+    pseudo.extend((len as u32).to_be_bytes());
+    pseudo.extend([0, 0, 0, 6]);
+    pseudo
+}
+
+/// The same over IPv6.
+pub fn frame6(raw: &Raw, spoil: bool) -> Vec<u8> {
+    let mut bytes = tcp(raw);
+    let sum = checksum(&[&pseudo6(REMOTE6, STACK6, bytes.len()), &bytes]) ^ u16::from(spoil);
+    bytes[16..18].copy_from_slice(&sum.to_be_bytes());
+    ip6(raw.ecn, &bytes)
+}
+
+/// Gives the IPv4 header of a frame that was changed its checksum again.
+pub fn sum_header(frame: &mut [u8]) {
+    if frame.len() >= BEFORE_TCP {
+        frame[24..26].fill(0);
+        let sum = checksum(&[&frame[14..34]]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+/// Gives a frame that was changed its checksums again, as far as there is room for them.
+pub fn sum_again(frame: &mut [u8]) {
+    sum_header(frame);
+    if frame.len() >= BEFORE_TCP + 20 && frame[23] == 6 {
+        let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+        let end = (14 + total).clamp(BEFORE_TCP + 20, frame.len());
+        let tcp = &mut frame[BEFORE_TCP..end];
+        tcp[16..18].fill(0);
+        let sum = checksum(&[&pseudo(REMOTE, STACK, tcp.len()), tcp]);
+        tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
 /// The frame that carries a segment of the remote; with `spoil` its checksum is wrong.
 pub fn frame(raw: &Raw, spoil: bool) -> Vec<u8> {
     let mut bytes = tcp(raw);
     let sum = checksum(&[&pseudo(REMOTE, STACK, bytes.len()), &bytes]) ^ u16::from(spoil);
     bytes[16..18].copy_from_slice(&sum.to_be_bytes());
-    ipv4(6, raw.ecn, &bytes)
+    ip(6, raw.ecn, &bytes)
 }
 
 /// An ICMP error that quotes the first eight octets of a segment of the stack.
 pub fn icmp(kind: u8, code: u8, value: u16, quoted: &Raw) -> Vec<u8> {
-    let mut inner = ipv4(6, 0, &tcp(quoted)).split_off(14);
+    let mut inner = ip(6, 0, &tcp(quoted)).split_off(14);
     inner[12..16].copy_from_slice(&STACK.octets());
     inner[16..20].copy_from_slice(&REMOTE.octets());
     inner[10..12].fill(0);
@@ -122,7 +178,7 @@ pub fn icmp(kind: u8, code: u8, value: u16, quoted: &Raw) -> Vec<u8> {
     message.extend(inner);
     let sum = checksum(&[&message]);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
-    ipv4(1, 0, &message)
+    ip(1, 0, &message)
 }
 
 /// The TCP segment in a frame of the stack, checksums verified; `None` for what is no TCP.
@@ -130,13 +186,22 @@ pub fn icmp(kind: u8, code: u8, value: u16, quoted: &Raw) -> Vec<u8> {
 /// # Panics
 /// When a header or checksum is wrong: no host may send that.
 pub fn segment(frame: &[u8]) -> Option<Raw> {
-    if frame.get(12..14) != Some(&[8, 0]) || frame[14 + 9] != 6 {
-        return None;
-    }
-    assert_eq!(checksum(&[&frame[14..34]]), 0, "the IP header's checksum");
-    let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
-    let tcp = &frame[BEFORE_TCP..14 + total];
-    assert_eq!(checksum(&[&pseudo(STACK, REMOTE, tcp.len()), tcp]), 0, "the TCP checksum");
+    let (tcp, ecn) = match frame.get(12..14)? {
+        [8, 0] if frame[14 + 9] == 6 => {
+            assert_eq!(checksum(&[&frame[14..34]]), 0, "the IP header's checksum");
+            let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+            let tcp = &frame[BEFORE_TCP..14 + total];
+            assert_eq!(checksum(&[&pseudo(STACK, REMOTE, tcp.len()), tcp]), 0, "the TCP checksum");
+            (tcp, frame[15] & 3)
+        }
+        [0x86, 0xdd] if frame[20] == 6 => {
+            let len = usize::from(u16::from_be_bytes([frame[18], frame[19]]));
+            let tcp = &frame[54..54 + len];
+            assert_eq!(checksum(&[&pseudo6(STACK6, REMOTE6, len), tcp]), 0, "the TCP checksum");
+            (tcp, frame[15] >> 4 & 3)
+        }
+        _ => return None,
+    };
     let word = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
     let long = |at: usize| u32::from(word(at)) << 16 | u32::from(word(at + 2));
     let header = usize::from(tcp[12] >> 4) * 4;
@@ -150,7 +215,7 @@ pub fn segment(frame: &[u8]) -> Option<Raw> {
         urgent: word(18),
         options: tcp[20..header].to_vec(),
         payload: tcp[header..].to_vec(),
-        ecn: frame[15] & 3,
+        ecn,
     })
 }
 

@@ -4,7 +4,7 @@
 use super::scenario::the_end;
 use crate::crash::Point;
 use crate::world::host::Who;
-use crate::world::network::Faults;
+use crate::world::network::{CLEAN, Faults};
 use crate::world::plans::{Dialogue, Finish, Plan, Task};
 use crate::world::rng::Rng;
 use crate::world::{Config, Coverage, World};
@@ -85,6 +85,28 @@ fn faults(rng: &Rng) -> Faults {
         corrupt_ppm: badness * rng.below(3_000) as u32,
         delay,
         hold: delay / 2 + Duration::from_micros(rng.below(8_000)),
+        ..CLEAN
+    }
+}
+
+/// Two directions of different length, bursts of losses, storms with losses up to 30 % in which long frames
+/// may vanish. Drawn from a generator of its own, like all that was added later.
+fn worse(faults: &mut Faults, rng: &Rng) {
+    if rng.chance(400_000) {
+        faults.behind = Duration::from_micros(rng.below(20_000));
+    }
+    // The oracle of patience counts on a good network where nothing is lost at random.
+    if faults.loss_ppm == 0 {
+        return;
+    }
+    if rng.chance(500_000) {
+        (faults.burst, faults.burst_ppm) = (2 + rng.below(12) as u32, 200 + rng.below(2_000) as u32);
+    }
+    if rng.chance(500_000) {
+        faults.storm_every = 2_000 + rng.below(8_000) as u32;
+        faults.storm = 50 + rng.below(300) as u32;
+        faults.storm_ppm = rng.below(300_000) as u32;
+        faults.storm_mtu = *rng.pick(&[0, 0, 1280, 1100]);
     }
 }
 
@@ -98,6 +120,7 @@ fn config(seed: u64, rng: &Rng) -> Config {
     // Drawn from a generator of its own: a seed is the same life as ever but for it.
     config.offload = Rng::new(seed ^ 0x0ff1_0ad5).chance(500_000);
     config.v6 = !config.offload && config.mtu >= 1280 && Rng::new(seed ^ 0x06_86dd).chance(400_000);
+    worse(&mut config.faults, &Rng::new(seed ^ 0x5703_1235));
     config.restart = (least, least + Duration::from_micros(rng.below(20_000)));
     config
 }
@@ -220,7 +243,9 @@ pub fn live(seed: u64) -> Report {
         }
     } else {
         for watch in &mut world.watch {
-            watch.patience = Some(4 * world.config.faults.delay + Duration::from_millis(60));
+            watch.patience = Some(
+                4 * (world.config.faults.delay + world.config.faults.behind) + Duration::from_millis(60),
+            );
         }
     }
     let start = world.now;

@@ -22,6 +22,20 @@ pub struct Faults {
     pub delay: Duration,
     /// How long a frame is held back at most.
     pub hold: Duration,
+    /// What one direction takes longer than the other.
+    pub behind: Duration,
+    /// So many frames are lost in a row where one burst begins, by [`Faults::burst_ppm`].
+    pub burst: u32,
+    /// Bursts of losses that begin.
+    pub burst_ppm: u32,
+    /// Every so many frames a storm begins; 0 for never.
+    pub storm_every: u32,
+    /// How many frames it lasts.
+    pub storm: u32,
+    /// Frames lost in a storm.
+    pub storm_ppm: u32,
+    /// In a storm longer frames vanish, as on a path whose MTU became smaller; 0 for none.
+    pub storm_mtu: u32,
 }
 
 /// A cable that does nothing but take its time.
@@ -32,6 +46,13 @@ pub const CLEAN: Faults = Faults {
     corrupt_ppm: 0,
     delay: Duration::from_micros(200),
     hold: Duration::from_millis(2),
+    behind: Duration::ZERO,
+    burst: 0,
+    burst_ppm: 0,
+    storm_every: 0,
+    storm: 0,
+    storm_ppm: 0,
+    storm_mtu: 0,
 };
 
 /// What happens to the n-th IP frame of a direction, written down in advance.
@@ -71,6 +92,8 @@ pub struct Network {
     pub done: Done,
     counts: [u32; 2],
     rng: Rng,
+    /// Frames of a burst that are still to be lost.
+    burst_left: u32,
 }
 
 const ETHERTYPE_AT: usize = 12;
@@ -79,7 +102,7 @@ const HEADER_LEN: usize = 14;
 impl Network {
     /// A cable.
     pub fn new(faults: Faults, rng: Rng) -> Network {
-        Network { faults, fates: BTreeMap::new(), done: Done::default(), counts: [0; 2], rng }
+        Network { faults, fates: BTreeMap::new(), done: Done::default(), counts: [0; 2], rng, burst_left: 0 }
     }
 
     /// Begins to count frames for [`Network::fates`].
@@ -87,9 +110,25 @@ impl Network {
         self.counts = [0; 2];
     }
 
+    /// Bursts and storms, which draw nothing where there are none.
+    fn is_stormy(&mut self, frame: &[u8]) -> bool {
+        let Faults { burst, burst_ppm, storm_every, storm, storm_ppm, storm_mtu, .. } = self.faults;
+        if self.burst_left > 0 {
+            self.burst_left -= 1;
+            return true;
+        }
+        if burst_ppm > 0 && self.rng.chance(burst_ppm) {
+            self.burst_left = burst;
+        }
+        let inside = storm_every > 0 && self.done.frames % u64::from(storm_every) < u64::from(storm);
+        let long = storm_mtu > 0 && frame.len() > HEADER_LEN + storm_mtu as usize;
+        inside && (long || self.rng.chance(storm_ppm))
+    }
+
     /// What becomes of a frame that `from` sends: after which delays which bytes arrive.
     pub fn carry(&mut self, from: usize, frame: Vec<u8>) -> Vec<(Duration, Vec<u8>)> {
-        let Faults { loss_ppm, dup_ppm, reorder_ppm, corrupt_ppm, delay, hold } = self.faults;
+        let Faults { loss_ppm, dup_ppm, reorder_ppm, corrupt_ppm, delay, hold, .. } = self.faults;
+        let delay = delay + if from == 1 { self.faults.behind } else { Duration::ZERO };
         self.done.frames += 1;
         // IPv6 has no checksum over its header, as every link has one: what is harmed lies behind it.
         let harmed_from = match frame.get(ETHERTYPE_AT..HEADER_LEN) {
@@ -103,7 +142,7 @@ impl Network {
             fate = self.fates.get(&(from, self.counts[from])).copied();
             self.counts[from] += 1;
         }
-        if fate == Some(Fate::Lose) || self.rng.chance(loss_ppm) {
+        if fate == Some(Fate::Lose) || self.rng.chance(loss_ppm) || self.is_stormy(&frame) {
             self.done.lost += 1;
             return Vec::new();
         }

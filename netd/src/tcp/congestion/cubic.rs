@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use proto::time::Instant;
 
+use super::super::timers::Deadline;
 use super::Algorithm;
 
 /// RFC 9438 §5: C.
@@ -39,7 +40,7 @@ pub struct Cubic {
     /// The last loss was a time-out (RFC 9438 §4.8).
     timed_out: bool,
     /// Since then the window was not what limited the sender.
-    unused_since: Option<Instant>,
+    unused_since: Deadline,
 }
 
 impl Cubic {
@@ -66,7 +67,7 @@ impl Algorithm for Cubic {
         let size = f64::from(mss);
         let window = f64::from(cwnd) / size;
         let acked = f64::from(acked) / size;
-        let unused = self.unused_since.take();
+        let unused = core::mem::take(&mut self.unused_since).time();
         let mut epoch = match self.epoch {
             // RFC 9438 §4.2, §5.8: time in which the window was not used does not count.
             Some(epoch) if unused.is_some() => {
@@ -121,13 +122,15 @@ impl Algorithm for Cubic {
 
     fn unused(&mut self, now: Instant) {
         if self.epoch.is_some() {
-            self.unused_since.get_or_insert(now);
+            self.unused_since = self.unused_since.min(Deadline::at(now));
         }
     }
 
     // RFC 9438 §5.8: idle time is not time in which the function may grow.
     fn resumed(&mut self, now: Instant, idle_since: Instant) {
-        let idle_since = self.unused_since.take().map_or(idle_since, |unused| unused.min(idle_since));
+        let idle_since = core::mem::take(&mut self.unused_since)
+            .time()
+            .map_or(idle_since, |unused| unused.min(idle_since));
         if let Some(epoch) = &mut self.epoch {
             let moved = epoch.start + now.since(idle_since);
             epoch.start = moved.min(now);

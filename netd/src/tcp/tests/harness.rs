@@ -114,7 +114,7 @@ impl Weather {
             window_scaling: rng.chance(750),
             path_mss: [536, 1460, 1400, 8960][rng.below(4) as usize],
             ecn: [Ecn::Off, Ecn::Accept, Ecn::Request, Ecn::Request][(seed % 4) as usize],
-            receive_limit: [3000, 20_000, 65_535, 1 << 20][rng.below(4) as usize],
+            receive_limit: [600, 3000, 20_000, 65_535, 1 << 20][rng.below(5) as usize],
             ..Settings::default()
         };
         settings.advertised_mss = settings.path_mss;
@@ -276,8 +276,14 @@ impl World {
     }
 
     fn open(&mut self, side: usize) {
-        let iss = SeqNum::new(self.rng.next() as u32);
-        let offset = self.rng.next() as u32;
+        // One connection in three wraps its numbers soon, one its timestamps.
+        let soon = (self.rng.next() % 20_000) as u32;
+        let (iss, offset) = match self.seed % 3 {
+            0 => (u32::MAX - soon, self.rng.next() as u32),
+            1 => (self.rng.next() as u32, u32::MAX - soon - self.now.millis() as u32),
+            _ => (self.rng.next() as u32, self.rng.next() as u32),
+        };
+        let iss = SeqNum::new(iss);
         let block = ControlBlock::connect(self.now, iss, offset, &self.weather.settings);
         let host = &mut self.hosts[side];
         host.identity = Some(Identity { passive: false, iss, timestamp_offset: offset, agreed: None });
@@ -377,7 +383,7 @@ impl World {
             }
             return;
         }
-        let caller = Caller { flow: b"one flow", reopen: None };
+        let caller = Caller { flow: b"one flow", reopen: None, addr: core::net::IpAddr::from([10, 0, 0, 1]) };
         let heard = listen::on_segment(
             self.now,
             &packet.segment,
@@ -391,7 +397,7 @@ impl World {
             // it would with any host; the test is about other things.
             Heard::Dropped(_) | Heard::Answered(_, Some(_)) => {}
             Heard::Answered(reply, None) => self.transmit(side, &[reply]),
-            Heard::HalfOpen(block) => {
+            Heard::HalfOpen(block) | Heard::Fast(block) => {
                 self.adopt(side, *block);
                 self.end_batch(side, None);
             }

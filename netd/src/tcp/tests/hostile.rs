@@ -11,6 +11,7 @@ use super::super::commit::Identity;
 use super::super::congestion::Kind;
 use super::super::control_block::ControlBlock;
 use super::super::ecn::Ecn;
+use super::super::fast_open::Cookie;
 use super::super::icmp::IcmpError;
 use super::super::out_of_order::OUT_OF_ORDER_RANGES_MAX;
 use super::super::reaction::Reaction;
@@ -122,6 +123,7 @@ fn socket_options() -> impl Strategy<Value = SocketOptions> {
             cork,
             keepalive,
             user_timeout: timeout.map(Duration::from_nanos),
+            fast_open: nodelay && !cork,
             mss_max: timeout.filter(|timeout| timeout % 2 == 0).map(|timeout| timeout as u16),
             congestion: [None, Some(Kind::Bbr), Some(Kind::NewReno)]
                 [usize::from(nodelay) + usize::from(cork)],
@@ -198,6 +200,7 @@ impl Victim {
                 sack_permitted: blow.sack_permitted,
                 timestamps,
                 sack,
+                fast_open: (blow.urgent.is_multiple_of(3)).then_some(Cookie::REQUEST),
             },
             payload_len: blow.payload_len,
             marked: blow.urgent % 4 == 1,
