@@ -65,7 +65,7 @@ impl Flight {
 }
 
 /// What one acknowledgement brought.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct AckFacts {
     /// When it came.
     pub now: Instant,
@@ -216,17 +216,7 @@ impl Recovery {
         srtt: Duration,
         parts: &mut Parts<'_>,
     ) -> Option<Duration> {
-        let facts = AckFacts {
-            now,
-            acked: 0,
-            delivered: 0,
-            delivery: Delivery::default(),
-            dsack: None,
-            duplicate: false,
-            limited: false,
-            new_data: false,
-            srtt,
-        };
+        let facts = AckFacts { now, srtt, ..AckFacts::default() };
         let (newly_lost, wait) = self.detect(&facts, parts);
         if self.phase == Phase::Open && parts.log.lost() > 0 {
             self.enter(parts);
