@@ -22,6 +22,28 @@ fn resident() -> u64 {
 }
 
 #[test]
+#[ignore = "a minute, and 4 GiB: cargo test --release -p netd --test memory -- --ignored --nocapture"]
+fn a_million_connections_take_as_much_each() {
+    const MILLION: u32 = 1_000_000;
+    let mut crowd = Crowd::new(MILLION);
+    crowd.connect(BEFORE);
+    let before = resident();
+    let mut last = (BEFORE, before);
+    for count in (1..=10).map(|tenth| tenth * (MILLION / 10)) {
+        crowd.connect(count - last.0);
+        let now = resident();
+        let each = (now - last.1) / u64::from(count - last.0);
+        println!("memory: {each} bytes each for the connections {} to {count}", last.0);
+        // Tables double: those that make them do pay for many that come.
+        assert!(each <= BYTES_MAX + BYTES_MAX / 8, "{each} bytes a connection of those up to {count}");
+        last = (count, now);
+    }
+    let each = (last.1 - before) / u64::from(MILLION - BEFORE);
+    println!("memory: {each} bytes a connection, {MILLION} connections, netd and shared");
+    assert!(each <= BYTES_MAX, "{each} bytes a connection");
+}
+
+#[test]
 fn an_idle_connection_takes_two_kilobytes_at_most() {
     let mut crowd = Crowd::new(CONNECTIONS);
     crowd.connect(BEFORE);

@@ -45,6 +45,27 @@ fn a_packet_costs_as_much_with_many_connections_as_with_one() {
 }
 
 #[test]
+#[ignore = "minutes under valgrind, and 4 GiB: cargo build --release -p netd --example per_packet, then cargo test --release -p netd --test per_packet -- --ignored"]
+fn a_packet_costs_as_much_with_a_million_connections_as_with_a_thousand() {
+    let count =
+        |connections: u32| instructions("take_batch", &[&connections.to_string(), &PACKETS.to_string()]);
+    let (Some(few), Some(many)) = (count(1_000), count(1_000_000)) else {
+        println!("per packet: not counted, there is no valgrind");
+        return;
+    };
+    let packets = u64::from(PACKETS);
+    println!(
+        "per packet: {} instructions with 1000 connections, {} with a million",
+        few / packets,
+        many / packets
+    );
+    assert!(
+        few > 0 && many * 100 <= few * 110,
+        "{few} instructions for 1000 connections, {many} for a million"
+    );
+}
+
+#[test]
 #[ignore = "under valgrind: cargo build -p netd --example per_packet, then cargo test -p netd --test per_packet -- --ignored"]
 fn a_run_that_is_joined_costs_less() {
     let count = |how| instructions("take_run", &["1", "128", how]);

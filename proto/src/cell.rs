@@ -17,9 +17,7 @@
 //! of [`crate::hard`]. Not here: locks, versions of records, anything variable in size.
 
 use crate::shm::Memory;
-use core::hash::Hasher;
 use core::sync::atomic::Ordering;
-use siphasher::sip::SipHasher13;
 use thiserror::Error;
 
 /// Size of a cell in bytes.
@@ -265,10 +263,25 @@ impl<M: Memory> CellTable<M> {
 }
 
 /// Binds a part to its place, use and position, so that no valid bytes are valid elsewhere.
+///
+/// It finds damage, not malice: who writes the table could write the check too. So it is a chain of
+/// multiplications of which both halves count, in which every bit of every word reaches the result.
 fn check(index: u32, serial: u32, part: usize, bytes: &[u8]) -> u32 {
-    let mut hash = SipHasher13::new_with_keys(u64::from(index) << 32 | u64::from(serial), part as u64);
-    hash.write(bytes);
-    hash.finish() as u32
+    let mut hash = mix(u64::from(index) << 32 | u64::from(serial), part as u64);
+    let (words, tail) = bytes.as_chunks::<8>();
+    for word in words {
+        hash = mix(hash, u64::from_le_bytes(*word));
+    }
+    let mut last = [0; 8];
+    last[..tail.len()].copy_from_slice(tail);
+    hash = mix(hash, u64::from_le_bytes(last));
+    (hash ^ (hash >> 32)) as u32
+}
+
+/// The odd constants are digits of the golden ratio and of pi.
+const fn mix(hash: u64, word: u64) -> u64 {
+    let wide = (hash ^ word ^ 0x243f_6a88_85a3_08d3) as u128 * 0x9e37_79b9_7f4a_7c15;
+    (wide as u64 ^ (wide >> 64) as u64).wrapping_add(0x1319_8a2e_0370_7344)
 }
 
 impl<M: Memory> CellWriter<M> {

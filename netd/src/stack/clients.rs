@@ -102,18 +102,17 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// A client points at a socket: takes its note up, then reads its line.
     pub(super) fn on_kick(&mut self, now: Instant, id: SessionId, slot: SlotIndex) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        let kick_ack = Notes::Kick.take_up(&session.memory, &session.geometry, slot);
-        let Some(index) = session.record_at(slot) else { return };
-        let Some(socket) = self.sockets.get_mut(index.0) else { return };
-        socket.line.kick_ack = kick_ack;
-        let client = ClientLine::load(&session.memory, &session.geometry, slot);
-        if client.epoch != socket.line.epoch || socket.closed || session.ended {
-            return;
+        let record = self.sessions.get(&id).and_then(|session| session.record_at(slot));
+        if let Some(index) = record
+            && self.sleepers.contains(index.0)
+        {
+            // It hears its client when it wakes.
+            return self.wake(now, index.0);
         }
+        let Some((index, client)) = self.take_up_kick(id, slot) else { return };
         let name = [id.0.to_le_bytes(), slot.0.to_le_bytes(), client.epoch.0.to_le_bytes()];
         let outcome = match self.begin(|| crumb(Work::Command, name.as_flattened())) {
-            true => self.client_says(now, index.0, client),
+            true => self.client_says(now, index, client),
             false => Err(PeerCorrupt::new("a line that ended the daemon twice")),
         };
         self.end();
@@ -122,8 +121,25 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 
+    /// Takes a client's note up; its line, if there is somebody to hear it.
+    pub(super) fn take_up_kick(&mut self, id: SessionId, slot: SlotIndex) -> Option<(u32, ClientLine)> {
+        let session = self.sessions.get_mut(&id)?;
+        let kick_ack = Notes::Kick.take_up(&session.memory, &session.geometry, slot);
+        let index = session.record_at(slot)?.0;
+        let socket = self.sockets.get_mut(index)?;
+        socket.line.kick_ack = kick_ack;
+        let client = ClientLine::load(&session.memory, &session.geometry, slot);
+        let heard = client.epoch == socket.line.epoch && !socket.closed && !session.ended;
+        heard.then_some((index, client))
+    }
+
     /// Takes over what the client wrote in its line.
-    fn client_says(&mut self, now: Instant, index: u32, client: ClientLine) -> Result<(), PeerCorrupt> {
+    pub(super) fn client_says(
+        &mut self,
+        now: Instant,
+        index: u32,
+        client: ClientLine,
+    ) -> Result<(), PeerCorrupt> {
         let socket = self.sockets.get_mut(index).expect("the caller has found it");
         let at = socket.at.expect("a socket that is kicked has a place");
         let session = self.sessions.get_mut(&at.session).expect("a place lies in a session");
@@ -307,7 +323,7 @@ impl<M: Memory + Clone> Stack<M> {
         self.corrupt_rules.push_back((id, corrupt));
         self.counters.count(Counter::SessionsCorrupt);
         self.batch.answers.push_back(Answer::SessionCorrupt { session: id });
-        for index in self.records_of(id) {
+        for index in self.records_of(now, id) {
             self.abort(now, index);
             if self.sockets.get(index).is_some_and(|socket| !matches!(socket.kind, Kind::Tcp(_))) {
                 self.close_unconnected(now, index);
@@ -315,7 +331,13 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 
-    fn records_of(&self, id: SessionId) -> Vec<u32> {
+    /// All sockets of a session, awake.
+    fn records_of(&mut self, now: Instant, id: SessionId) -> Vec<u32> {
+        let records = self.sessions.get(&id).into_iter().flat_map(|session| session.records());
+        let asleep = records.map(|(_, record)| record.0).filter(|index| self.sleepers.contains(*index));
+        for index in asleep.collect::<Vec<_>>() {
+            self.wake(now, index);
+        }
         let owned = |index: &u32| self.sockets.get(*index).is_some_and(|socket| socket.opening.session == id);
         self.sockets.indices().filter(owned).collect()
     }
@@ -329,6 +351,9 @@ impl<M: Memory + Clone> Stack<M> {
                 self.batch.answers.push_back(Answer::Failed { op, errno });
             }
             return;
+        }
+        if let Some(&index) = named_by(command).and_then(|op| self.operations.get(&op)) {
+            self.wake(now, index);
         }
         let answer = match *command {
             Command::Connect { op, local, remote, .. } if self.is_elsewhere(op, local, remote) => {
@@ -578,6 +603,12 @@ impl<M: Memory + Clone> Stack<M> {
     pub(super) fn settle_at(&mut self, index: u32, at: SocketRef) {
         let session = self.sessions.get_mut(&at.session).expect("the caller has found it");
         assert!(session.settle(at.slot, RecordIndex(index)), "the caller has seen that it is free");
+        self.move_in(index, at);
+    }
+
+    /// A socket that was settled at a place begins a new use of it, or goes on with its own.
+    pub(super) fn move_in(&mut self, index: u32, at: SocketRef) {
+        let session = self.sessions.get(&at.session).expect("a place lies in a session");
         let socket = self.sockets.get_mut(index).expect("the caller has made it");
         let last = StackLine::load(&session.memory, &session.geometry, at.slot);
         // The counts of notes go on from the last use of the place; all else begins anew.
@@ -634,7 +665,7 @@ impl<M: Memory + Clone> Stack<M> {
         };
         session.ended = true;
         session.leaving = true;
-        for index in self.records_of(id) {
+        for index in self.records_of(now, id) {
             // The client's last words count: what it published before it died is delivered.
             if let Some(at) = self.sockets.get(index).and_then(|socket| socket.at) {
                 self.last_words(now, index, at);
@@ -677,6 +708,14 @@ fn op_of(command: &Command) -> Option<OpId> {
     match *command {
         Command::Connect { op, .. } | Command::Listen { op, .. } | Command::Datagram { op, .. } => Some(op),
         Command::Withdraw { .. } | Command::EndSession { .. } => None,
+    }
+}
+
+/// The operation whose outcome a command asks for or takes back.
+fn named_by(command: &Command) -> Option<OpId> {
+    match *command {
+        Command::Withdraw { op, .. } => Some(op),
+        _ => op_of(command),
     }
 }
 

@@ -10,9 +10,10 @@
 //! receive.rs   frame → link → ip → transport          clients.rs  kicks, commands, sessions
 //! transmit.rs  segments and datagrams → ip → link      settle.rs   the commit order
 //! recover.rs   hard state → stack                      socket.rs   one socket
-//! offload.rs   what devices take over
+//! asleep.rs    connections at rest meanwhile            offload.rs  what devices take over
 //! ```
 
+mod asleep;
 mod batch;
 mod change;
 mod clients;
@@ -45,6 +46,7 @@ use crate::tcp::settings::Settings;
 use crate::timer_wheel::TimerWheel;
 use crate::transport::demux::Demux;
 use crate::wire::address::MacAddr;
+use asleep::Sleepers;
 use batch::Batch;
 use proto::cell::CellWriter;
 use proto::control::operations::Answer;
@@ -95,6 +97,8 @@ pub struct Stack<M: Memory> {
     ip: Ip<M>,
     conns: CellWriter<M>,
     sockets: Sockets,
+    /// Records whose sockets are made when they are asked for.
+    sleepers: Sleepers,
     /// Records by the operation that made them (INV-T9).
     operations: HashMap<OpId, u32>,
     /// In an order of their own: the same inputs give the same outputs.
@@ -241,7 +245,7 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// Number of records in use.
     pub fn record_count(&self) -> usize {
-        self.sockets.indices().count()
+        self.sockets.indices().count() + self.sleepers.count()
     }
 
     /// What the links changed in the configuration, for whoever keeps it; to be kept before the batch is

@@ -123,7 +123,13 @@ impl<M: Memory + Clone> Stack<M> {
             // Its own shard answers it, or nobody does: no RST comes from here.
             return Err(DropReason::OtherShard);
         }
-        let receiver = self.demux.tcp(&flow);
+        let mut receiver = self.demux.tcp(&flow);
+        if let TcpReceiver::Connection(index) = receiver
+            && self.sleepers.contains(index)
+        {
+            self.wake(now, index);
+            receiver = self.demux.tcp(&flow);
+        }
         let marked = is_marked(frame.packet_head(), &pair);
         let mut tcp = match frame.buf.marks.csum {
             Csum::Valid | Csum::Partial { .. } => unchecked.trust(),
@@ -479,7 +485,7 @@ impl<M: Memory + Clone> Stack<M> {
         };
         match report.quote.protocol {
             IpProtocol::TCP => {
-                let index = self.demux.flows.get(&flow).ok_or(DropReason::IcmpQuoteInvalid)?;
+                let index = self.connection_of(now, &flow).ok_or(DropReason::IcmpQuoteInvalid)?;
                 let socket =
                     self.sockets.get_mut(index).expect("the demultiplexer names sockets that there are");
                 let Kind::Tcp(block) = &mut socket.kind else { return Err(DropReason::IcmpQuoteInvalid) };

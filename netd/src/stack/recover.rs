@@ -5,6 +5,7 @@
 //! are checked as ever. Then all levels are raised again and every client is told (INV-R6), and
 //! connections speak first (INV-T6); all of it leaves when the first batch is settled.
 
+use super::asleep::Sleepers;
 use super::batch::Batch;
 use super::clients::{bound, flow_key, remote_of};
 use super::socket::{ACCEPT_RECORD, Kind, Listener, RECEIVE_LIMIT, Socket, Udp};
@@ -36,7 +37,7 @@ use proto::arena::{Geometry, WINDOW_MAX};
 use proto::cell::{CellCorrupt, CellWriter, Held, Image, TableError};
 use proto::control::operations::SocketRef;
 use proto::hard::conns::{Agreed, Kind as RecordKind, LAYOUT, Opening, State, TcpState};
-use proto::id::{Epoch, OpId, SessionId, SlotIndex};
+use proto::id::{Epoch, OpId, RecordIndex, SessionId, SlotIndex};
 use proto::nic::steering::Steering;
 use proto::recorder::Work;
 use proto::shm::Memory;
@@ -57,11 +58,11 @@ pub enum AttachError {
 }
 
 /// A record as it was found.
-struct Found {
-    held: Held,
-    opening: Opening,
-    agreed: Option<Agreed>,
-    state: State,
+pub(super) struct Found {
+    pub held: Held,
+    pub opening: Opening,
+    pub agreed: Option<Agreed>,
+    pub state: State,
 }
 
 impl<M: Memory + Clone> Stack<M> {
@@ -85,6 +86,7 @@ impl<M: Memory + Clone> Stack<M> {
             ip: Ip::new(link, routes, secrets.hash),
             conns,
             sockets: Sockets::default(),
+            sleepers: Sleepers::default(),
             operations: HashMap::new(),
             sessions: BTreeMap::new(),
             session_order: Vec::new(),
@@ -132,12 +134,20 @@ impl<M: Memory + Clone> Stack<M> {
         self.demux.flows.reserve(cells);
         self.demux.flows.expect(cells as usize);
         self.sessions.values_mut().for_each(Session::begin_recovery);
+        for session in self.sessions.values_mut() {
+            // Every socket is looked at anyhow, and the ring has room again for the clients' next kicks.
+            while let Ok(Some(_)) = session.next_kick() {}
+        }
         let (mut bound, mut corrupt) = (Vec::new(), Vec::new());
         for index in (0..cells).rev() {
             let Some((held, image)) = self.conns.recover_one(index) else { continue };
             match image.map(|image| Found::read(held, &image)) {
                 // A connection needs nobody else to be there; there may be very many.
-                Ok(Ok(record)) if record.is_connection() => corrupt.extend(self.restore_one(now, record)),
+                Ok(Ok(record)) if record.is_connection() => {
+                    if let Some(record) = self.lay_down(record) {
+                        corrupt.extend(self.restore_one(now, record));
+                    }
+                }
                 Ok(Ok(record)) => bound.push(record),
                 Ok(Err(held)) => {
                     self.counters.count(Counter::CellsCorrupt);
@@ -184,6 +194,7 @@ impl<M: Memory + Clone> Stack<M> {
         for index in self.tx_pending.drain(..) {
             self.sockets.get_mut(index).expect("just restored").tx_pending = false;
         }
+        let sleepers = core::mem::take(&mut self.greetings);
         for index in self.sockets.indices().collect::<Vec<_>>() {
             self.touch(index);
             match &self.sockets.get(index).expect("an index of a socket").kind {
@@ -195,6 +206,7 @@ impl<M: Memory + Clone> Stack<M> {
                 _ => self.reschedule(now, index),
             }
         }
+        self.greetings.extend(sleepers);
     }
 
     /// Makes a socket of a record, under a breadcrumb of its own (INV-T8).
@@ -225,19 +237,12 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// Makes a socket of a record.
     fn restore(&mut self, now: Instant, record: Found) -> Result<(), PeerCorrupt> {
-        let Found { held, opening, agreed, state } = record;
-        let Some(kind) = self.restore_kind(now, &opening, agreed.as_ref(), &state) else {
+        let (index, opening, state) = (record.held.index(), record.opening, record.state);
+        let place = place_of(&opening, record.agreed.as_ref());
+        if !self.make_socket(now, record) {
             self.counters.count(Counter::CellsCorrupt);
-            self.conns.free(held);
             return Ok(());
-        };
-        let mut socket = Socket::new(held, opening, kind);
-        socket.agreed = agreed;
-        socket.committed = Some(state);
-        socket.half_open = opening.kind == RecordKind::TcpPassive && state.tcp_state == TcpState::SynReceived;
-        socket.closed = state.detached;
-        let place = place_of(&opening, agreed.as_ref());
-        let index = self.sockets.insert(socket);
+        }
         let placed = match place {
             Some(at) if state.detached => self.say_gone_again(at),
             Some(at) => {
@@ -250,6 +255,23 @@ impl<M: Memory + Clone> Stack<M> {
         };
         self.enter(index, &opening);
         placed
+    }
+
+    /// The socket of a record, without its place; `false`, and the record is given back, when that
+    /// contradicts itself.
+    pub(super) fn make_socket(&mut self, now: Instant, record: Found) -> bool {
+        let Found { held, opening, agreed, state } = record;
+        let Some(kind) = self.restore_kind(now, &opening, agreed.as_ref(), &state) else {
+            self.conns.free(held);
+            return false;
+        };
+        let mut socket = Socket::new(held, opening, kind);
+        socket.agreed = agreed;
+        socket.committed = Some(state);
+        socket.half_open = opening.kind == RecordKind::TcpPassive && state.tcp_state == TcpState::SynReceived;
+        socket.closed = state.detached;
+        self.sockets.insert(socket);
+        true
     }
 
     fn restore_kind(
@@ -325,11 +347,23 @@ impl<M: Memory + Clone> Stack<M> {
             return Ok(());
         }
         self.settle_at(index, at);
+        self.find_again(index, at, state, false)
+    }
+
+    /// What a socket that was moved into its place finds there: cursors, pages, a note that is owed. One
+    /// that `slept` was owed none.
+    pub(super) fn find_again(
+        &mut self,
+        index: u32,
+        at: SocketRef,
+        state: &State,
+        slept: bool,
+    ) -> Result<(), PeerCorrupt> {
         let session = self.sessions.get_mut(&at.session).expect("looked at above");
         let socket = self.sockets.get_mut(index).expect("just made");
         let was = StackLine::load(&session.memory, &session.geometry, at.slot);
         let client = ClientLine::load(&session.memory, &session.geometry, at.slot);
-        if !session.is_told(at.slot) {
+        if !slept && !session.is_told(at.slot) {
             // A note that was counted and never got into the ring is given again.
             socket.line.event_seq = client.event_ack;
         }
@@ -400,21 +434,7 @@ impl<M: Memory + Clone> Stack<M> {
                 {
                     continue;
                 }
-                let mut line = StackLine::load(&session.memory, &session.geometry, slot);
-                let client = ClientLine::load(&session.memory, &session.geometry, slot);
-                if !session.is_told(slot) {
-                    line.event_seq = client.event_ack;
-                }
-                // A line was published after its record was committed, and says GONE before that is
-                // freed. A client that still has this use of the place may not have heard of it.
-                if line.flags & level::GONE == 0 {
-                    line.flags |= level::ERROR | level::GONE;
-                    line.error = Errno::CONNRESET.raw_os_error().unsigned_abs();
-                    line.store(&session.memory, &session.geometry, slot);
-                } else if client.epoch != line.epoch {
-                    continue;
-                }
-                if let Err(rule) = session.notify(slot, &mut line.event_seq) {
+                if let Err(rule) = tell_lost(session, slot, false) {
                     corrupt.push((session.id, rule));
                 }
             }
@@ -455,8 +475,6 @@ impl<M: Memory + Clone> Stack<M> {
     /// INV-R6: polls every socket of a session, whatever its kick ring says.
     fn look_at_all(&mut self, now: Instant, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        // Every socket is looked at anyhow, and the ring has room again for the clients' next kicks.
-        while let Ok(Some(_)) = session.next_kick() {}
         for slot in session.geometry.places_of(self.shard) {
             // Written only where there is something to take up: places that were never used stay as they are.
             if session.record_at(slot).is_none()
@@ -465,7 +483,9 @@ impl<M: Memory + Clone> Stack<M> {
                 Notes::Kick.take_up(&session.memory, &session.geometry, slot);
             }
         }
-        let slots: Vec<SlotIndex> = session.records().map(|(slot, _)| slot).collect();
+        let awake = |record: RecordIndex| !self.sleepers.contains(record.0);
+        let slots: Vec<SlotIndex> =
+            session.records().filter(|(_, record)| awake(*record)).map(|(slot, _)| slot).collect();
         for slot in slots {
             self.on_kick(now, id, slot);
         }
@@ -477,7 +497,7 @@ impl Found {
         matches!(self.opening.kind, RecordKind::TcpActive | RecordKind::TcpPassive)
     }
 
-    fn read(held: Held, image: &Image) -> Result<Found, Held> {
+    pub(super) fn read(held: Held, image: &Image) -> Result<Found, Held> {
         let Some(opening) = Opening::from_bytes(&image.opening) else { return Err(held) };
         let agreed = image.agreed.map(|bytes| Agreed::from_bytes(opening.kind, &bytes));
         match (agreed, State::from_bytes(&image.state)) {
@@ -487,8 +507,32 @@ impl Found {
     }
 }
 
+/// INV-T7: tells a client that what lay at `slot` is over, because its record is lost; `slept` where the ring
+/// was right when its socket lay down, else what the recovery knows of the ring counts.
+pub(super) fn tell_lost<M: Memory + Clone>(
+    session: &mut Session<M>,
+    slot: SlotIndex,
+    slept: bool,
+) -> Result<(), PeerCorrupt> {
+    let mut line = StackLine::load(&session.memory, &session.geometry, slot);
+    let client = ClientLine::load(&session.memory, &session.geometry, slot);
+    if !slept && !session.is_told(slot) {
+        line.event_seq = client.event_ack;
+    }
+    // A line was published after its record was committed, and says GONE before that is freed. A client
+    // that still has this use of the place may not have heard of it.
+    if line.flags & level::GONE == 0 {
+        line.flags |= level::ERROR | level::GONE;
+        line.error = Errno::CONNRESET.raw_os_error().unsigned_abs();
+        line.store(&session.memory, &session.geometry, slot);
+    } else if client.epoch != line.epoch {
+        return Ok(());
+    }
+    session.notify(slot, &mut line.event_seq)
+}
+
 /// Where in an arena a record's socket lies.
-fn place_of(opening: &Opening, agreed: Option<&Agreed>) -> Option<SocketRef> {
+pub(super) fn place_of(opening: &Opening, agreed: Option<&Agreed>) -> Option<SocketRef> {
     let session = opening.session;
     match (opening.kind, agreed) {
         (RecordKind::TcpPassive, Some(Agreed::Passive { slot, epoch, .. })) => {

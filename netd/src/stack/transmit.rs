@@ -106,6 +106,7 @@ impl<M: Memory + Clone> Stack<M> {
     fn greet(&mut self, now: Instant) {
         while self.may_greet() && self.tx_pending.len() < GREETINGS_PER_ROUND {
             let index = self.greetings.pop_front().expect("there are some");
+            self.wake_to_greet(now, index);
             self.reschedule(now, index);
         }
     }

@@ -8,7 +8,7 @@ use netd::wire::address::MacAddr;
 use netd::wire::checksum::pseudo_header;
 use netd::wire::ipv4::{IpProtocol, Ipv4Header};
 use proto::Instant;
-use proto::arena::line::{ClientLine, Notes};
+use proto::arena::line::{ClientLine, Notes, StackLine};
 use proto::arena::record::record_size;
 use proto::arena::{Geometry, NOTE_SIZE};
 use proto::cell::table_size;
@@ -207,6 +207,10 @@ impl Crowd {
             self.segment(n, ACK, &[]);
             self.settle();
             self.line.consumed += record_size(0) as u64;
+            // Who accepts a connection takes its place up.
+            let slot = SlotIndex(self.geometry.active + n);
+            let epoch = StackLine::load_epoch(&self.arena, &self.geometry, slot);
+            ClientLine { epoch, ..ClientLine::default() }.store(&self.arena, &self.geometry, slot);
             self.kick();
             self.settle();
             self.sent();

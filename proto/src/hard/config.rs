@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// Layout version of the region; changes with any field below.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 /// Records that the region has room for.
 pub const CAPACITY: u32 = 4096;
 /// Size of the region in bytes.

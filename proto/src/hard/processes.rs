@@ -19,7 +19,7 @@ use crate::time::Instant;
 use std::collections::BTreeMap;
 
 /// Layout version of the region; changes with any field below.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 /// Seats there is room for, and the group itself.
 pub const CAPACITY: u32 = 192;
 /// Size of the region in bytes.

@@ -19,7 +19,7 @@ use crate::id::{Epoch, OpId, SessionId, SlotIndex};
 use core::net::SocketAddr;
 
 /// Layout version of the region; changes with any field below.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Records that the registry has room for: sessions and sockets together.
 pub const CELLS: u32 = 1 << 17;
