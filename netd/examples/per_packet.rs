@@ -2,7 +2,8 @@
 //! the work whose instructions `tests/per_packet.rs` counts.
 //!
 //! `per_packet CONNECTIONS PACKETS`; with a third word, `plain` or `joined`, that many full segments of
-//! one connection come in, by software GRO or without it; with `die`, the stack dies that many times.
+//! one connection come in, by software GRO or without it; with `datagrams`, that many come in and go back;
+//! with `die`, the stack dies that many times.
 
 #[path = "../tests/crowd/mod.rs"]
 mod crowd;
@@ -22,6 +23,13 @@ fn main() {
                 println!(
                     "{connections} connections: attached after {attached:?}, settled after {settled:?} more"
                 );
+            }
+            return;
+        }
+        if how == "datagrams" {
+            crowd.open_datagrams();
+            for _ in 0..packets / BATCH {
+                crowd.datagrams(BATCH);
             }
             return;
         }

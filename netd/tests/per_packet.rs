@@ -41,6 +41,9 @@ fn a_packet_costs_as_much_with_many_connections_as_with_one() {
     };
     let packets = u64::from(PACKETS);
     println!("per packet: {} instructions with 1 connection, {} with {MANY}", one / packets, many / packets);
+    if let Some(echoed) = instructions("take_batch", &["1", &PACKETS.to_string(), "datagrams"]) {
+        println!("per datagram that comes in and goes back: {} instructions", echoed / packets);
+    }
     assert!(one > 0 && many * 100 <= one * MOST, "{one} instructions for 1 connection, {many} for {MANY}");
 }
 

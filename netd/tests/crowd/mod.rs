@@ -9,8 +9,9 @@ use netd::wire::checksum::pseudo_header;
 use netd::wire::ipv4::{IpProtocol, Ipv4Header};
 use proto::Instant;
 use proto::arena::line::{ClientLine, Notes, StackLine};
-use proto::arena::record::record_size;
-use proto::arena::{Geometry, NOTE_SIZE};
+use proto::arena::place::{Direction, pieces};
+use proto::arena::record::{Header, record_size};
+use proto::arena::{Geometry, NOTE_SIZE, TABLE_PAGES};
 use proto::cell::table_size;
 use proto::control::messages::Prefix;
 use proto::control::notices::Change;
@@ -20,6 +21,7 @@ use proto::nic::packet_buf::{Csum, PacketBuf};
 use proto::nic::pool::FramePool;
 use proto::nic::slab::SlabGeometry;
 use proto::ring::spsc::Producer;
+use proto::shm::Memory;
 use proto::shm::heap::HeapMemory;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -34,6 +36,10 @@ const PORT: u16 = 80;
 const A_REMOTE: u32 = 50_000;
 /// The payload of a full segment with timestamps.
 const FULL: usize = 1448;
+/// Where the datagram socket lies.
+const DATAGRAMS: SlotIndex = SlotIndex(1);
+/// The payload of a datagram.
+const DATAGRAM: usize = 64;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 /// MSS 1460, SACK permitted, timestamps, window scale 7: what a Linux host offers.
@@ -57,6 +63,7 @@ pub struct Crowd {
     geometry: Geometry,
     kicks: Producer<Mem, NOTE_SIZE>,
     line: ClientLine,
+    datagrams: ClientLine,
     remotes: Vec<Remote>,
     setup: Box<dyn Fn() -> Setup<Mem>>,
 }
@@ -125,6 +132,7 @@ impl Crowd {
             geometry,
             kicks,
             line,
+            datagrams: ClientLine::default(),
             remotes: Vec::with_capacity(most as usize),
             setup,
         };
@@ -281,6 +289,76 @@ impl Crowd {
         let next = Stack::attach(self.now, setup, sessions).expect("what a stack has left");
         // A dead process frees nothing piece by piece.
         std::mem::forget(std::mem::replace(&mut self.stack, next));
+    }
+
+    /// A datagram socket at place 1, bound to the port of the listener.
+    pub fn open_datagrams(&mut self) {
+        let socket = SocketRef { session: SessionId(1), slot: DATAGRAMS, epoch: Epoch(1) };
+        let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT);
+        let remote = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        self.stack.on_command(self.now, &Command::Datagram { op: OpId(2), socket, local, remote });
+        self.datagrams = ClientLine { epoch: Epoch(1), ..ClientLine::default() };
+        self.datagrams.store(&self.arena, &self.geometry, DATAGRAMS);
+        for entry in 0..TABLE_PAGES {
+            let page = entry as u32 % self.geometry.tx_pages;
+            Direction::Tx.set_page(&self.arena, &self.geometry, DATAGRAMS, entry, page);
+        }
+        self.settle();
+        self.sent();
+    }
+
+    /// `count` datagrams of 64 bytes come in, and go back.
+    pub fn datagrams(&mut self, count: u32) {
+        let frames = (0..count).map(|n| self.datagram(n % A_REMOTE)).collect();
+        self.take_batch(frames);
+        // What the client does of it stands outside of the count.
+        for n in 0..count {
+            let (ip, port) = address(n % A_REMOTE);
+            let header = Header {
+                len: DATAGRAM as u32,
+                remote: SocketAddr::new(IpAddr::V4(ip), port),
+                local: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT),
+                slot: SlotIndex(0),
+                epoch: Epoch(0),
+            };
+            let mut record = header.to_bytes().to_vec();
+            record.resize(record_size(DATAGRAM), 7);
+            let mut done = 0;
+            for piece in pieces(self.datagrams.written, record.len()) {
+                let page = piece.entry as u32 % self.geometry.tx_pages;
+                let at = Direction::Tx.byte_at(&self.geometry, page, piece.within);
+                self.arena.write(at, &record[done..done + piece.len]);
+                done += piece.len;
+            }
+            self.datagrams.written += record.len() as u64;
+            self.datagrams.consumed += record.len() as u64;
+        }
+        self.datagrams.store(&self.arena, &self.geometry, DATAGRAMS);
+        if Notes::Kick.raise(&self.arena, &self.geometry, DATAGRAMS, &mut self.datagrams.kick_seq) {
+            assert_eq!(self.kicks.push(&DATAGRAMS.0.to_ne_bytes()), Ok(true), "room for a note");
+        }
+        let _ = self.kicks.publish();
+        self.take_batch(Vec::new());
+        assert_eq!(self.sent().len() as u32, count, "every datagram goes back");
+    }
+
+    fn datagram(&mut self, n: u32) -> PacketBuf<Mem> {
+        let (src, port) = address(n);
+        let mut udp = Vec::with_capacity(8 + DATAGRAM);
+        udp.extend(port.to_be_bytes());
+        udp.extend(PORT.to_be_bytes());
+        udp.extend((8 + DATAGRAM as u16).to_be_bytes());
+        udp.extend([0; 2]);
+        udp.extend([7; DATAGRAM]);
+        let mut frame = [OUR_MAC, [2, 1, 1, 1, 1, 1]].concat();
+        frame.extend([8, 0]);
+        let mut ip = [0; 20];
+        Ipv4Header::new(src, US, IpProtocol::UDP, 64, udp.len()).emit(&mut ip);
+        frame.extend(ip);
+        frame.extend(udp);
+        let mut packet = PacketBuf::alloc(&self.pool, frame.len(), 0).expect("pages");
+        packet.write(0, &frame).expect("our own page");
+        packet
     }
 
     /// A batch of `count` full segments of connection 0, from a device without offloads.

@@ -1,6 +1,7 @@
 //! The stack alone, over memory that outlives it, with clients that write their lines by hand.
 
 mod accept_queue;
+mod asleep;
 mod checksums;
 mod datagrams;
 mod hostile_ipv6;
