@@ -2,8 +2,10 @@
 //! taken back from the survivor when one dies.
 //!
 //! ```text
-//! none ──both complete──► made, mirrored ──acknowledged──► said ──one dies──► releasing ──► none
+//! none ──both run──► made, mirrored ──acknowledged, both complete──► said ──one dies──► releasing ──► none
 //! ```
+//!
+//! Rings are made as soon as both run: a vault then has them by the time at which both may be told.
 
 use super::{ANSWER_MAX, Action, Policy, Then};
 use crate::facts::{Fact, Pair};
@@ -14,6 +16,8 @@ use proto::id::{Generation, Seat};
 /// What stands beside `Facts::links`.
 #[derive(Debug, Default)]
 pub(super) struct LinkState {
+    /// Every live vault has the rings.
+    kept: bool,
     /// Both were introduced.
     pub said: bool,
     /// One is dead; the other has until then to let go before somebody looks what it does.
@@ -21,33 +25,66 @@ pub(super) struct LinkState {
 }
 
 impl Policy {
-    /// Makes what is missing between those who run and were told everything.
+    /// Makes what is missing between those who run, and introduces those who were told everything.
     pub(super) fn link_up(&mut self, now: Instant) {
         if self.facts.stopping {
             return;
         }
         for pair in self.facts.pairs() {
-            let both = self.facts.is_complete(pair.first) && self.facts.is_complete(pair.second);
-            if !both || self.facts.links.contains_key(&pair) {
+            let (Some(first), Some(second)) = (self.facts.live(pair.first), self.facts.live(pair.second))
+            else {
+                continue;
+            };
+            if self.facts.links.contains_key(&pair) {
+                self.introduce(now, pair);
                 continue;
             }
-            let generations = (self.generation_of(pair.first), self.generation_of(pair.second));
+            let generations = (first.generation, second.generation);
             self.links.insert(pair, LinkState::default());
             self.actions.push(Action::MakeLink { pair });
             self.deposit(now, Fact::Linked { pair, generations }, Then::Introduce { pair, generations });
         }
     }
 
-    pub(super) fn introduce(&mut self, now: Instant, pair: Pair, generations: (Generation, Generation)) {
-        let alive = self.facts.is_live(pair.first, generations.0)
-            && self.facts.is_live(pair.second, generations.1)
-            && self.facts.links.get(&pair) == Some(&generations);
-        if !alive {
-            return;
+    /// Every live vault has the rings of that pair.
+    pub(super) fn rings_kept(&mut self, now: Instant, pair: Pair, generations: (Generation, Generation)) {
+        if self.facts.links.get(&pair) == Some(&generations) {
+            self.links.entry(pair).or_default().kept = true;
+            self.introduce(now, pair);
         }
-        self.links.entry(pair).or_default().said = true;
-        self.actions.push(Action::Introduce { to: pair.first, peer: pair.second, generation: generations.1 });
-        self.actions.push(Action::Introduce { to: pair.second, peer: pair.first, generation: generations.0 });
+    }
+
+    /// A vault more, which knows all once it acknowledges `number`: nobody is introduced over rings that it
+    /// does not have.
+    pub(super) fn keep_unsaid_rings(&mut self, number: u64) {
+        for (&pair, link) in self.links.iter_mut().filter(|(_, link)| link.kept && !link.said) {
+            if let Some(&generations) = self.facts.links.get(&pair) {
+                link.kept = false;
+                self.waiting.push_back((number, Then::Introduce { pair, generations }));
+            }
+        }
+    }
+
+    /// Introduces a pair to each other, once, when both may be told.
+    fn introduce(&mut self, now: Instant, pair: Pair) {
+        if self.links.get(&pair).is_some_and(|link| link.kept && !link.said) && self.may_meet(pair) {
+            self.links.entry(pair).or_default().said = true;
+            self.say_introduced(now, pair);
+        }
+    }
+
+    /// Whether those who share the rings live, and were told everything.
+    fn may_meet(&self, pair: Pair) -> bool {
+        self.facts.links.get(&pair).is_some_and(|&(first, second)| {
+            let alive = self.facts.is_live(pair.first, first) && self.facts.is_live(pair.second, second);
+            alive && self.facts.is_complete(pair.first) && self.facts.is_complete(pair.second)
+        })
+    }
+
+    fn say_introduced(&mut self, now: Instant, pair: Pair) {
+        let Some(&(first, second)) = self.facts.links.get(&pair) else { return };
+        self.actions.push(Action::Introduce { to: pair.first, peer: pair.second, generation: second });
+        self.actions.push(Action::Introduce { to: pair.second, peer: pair.first, generation: first });
         self.all_ready(now);
     }
 
@@ -80,11 +117,14 @@ impl Policy {
         let links: Vec<_> =
             self.facts.links.iter().map(|(&pair, &generations)| (pair, generations)).collect();
         for (pair, generations) in links {
-            self.links.insert(pair, LinkState { said: true, release_by: None });
+            // Perhaps: whoever was not introduced has nothing to let go of, and says so.
+            self.links.insert(pair, LinkState { kept: true, said: true, release_by: None });
             let first = self.facts.is_live(pair.first, generations.0);
             let second = self.facts.is_live(pair.second, generations.1);
             match (first, second) {
-                (true, true) => self.introduce(now, pair, generations),
+                (true, true) if self.may_meet(pair) => self.say_introduced(now, pair),
+                // The one who was not told everything is killed.
+                (true, true) => {}
                 (false, false) => self.unlinked(now, pair),
                 _ => self.ask_release(now, pair),
             }

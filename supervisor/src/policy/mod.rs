@@ -453,7 +453,7 @@ impl Policy {
     fn follow(&mut self, now: Instant, then: Then) {
         match then {
             Then::Welcome { seat, generation } => self.welcome(seat, generation),
-            Then::Introduce { pair, generations } => self.introduce(now, pair, generations),
+            Then::Introduce { pair, generations } => self.rings_kept(now, pair, generations),
             Then::Pass { session, asker } => self.pass(now, session, asker),
             Then::Answer(asker) => self.answer(asker),
         }

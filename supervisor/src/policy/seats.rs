@@ -58,6 +58,7 @@ impl Policy {
         let generation = facts.generation.next();
         let fact = Fact::Spawned { seat, generation, pid, at: now.nanos() };
         self.deposit(now, fact, Then::Welcome { seat, generation });
+        self.link_up(now);
         if self.facts.stopping {
             self.kill(seat, generation);
         }

@@ -89,6 +89,7 @@ impl Policy {
         self.mirrored += facts.len() as u64;
         self.standby.state = State::Told { acked, sent: self.mirrored, unacked_since: now };
         self.actions.push(Action::Transfer { number: self.mirrored, facts });
+        self.keep_unsaid_rings(self.mirrored);
     }
 
     pub(super) fn acked(&mut self, now: Instant, number: u64) {
