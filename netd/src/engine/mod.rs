@@ -39,6 +39,7 @@ use proto::nic::pool::FramePool;
 use proto::nic::slab::SlabGeometry;
 use proto::recorder::{Kind, Recorder};
 use proto::shm::region::{Region, create_sealed};
+use proto::stats::neighbours::Board;
 use proto::stats::table::Table;
 use proto::{Instant, PeerCorrupt};
 use rustix::fd::{AsRawFd, RawFd};
@@ -113,6 +114,7 @@ struct Engine {
     clients: Clients,
     config: Configuration,
     stats: Table<Mapped>,
+    neighbours: Board<Mapped>,
     recorder: Recorder<Mapped>,
     tap: Tap,
     poll: Poll,
@@ -208,6 +210,7 @@ impl Engine {
         let mut recorder = Recorder::attach(stats_region.clone(), seat);
         recorder.record(now(), Kind::ATTACHED, [start.generation.0.into(), std::process::id().into(), 0], "");
         let config = Configuration::attach(start.memory(Tag::Config), group, seat.index == 0)?;
+        let neighbours = Board::attach(stats_region.clone(), seat);
         let crumbs = Crumbs::attach(stats_region, seat, start.predecessor, &mut recorder);
         let nics: Vec<NicLink> = (0..group.nics.len() as u16)
             .map(|index| {
@@ -237,6 +240,7 @@ impl Engine {
         };
         let mut stack = Stack::attach(now(), setup, clients.take_arrived())?;
         config.apply(now(), &mut stack);
+        neighbours.shown().for_each(|shown| stack.restore_neighbour(now(), shown));
         let sockd = SockdLink::new((seat, start.generation));
         let us = (seat, start.generation);
         let tap = Tap::attach(start.memory(Tag::Capture(seat.index)));
@@ -249,6 +253,7 @@ impl Engine {
             clients,
             config,
             stats,
+            neighbours,
             recorder,
             tap,
             poll,
@@ -276,7 +281,7 @@ impl Engine {
                 continue;
             }
             (rounds, idle_since) = (0, None);
-            self.stats.mirror(self.stack.counters.each().map(|(_, count)| count));
+            self.mirror();
             let worked = worked | self.stack.maintain();
             let until = match worked || !self.arm() {
                 true => Some(Instant::ZERO),
@@ -290,8 +295,17 @@ impl Engine {
             self.after_sleep(events)?;
         }
         self.recorder.record(now(), Kind::STOP, [0; 3], "");
-        self.stats.mirror(self.stack.counters.each().map(|(_, count)| count));
+        self.mirror();
         Ok(())
+    }
+
+    /// What people are shown.
+    fn mirror(&mut self) {
+        self.stats.mirror(self.stack.counters.each().map(|(_, count)| count));
+        let time = now();
+        if self.stack.neighbours_changed(time) {
+            self.neighbours.show(self.stack.neighbours(time));
+        }
     }
 
     /// One batch. Returns whether anything was done.

@@ -53,6 +53,8 @@ const UNUSED_AFTER: Duration = Duration::from_secs(60);
 const EVICTION_LOOKS: usize = 32;
 /// Neighbours that are found without a hash: those that packets go to all the time are few.
 const HINTS: usize = 32;
+/// A later confirmation is worth being shown after so long.
+const SHOWN_AFTER: Duration = Duration::from_secs(1);
 /// Announcements of an address: RFC 5227 §1.1 ANNOUNCE_NUM.
 const ANNOUNCE_COUNT: u8 = 2;
 /// Between them: RFC 5227 §1.1 ANNOUNCE_INTERVAL.
@@ -77,44 +79,7 @@ impl Default for NeighbourLimits {
     }
 }
 
-/// The states of RFC 4861 §7.3.2, and Linux's two more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NeighbourState {
-    /// Asked, no answer yet.
-    Incomplete,
-    /// Confirmed a short time ago.
-    Reachable,
-    /// Known, not confirmed lately, not sent to since.
-    Stale,
-    /// Known, and just sent to: a confirmation may come by itself.
-    Delay,
-    /// Known, and being asked whether it is still there.
-    Probe,
-    /// Did not answer.
-    Failed,
-    /// Set by the administrator.
-    Permanent,
-}
-
-impl NeighbourState {
-    /// The word that `ip neigh` uses.
-    pub const fn name(self) -> &'static str {
-        match self {
-            NeighbourState::Incomplete => "INCOMPLETE",
-            NeighbourState::Reachable => "REACHABLE",
-            NeighbourState::Stale => "STALE",
-            NeighbourState::Delay => "DELAY",
-            NeighbourState::Probe => "PROBE",
-            NeighbourState::Failed => "FAILED",
-            NeighbourState::Permanent => "PERMANENT",
-        }
-    }
-
-    /// Whether there is a link address to send to.
-    const fn has_mac(self) -> bool {
-        !matches!(self, NeighbourState::Incomplete | NeighbourState::Failed)
-    }
-}
+pub use proto::stats::neighbours::NeighbourState;
 
 /// What became of a packet that was to go out.
 #[derive(Debug, PartialEq, Eq)]
@@ -195,6 +160,10 @@ pub struct Neighbour {
     pub state: NeighbourState,
     /// Packets that wait for it.
     pub pending: usize,
+    /// We have sent to it.
+    pub used: bool,
+    /// When it was last known to be reachable.
+    pub confirmed: Instant,
 }
 
 #[derive(Debug)]
@@ -233,6 +202,10 @@ pub struct NeighbourTable<P> {
     announcing: Vec<(Ipv4Addr, u8)>,
     /// Where the next search for an entry to evict begins.
     hand: usize,
+    /// Something changed since [`NeighbourTable::take_changed`].
+    changed: bool,
+    /// When that was called last.
+    taken: Instant,
 }
 
 impl<P> NeighbourTable<P> {
@@ -263,6 +236,8 @@ impl<P> NeighbourTable<P> {
             wheel,
             announcing: Vec::new(),
             hand: 0,
+            changed: true,
+            taken: now,
         }
     }
 
@@ -434,7 +409,9 @@ impl<P> NeighbourTable<P> {
         if !old.has_mac() || moved {
             entry.mac = mac;
             entry.header = link_header(our_mac, mac, addr);
+            self.changed = true;
         }
+        let entry = self.entry(handle);
         entry.updated = now;
         if new == NeighbourState::Reachable && evidence == Evidence::Answered {
             entry.confirmed = now;
@@ -474,7 +451,9 @@ impl<P> NeighbourTable<P> {
         if !old.has_mac() || moved {
             entry.mac = mac;
             entry.header = link_header(our_mac, mac, said.addr);
+            self.changed = true;
         }
+        let entry = self.entry(handle);
         entry.updated = now;
         let new = match (said.solicited, old.has_mac() && !moved) {
             (true, _) => {
@@ -518,7 +497,22 @@ impl<P> NeighbourTable<P> {
             entry.confirmed = now;
             self.wheel.cancel(handle);
             self.set_state(handle, NeighbourState::Reachable);
+            self.changed |= now.since(self.taken) >= SHOWN_AFTER;
         }
+    }
+
+    /// Whether what is shown has changed since the last call.
+    pub fn take_changed(&mut self, now: Instant) -> bool {
+        let changed = core::mem::take(&mut self.changed);
+        if changed {
+            self.taken = now;
+        }
+        changed
+    }
+
+    /// How long an answer counts.
+    pub const fn reachable_time(&self) -> Duration {
+        self.reachable_time
     }
 
     /// When [`on_timer`](NeighbourTable::on_timer) has something to do; `None` while nobody is asked.
@@ -660,6 +654,8 @@ impl<P> NeighbourTable<P> {
             mac: entry.state.has_mac().then_some(entry.mac),
             state: entry.state_at(now, self.reachable_time),
             pending: entry.queue.len(),
+            used: entry.used.is_some(),
+            confirmed: entry.confirmed,
         }
     }
 
@@ -670,6 +666,7 @@ impl<P> NeighbourTable<P> {
     /// The one place where a state changes, so that unresolved entries are counted right.
     fn set_state(&mut self, handle: u32, state: NeighbourState) {
         let was = core::mem::replace(&mut self.entry(handle).state, state);
+        self.changed |= was != state;
         self.unresolved += u32::from(state == NeighbourState::Incomplete);
         self.unresolved -= u32::from(was == NeighbourState::Incomplete);
     }
@@ -708,6 +705,7 @@ impl<P> NeighbourTable<P> {
             }
         };
         self.by_addr.insert(addr, handle);
+        self.changed = true;
         Some(handle)
     }
 
@@ -743,6 +741,7 @@ impl<P> NeighbourTable<P> {
         self.unresolved -= u32::from(entry.state == NeighbourState::Incomplete);
         self.by_addr.remove(&entry.addr);
         self.free.push(handle);
+        self.changed = true;
     }
 }
 

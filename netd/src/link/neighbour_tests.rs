@@ -410,3 +410,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn one_of_before_a_restart_is_sent_to_at_once_and_then_looked_for() {
+    let mut table = table(10);
+    assert!(table.learn(at(0), ip(9), mac(9), Evidence::Restored, |_| panic!("nothing waits")));
+    assert!(table.take_changed(at(0)));
+    assert!(matches!(table.output(at(1), ip(9), 1), Output::Send(1, _)));
+    assert_eq!(table.get(at(1), ip(9)).map(|row| (row.state, row.used)), Some((NeighbourState::Delay, true)));
+    let asked = timer(&mut table, at(10) + DELAY_FIRST_PROBE_TIME);
+    assert_eq!(asked, [Effect::Solicit { target: ip(9), dst: mac(9) }], "nothing has confirmed it");
+    assert!(table.take_changed(at(6000)) && !table.take_changed(at(6000)));
+}

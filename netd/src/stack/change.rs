@@ -5,12 +5,14 @@ use super::socket::Kind;
 use crate::ip::fib::Route;
 use crate::ip::prefix::Prefix as Network;
 use crate::ip::route::RouteError;
+use crate::link::neighbour::{Evidence, Neighbour, NeighbourState};
 use crate::wire::address::MacAddr;
 use core::net::IpAddr;
 use proto::Instant;
 use proto::control::messages::Prefix;
 use proto::control::notices::Change;
 use proto::shm::Memory;
+use proto::stats::neighbours::Shown;
 use proto::zone;
 use rustix::io::Errno;
 
@@ -116,6 +118,43 @@ impl<M: Memory + Clone> Stack<M> {
                 self.touch(index);
                 self.reschedule(now, index);
             }
+        }
+    }
+
+    /// The neighbours that were learned, those that the host has sent to first, as their table in the
+    /// daemon's region has them.
+    pub fn neighbours(&self, now: Instant) -> impl Iterator<Item = Shown> {
+        let all = move |used: bool| {
+            self.ip.link.interfaces().iter().zip(0u16..).flat_map(move |(interface, nic)| {
+                let reachable_for = interface.neighbours.reachable_time();
+                let learned =
+                    move |row: &Neighbour| row.state != NeighbourState::Permanent && row.used == used;
+                interface.neighbours.list(now).filter(learned).map(move |row| Shown {
+                    nic,
+                    addr: row.addr,
+                    mac: row.mac.unwrap_or(MacAddr::ZERO).0,
+                    state: row.state,
+                    used,
+                    confirmed: row.confirmed,
+                    reachable_for,
+                })
+            })
+        };
+        all(true).chain(all(false))
+    }
+
+    /// Whether [`Stack::neighbours`] says something new since the last call.
+    pub fn neighbours_changed(&mut self, now: Instant) -> bool {
+        let interfaces = self.ip.link.interfaces_mut().iter_mut();
+        interfaces.fold(false, |changed, interface| changed | interface.neighbours.take_changed(now))
+    }
+
+    /// What an earlier incarnation knew of a neighbour that it sent to: used at once, and then confirmed
+    /// or asked again.
+    pub fn restore_neighbour(&mut self, now: Instant, shown: &Shown) {
+        if shown.used && shown.state.has_mac() {
+            let (addr, mac) = (shown.addr, MacAddr(shown.mac));
+            self.ip.link.learn(now, shown.nic, addr, mac, Evidence::Restored, &mut self.counters);
         }
     }
 

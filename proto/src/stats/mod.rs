@@ -1,21 +1,23 @@
 //! What a daemon tells about itself: counters, flight recorder and breadcrumb, in one region a seat.
 //!
 //! ```text
-//! ┌──────────────┬────────┬──────────┬──────────┬───────┬──────────────────────────┐
-//! │layout, seat, │ bread- │ deaths   │ counters │ names │ flight recorder          │
-//! │number of     │ crumb  │ by digest│ 256 × 8 B│ 256 × │ 1024 events of 64 B      │
-//! │counters      │        │          │          │ 40 B  │                          │
-//! └──────────────┴────────┴──────────┴──────────┴───────┴──────────────────────────┘
+//! ┌──────────────┬────────┬──────────┬──────────┬───────┬─────────────────────┬────────────┐
+//! │layout, seat, │ bread- │ deaths   │ counters │ names │ flight recorder     │ neighbours │
+//! │number of     │ crumb  │ by digest│ 256 × 8 B│ 256 × │ 1024 events of 64 B │ 128 × 48 B │
+//! │counters      │        │          │          │ 40 B  │                     │            │
+//! └──────────────┴────────┴──────────┴──────────┴───────┴─────────────────────┴────────────┘
 //! ```
 //!
 //! Written by the seat's daemon alone, by plain stores; kept across its restarts; read by netctl and
 //! by sockd from a read-only description while the daemon runs or is dead. The names stand beside
 //! the numbers, so that a reader needs to know no daemon. Zeroed memory is a valid empty region.
 //!
-//! [`table`] holds the counters; [`crate::recorder`] the rest. Nothing here is read by the daemon to
-//! decide what it does, but for the deaths (INV-T8).
+//! [`table`] holds the counters, [`neighbours`] those of netd; [`crate::recorder`] the rest. Nothing here
+//! is read by the daemon to decide what it does, but for the deaths (INV-T8) and for neighbours, which are
+//! hints.
 
 mod names;
+pub mod neighbours;
 pub mod table;
 
 pub use names::{Counts, Named};
@@ -26,8 +28,7 @@ use core::sync::atomic::Ordering;
 use thiserror::Error;
 
 /// Size of a seat's region in bytes.
-pub const REGION_SIZE: usize =
-    (EVENTS_AT + crate::recorder::EVENTS as usize * crate::recorder::EVENT_SIZE).next_multiple_of(4096);
+pub const REGION_SIZE: usize = (NEIGHBOURS_AT + neighbours::SIZE).next_multiple_of(4096);
 
 /// The most counters that a daemon can have.
 pub const COUNTERS_MAX: usize = 256;
@@ -35,7 +36,7 @@ pub const COUNTERS_MAX: usize = 256;
 pub const NAME_MAX: usize = 40;
 
 /// Layout version; changes with the place or meaning of anything here and in [`crate::recorder`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The first word, which tells the version. Another one is not read, and is overwritten by its owner.
 const LAYOUT: u64 = u64::from_le_bytes(*b"axstat\0\0") | (VERSION as u64) << 48;
 
@@ -48,6 +49,7 @@ pub(crate) const DEATHS_AT: usize = 128;
 const COUNTERS_AT: usize = DEATHS_AT + crate::recorder::DEATHS_SIZE;
 const NAMES_AT: usize = COUNTERS_AT + COUNTERS_MAX * 8;
 pub(crate) const EVENTS_AT: usize = NAMES_AT + COUNTERS_MAX * NAME_MAX;
+const NEIGHBOURS_AT: usize = EVENTS_AT + crate::recorder::EVENTS as usize * crate::recorder::EVENT_SIZE;
 const _: () = assert!(COUNTERS_AT.is_multiple_of(64) && EVENTS_AT.is_multiple_of(64));
 
 /// A region that no daemon of this version has written.
