@@ -279,7 +279,7 @@ fn check(index: u32, serial: u32, part: usize, bytes: &[u8]) -> u32 {
 }
 
 /// The odd constants are digits of the golden ratio and of pi.
-const fn mix(hash: u64, word: u64) -> u64 {
+pub(crate) const fn mix(hash: u64, word: u64) -> u64 {
     let wide = (hash ^ word ^ 0x243f_6a88_85a3_08d3) as u128 * 0x9e37_79b9_7f4a_7c15;
     (wide as u64 ^ (wide >> 64) as u64).wrapping_add(0x1319_8a2e_0370_7344)
 }

@@ -6,15 +6,14 @@
 //! was usable begins as stale (RFC 4861 §7.3.3), is used at once and confirmed or asked again.
 
 use super::{NEIGHBOURS_AT, REGION_SIZE, UnknownLayout, claim, seat};
+use crate::cell::mix;
 use crate::hard::config::Mac;
 use crate::id::Seat;
 use crate::shm::Memory;
 use crate::time::Instant;
-use core::hash::Hasher;
 use core::net::{IpAddr, Ipv6Addr};
 use core::sync::atomic::Ordering;
 use core::time::Duration;
-use siphasher::sip::SipHasher13;
 
 /// The most neighbours that are shown.
 pub const NEIGHBOURS_MAX: usize = 128;
@@ -138,9 +137,7 @@ impl Shown {
 
 /// The check of an entry; never 0, which an empty entry has.
 fn check(words: &[u64; WORDS]) -> u64 {
-    let mut hash = SipHasher13::new();
-    words[..WORDS - 1].iter().for_each(|word| hash.write_u64(*word));
-    hash.finish() | 1
+    words[..WORDS - 1].iter().fold(0, |hash, word| mix(hash, *word)) | 1
 }
 
 const fn entry_at(n: usize) -> usize {
