@@ -191,7 +191,8 @@ pub fn segment(frame: &[u8]) -> Option<Raw> {
             assert_eq!(checksum(&[&frame[14..34]]), 0, "the IP header's checksum");
             let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
             let tcp = &frame[BEFORE_TCP..14 + total];
-            assert_eq!(checksum(&[&pseudo(STACK, REMOTE, tcp.len()), tcp]), 0, "the TCP checksum");
+            let addr = |at: usize| Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
+            assert_eq!(checksum(&[&pseudo(addr(26), addr(30), tcp.len()), tcp]), 0, "the TCP checksum");
             (tcp, frame[15] & 3)
         }
         [0x86, 0xdd] if frame[20] == 6 => {
