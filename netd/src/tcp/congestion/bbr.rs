@@ -343,7 +343,7 @@ impl Bbr {
         let grown = cwnd.saturating_add(acked);
         let Some(bdp) = self.bdp(self.cwnd_gain()) else { return grown.max(floor) };
         // draft §4.2.3.2: bursts of segmentation offload at both ends, and one on its way.
-        let quantum = (self.rate() / 1000).clamp(2 * u64::from(mss), 64 << 10);
+        let quantum = (self.rate() / 1000).min(64 << 10).max(2 * u64::from(mss));
         let target = u32::try_from(bdp.saturating_add(3 * quantum)).unwrap_or(u32::MAX);
         let next = if self.full_pipe {
             grown.min(target)
@@ -454,6 +454,13 @@ mod tests {
         let delivered = path.run(Duration::from_secs(5));
         assert!(delivered > 4_600_000, "{delivered} octets in five seconds");
         assert!(path.pipe() < 2 * 40_000 + 20_000, "the queue is bounded: {}", path.pipe());
+    }
+
+    #[test]
+    fn segments_may_be_as_large_as_any() {
+        let mut path = Path::new(1_000_000, Duration::from_millis(20));
+        path.run(Duration::from_secs(1));
+        assert!(path.bbr.window(100_000, 65_000, 65_000, 130_000) >= 4 * 65_000);
     }
 
     #[test]
