@@ -55,6 +55,16 @@ proto::counters! {
         CarrierUp = "carrier_up",
         /// Times that the carrier went.
         CarrierDown = "carrier_down",
+        /// Interrupts of the device.
+        Interrupts = "interrupts",
+        /// Of them, those that told of the link.
+        LinkInterrupts = "interrupts_link",
+        /// Rounds of polling.
+        Polls = "polls",
+        /// Registers of the device written to tell it of new descriptors.
+        Doorbells = "doorbells",
+        /// Times that the device was stopped because a netd was gone.
+        DeviceStops = "device_stops",
         /// Times that a netd broke a rule of the rings.
         PeerCorrupt = "peer_corrupt",
         /// Times that a netd was reported because it stood still.

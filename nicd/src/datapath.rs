@@ -24,7 +24,7 @@ use crate::filter::AddressFilter;
 use crate::nic::{Frame, HEADER_MAX, HEADER_MIN, Nic, Received, SUPER_FRAME_MAX, Slab, Transmitted};
 use crate::port::{Port, Shard, mark};
 use core::time::Duration;
-use proto::control::notices::{Mac, feature};
+use proto::control::notices::{FilterNotice, Mac, feature};
 use proto::nic::descriptor::{Descriptor, flag};
 use proto::nic::slab::CHAIN_MAX;
 use proto::nic::steering::{For, HEAD, Steering};
@@ -105,15 +105,17 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
     ///
     /// # Panics
     /// When there is no slab, or a slab is not that of the shard where it stands.
-    pub fn new(nic: N, slabs: Vec<Slab<M>>, mac: Mac, mtu: u16) -> Self {
+    pub fn new(mut nic: N, slabs: Vec<Slab<M>>, mac: Mac, mtu: u16) -> Self {
         let in_order = slabs.iter().enumerate().all(|(n, slab)| usize::from(slab.shard) == n);
         assert!(in_order && slabs.len() <= 64, "a slab for each shard");
+        let filter = AddressFilter::new(mac);
+        nic.set_filter(&filter);
         Datapath {
             nic,
             steering: Steering::new(slabs.len() as u16),
             shards: slabs.into_iter().map(Shard::new).collect(),
             last: 0,
-            filter: AddressFilter::new(mac),
+            filter,
             mtu: mtu.into(),
             refused: None,
             sent: 0,
@@ -127,30 +129,38 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
         &self.nic
     }
 
-    /// The address filter.
-    pub fn filter_mut(&mut self) -> &mut AddressFilter {
-        &mut self.filter
+    /// Which frames netd wants, from now on.
+    pub fn set_filter(&mut self, notice: FilterNotice) {
+        self.filter.set(notice);
+        self.nic.set_filter(&self.filter);
     }
 
     /// Serves the netd of `shard` over these rings, in zeroed memory, from now on.
     ///
+    /// # Errors
+    /// As [`Datapath::detach`].
+    ///
     /// # Panics
     /// When there is no such shard.
-    pub fn attach(&mut self, shard: u16, memory: M) {
-        self.detach(shard);
+    pub fn attach(&mut self, shard: u16, memory: M) -> io::Result<()> {
+        self.detach(shard)?;
         let shard = &mut self.shards[usize::from(shard)];
         shard.port = Some(Port::new(memory, shard.slab.geometry.pages()));
         self.readable = true;
+        Ok(())
     }
 
     /// Stops using the rings of `shard` and every page that was lent over them.
     ///
+    /// # Errors
+    /// When the device can't be stopped: its pages stay in use, and the daemon ends.
+    ///
     /// # Panics
     /// When there is no such shard.
-    pub fn detach(&mut self, shard: u16) {
+    pub fn detach(&mut self, shard: u16) -> io::Result<()> {
         self.shards[usize::from(shard)].port = None;
         self.refused = self.refused.filter(|(whose, _)| *whose != shard);
-        self.nic.reset(shard);
+        self.nic.reset(shard)
     }
 
     /// Number of shards, attached or not.
@@ -299,6 +309,9 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
             }
         }
         let takes = |shard: &u16| self.shards[usize::from(*shard)].takes();
+        if let Some(home) = self.nic.lies_in() {
+            return Some(home).filter(takes);
+        }
         Some(self.last).filter(takes).or_else(|| (0..self.shards()).find(takes))
     }
 
@@ -505,7 +518,8 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
             takes |= !port.starved;
             idle = idle
                 && (self.refused.is_some() || port.rings.transmit.arm().map_err(&broken)?)
-                && (!port.starved || port.rings.fill.arm().map_err(&broken)?);
+                && (!(port.starved || self.nic.wants_pages(slab.shard))
+                    || port.rings.fill.arm().map_err(&broken)?);
         }
         let idle = idle && !(self.readable && takes && !held_back);
         if idle {

@@ -44,6 +44,21 @@ impl AddressFilter {
         self.multicast.sort_unstable();
     }
 
+    /// The interface's own address.
+    pub fn own(&self) -> Mac {
+        self.own
+    }
+
+    /// Every frame is wanted.
+    pub fn promiscuous(&self) -> bool {
+        self.promiscuous
+    }
+
+    /// The groups that are wanted; `None` for more than can be listed.
+    pub fn groups(&self) -> Option<&[Mac]> {
+        (!self.all_multicast && !self.ipv4_groups).then_some(&self.multicast)
+    }
+
     /// Whether a frame to `destination` is wanted.
     pub fn passes(&self, destination: &Mac) -> bool {
         // IEEE 802.3 clause 3.2.3: the first bit on the wire says that it is a group's address.

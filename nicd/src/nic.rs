@@ -9,6 +9,7 @@
 //! datapath sleeps it asks [`Nic::may_sleep`], and the device looks again.
 
 use crate::counts::Counts;
+use crate::filter::AddressFilter;
 use proto::Instant;
 use proto::nic::descriptor::{Descriptor, flag};
 use proto::nic::slab::{CHAIN_MAX, PageIndex, SlabGeometry};
@@ -177,6 +178,17 @@ pub trait Nic<M: Memory> {
         0
     }
 
+    /// In whose pages the next frame lies, or will lie: where the device puts frames into pages before they
+    /// are asked for. `None` where [`Nic::receive`] is free to choose.
+    fn lies_in(&self) -> Option<u16> {
+        None
+    }
+
+    /// Whether more pages of a shard would be put to use at once: its netd wakes us when it lends some.
+    fn wants_pages(&self, _shard: u16) -> bool {
+        false
+    }
+
     /// Takes lent pages of a shard back, of together `len` bytes, as an empty frame of that length;
     /// false, and nothing taken, when there are too few.
     fn pages(&mut self, slab: &Slab<M>, frame: &mut Frame, len: usize) -> bool;
@@ -214,7 +226,11 @@ pub trait Nic<M: Memory> {
 
     /// The netd of a shard is gone: no page that it lent, in either direction, is used any more when
     /// this returns.
-    fn reset(&mut self, shard: u16);
+    ///
+    /// # Errors
+    /// When the device can't be stopped: the daemon ends before any page is used again, and the kernel stops
+    /// it.
+    fn reset(&mut self, shard: u16) -> io::Result<()>;
 
     /// Something happened on the descriptor, or the deadline passed.
     ///
@@ -227,4 +243,12 @@ pub trait Nic<M: Memory> {
 
     /// Asks for a notice on the descriptor and looks again: false when a frame is there already.
     fn may_sleep(&mut self) -> bool;
+
+    /// Which frames are wanted, from now on. What a device lets through beyond them is dropped above it.
+    fn set_filter(&mut self, _filter: &AddressFilter) {}
+
+    /// Becomes readable when the device is to be given up, as before it is unplugged.
+    fn recalled(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }

@@ -9,7 +9,11 @@ use crate::backend::tap::{self, Tap};
 use crate::backend::wire::Wire;
 use crate::counts::Count;
 use crate::datapath::{Broken, Datapath, TurnError};
+use crate::driver::e1000e::{self, E1000e};
+use crate::driver::intel::IntelNic;
 use crate::nic::{Nic, Slab};
+use crate::vfio::device::{OpenError, Opened};
+use crate::vfio::place::Place;
 use core::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -36,6 +40,7 @@ use thiserror::Error;
 
 const LANE: Token = Token(0);
 const DEVICE: Token = Token(1);
+const RECALLED: Token = Token(2);
 /// Of each shard, from here on.
 const RINGS: usize = 0x100;
 /// As [`RINGS`].
@@ -58,6 +63,12 @@ pub enum ServerError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// The chip can't be had.
+    #[error(transparent)]
+    Vfio(#[from] OpenError),
+    /// The machine wants the chip back, as before it is unplugged.
+    #[error("the machine wants the device back")]
+    Recalled,
     /// The configuration has no interface of our number.
     #[error("the configuration has no interface {0}")]
     NoInterface(u16),
@@ -73,9 +84,9 @@ impl ServerError {
     /// The exit code that tells the supervisor what to do.
     pub fn exit_code(&self) -> u8 {
         match self {
-            ServerError::Tap(_) => EXIT_MISSING,
+            ServerError::Tap(_) | ServerError::Vfio(_) => EXIT_MISSING,
             ServerError::Wire { .. } | ServerError::NoInterface(_) => EXIT_REFUSED,
-            ServerError::Gone(_) | ServerError::Device(_) | ServerError::Io(_) => 1,
+            ServerError::Gone(_) | ServerError::Device(_) | ServerError::Recalled | ServerError::Io(_) => 1,
         }
     }
 }
@@ -106,12 +117,37 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), ServerError> 
             let nic = Tap::new(device, config.mtu, features);
             Server::new(start, supervised, &config, nic, kept)?.serve(early)
         }
+        Backend::Vfio { bdf } => {
+            let opened = Opened::open(&Place::new(bdf))?;
+            let slabs = slabs(&start);
+            match opened.id()? {
+                id if e1000e::IDS.contains(&id) => {
+                    let hw = opened.set_up(0, 1, &slabs)?;
+                    let nic = IntelNic::new(hw, E1000e, config.mac, config.mtu, config.offload);
+                    Server::new(start, supervised, &config, nic.map_err(ServerError::Device)?, None)?
+                        .serve(early)
+                }
+                (vendor, device) => {
+                    Err(OpenError::Unknown { bdf: bdf.clone(), vendor, device, known: "82574L (8086:10d3)" }
+                        .into())
+                }
+            }
+        }
         Backend::Wire { path, faults } => {
             let nic = Wire::new(Path::new(path), config.mtu, *faults, config.offload, clock::now())
                 .map_err(|source| ServerError::Wire { path: path.clone(), source })?;
             Server::new(start, supervised, &config, nic, None)?.serve(early)
         }
     }
+}
+
+/// The frame slabs shared with each shard.
+fn slabs(start: &Start) -> Vec<Slab<Arc<Region>>> {
+    let slab = |shard| {
+        let memory = start.memory(Tag::Slab { nic: start.seat.index, shard });
+        Slab { shard, memory, geometry: start.group.slab }
+    };
+    (0..start.group.shards).map(slab).collect()
 }
 
 /// Everything the vault had for us: the device, if there is one, and what else was said.
@@ -189,12 +225,10 @@ impl<N: Nic<Arc<Region>>> Server<N> {
         let both = Interest::READABLE | Interest::WRITABLE;
         watch(&poll, &supervised, LANE, both)?;
         watch(&poll, &nic.descriptor(), DEVICE, both)?;
-        let nic_index = start.seat.index;
-        let slab = |shard| {
-            let memory = start.memory(Tag::Slab { nic: nic_index, shard });
-            Slab { shard, memory, geometry: start.group.slab }
-        };
-        let slabs = (0..start.group.shards).map(slab).collect();
+        let slabs = slabs(&start);
+        if let Some(recalled) = nic.recalled() {
+            watch(&poll, &recalled, RECALLED, Interest::READABLE)?;
+        }
         let stats = start.memory(Tag::Stats(start.seat));
         let names = Count::ALL.iter().map(|count| count.name());
         let able = nic.capabilities();
@@ -248,6 +282,7 @@ impl<N: Nic<Arc<Region>>> Server<N> {
                 match event.token() {
                     LANE => self.hear()?,
                     DEVICE => device = true,
+                    RECALLED => return Err(ServerError::Recalled),
                     Token(n) if n >= NOTICES => self.hear_notices(n - NOTICES),
                     // A wake-up: the next turn looks. The eventfd is never read; edges suffice.
                     _ => {}
@@ -259,8 +294,9 @@ impl<N: Nic<Arc<Region>>> Server<N> {
             }
         }
         self.record(Kind::STOP, [0; 3], "");
-        (0..self.datapath.shards()).for_each(|shard| self.datapath.detach(shard));
-        Ok(())
+        (0..self.datapath.shards())
+            .try_for_each(|shard| self.datapath.detach(shard))
+            .map_err(ServerError::Device)
     }
 
     /// Moves frames once; how long to wait for an event then.
@@ -343,7 +379,7 @@ impl<N: Nic<Arc<Region>>> Server<N> {
 
     /// A netd broke a rule: its rings end here, and its successor gets new ones.
     fn corrupt(&mut self, Broken { shard, rule }: Broken) -> Result<(), ServerError> {
-        self.datapath.detach(shard);
+        self.datapath.detach(shard).map_err(ServerError::Device)?;
         self.datapath.counts.count(Count::PeerCorrupt);
         if let Some(peer) = self.peers[usize::from(shard)].take() {
             tracing::error!("{}[{}] broke a rule: {}", peer.seat, peer.generation, rule.rule);
@@ -384,7 +420,7 @@ impl<N: Nic<Arc<Region>>> Server<N> {
                 if let Some(gone) = known.and_then(|known| {
                     known.take_if(|known| known.seat == peer && known.generation <= generation)
                 }) {
-                    self.datapath.detach(peer.index);
+                    self.datapath.detach(peer.index).map_err(ServerError::Device)?;
                     self.forget(gone);
                 }
                 self.record(Kind::PEER_GONE, who(peer, generation), "");
@@ -422,10 +458,11 @@ impl<N: Nic<Arc<Region>>> Server<N> {
             return Ok(());
         }
         if let Some(former) = self.peers[shard].take() {
-            self.datapath.detach(seat.index);
+            self.datapath.detach(seat.index).map_err(ServerError::Device)?;
             self.forget(former);
         }
-        self.datapath.attach(seat.index, Arc::new(Region::map(memory, REGION_SIZE)?));
+        let rings = Arc::new(Region::map(memory, REGION_SIZE)?);
+        self.datapath.attach(seat.index, rings).map_err(ServerError::Device)?;
         watch(&self.poll, &wakes_us, Token(RINGS + shard), Interest::READABLE)?;
         let lane = NoticeLane::offer((self.seat, self.generation), (seat, generation));
         let notices = lane.inspect_err(|error| tracing::warn!("no notices to {seat}: {error}")).ok();
@@ -454,7 +491,7 @@ impl<N: Nic<Arc<Region>>> Server<N> {
         let Some(lane) = &peer.notices else { return };
         loop {
             match lane.receive() {
-                Ok(Some(filter)) => self.datapath.filter_mut().set(filter),
+                Ok(Some(filter)) => self.datapath.set_filter(filter),
                 Ok(None) => return,
                 Err(_) => {
                     unwatch(&self.poll, lane);

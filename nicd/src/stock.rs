@@ -61,6 +61,11 @@ impl Stock {
         true
     }
 
+    /// Takes one small page of a shard.
+    pub fn take_small(&mut self, shard: u16) -> Option<PageIndex> {
+        self.shelf(shard).small.pop()
+    }
+
     /// The pages of `frame` are empty again.
     pub fn take_back<M: Memory>(&mut self, slab: &Slab<M>, frame: &mut Frame) {
         for piece in frame.pieces().iter().rev() {

@@ -46,8 +46,8 @@ impl World {
         let bench = Bench::new(cable.clone());
         let mut nicd =
             Datapath::new(bench, vec![Slab { shard: 0, memory: slab.clone(), geometry: GEOMETRY }], MAC, MTU);
-        nicd.filter_mut().set(Default::default());
-        nicd.attach(0, rings.clone());
+        nicd.set_filter(Default::default());
+        nicd.attach(0, rings.clone()).expect("it stops");
         World {
             cable,
             nicd,
@@ -218,9 +218,9 @@ proptest! {
             world.completes();
             let slept = world.nicd.may_sleep();
             if matches!(outcome, Err(TurnError::Peer(_))) || slept.is_err() {
-                world.nicd.detach(0);
+                world.nicd.detach(0).expect("it stops");
                 let rings = Rc::new(HeapMemory::new(REGION_SIZE));
-                world.nicd.attach(0, rings.clone());
+                world.nicd.attach(0, rings.clone()).expect("it stops");
                 world.netd = NetdSide::new(rings.clone(), world.slab.clone(), GEOMETRY);
                 world.rings = rings;
             }
@@ -255,11 +255,11 @@ fn frames_wait_in_the_device_for_pages_and_for_a_netd() {
     }
     world.nicd_turns();
     assert_eq!((world.cable.borrow().inbound.len(), world.nicd.counts.get(Count::RxStarved)), (5, 1));
-    world.nicd.detach(0);
+    world.nicd.detach(0).expect("it stops");
     world.nicd_turns();
     assert_eq!(world.cable.borrow().inbound.len(), 5);
     let rings = Rc::new(HeapMemory::new(REGION_SIZE));
-    world.nicd.attach(0, rings.clone());
+    world.nicd.attach(0, rings.clone()).expect("it stops");
     world.netd = NetdSide::new(rings, world.slab.clone(), GEOMETRY);
     world.netd_awake = true;
     world.nicd_awake = true;

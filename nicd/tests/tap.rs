@@ -70,7 +70,7 @@ impl End {
         let (slab, rings) = (region(GEOMETRY.bytes()), region(REGION_SIZE));
         let slab_of_nicd = Slab { shard: 0, memory: slab.clone(), geometry: GEOMETRY };
         let mut nicd = Datapath::new(Tap::new(device, mtu, features), vec![slab_of_nicd], OURS, mtu);
-        nicd.attach(0, rings.clone());
+        nicd.attach(0, rings.clone()).expect("it stops");
         End { nicd, netd: NetdSide::new(rings, slab, GEOMETRY) }
     }
 

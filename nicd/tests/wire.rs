@@ -62,7 +62,7 @@ impl End {
         let wire = Wire::new(path, MTU, faults, true, now).expect("a path for a wire");
         let slab_of_nicd = Slab { shard: 0, memory: slab.clone(), geometry: GEOMETRY };
         let mut nicd = Datapath::new(wire, vec![slab_of_nicd], [2, 0, 0, 0, 0, 1], MTU);
-        nicd.attach(0, rings.clone());
+        nicd.attach(0, rings.clone()).expect("it stops");
         End { nicd, netd: NetdSide::new(rings, slab, GEOMETRY), got: Vec::new(), sent: 0 }
     }
 

@@ -114,11 +114,12 @@ impl Nic<Shared> for Bench {
     fn complete(&mut self) -> Option<(u16, PageIndex)> {
         self.cable.borrow_mut().done.pop()
     }
-    fn reset(&mut self, shard: u16) {
+    fn reset(&mut self, shard: u16) -> io::Result<()> {
         self.stock.clear(shard);
         let mut cable = self.cable.borrow_mut();
         cable.sending.retain(|(whose, _)| *whose != shard);
         cable.done.retain(|(whose, _)| *whose != shard);
+        Ok(())
     }
     fn poll(&mut self, _: Instant, _: &mut Counts) -> io::Result<()> {
         Ok(())

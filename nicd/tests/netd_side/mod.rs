@@ -45,7 +45,13 @@ impl<M: Memory + Clone> NetdSide<M> {
 
     /// Sends a frame; `None` when there is no page or room, else whether nicd must be woken.
     pub fn send(&mut self, bytes: &[u8]) -> Result<Option<bool>, PeerCorrupt> {
+        self.send_marked(bytes, Marks::default())
+    }
+
+    /// [`NetdSide::send`], with what the device is to do.
+    pub fn send_marked(&mut self, bytes: &[u8], marks: Marks) -> Result<Option<bool>, PeerCorrupt> {
         let Ok(mut buf) = PacketBuf::alloc(&self.pool, bytes.len(), 0) else { return Ok(None) };
+        buf.marks = marks;
         buf.write(0, bytes).expect("private");
         let pages = buf.pages() as u32;
         if self.rings.transmit.room()? < pages || self.sending + pages > LENT_MAX {

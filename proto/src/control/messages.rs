@@ -96,6 +96,11 @@ pub enum Backend {
         /// Addresses that the kernel's side gets.
         kernel_addrs: Vec<Prefix>,
     },
+    /// A PCI network chip, driven from user space by VFIO.
+    Vfio {
+        /// Its address, as `0000:03:00.0`.
+        bdf: String,
+    },
     /// A shared-memory cable to another group.
     Wire {
         /// Path of the cable's file.

@@ -28,7 +28,7 @@ pub fn offload(given: &Given<String>) -> Result<(Given<String>, bool), ConfigErr
     Ok((Given { value: rest.join(","), at: given.at.clone() }, offload))
 }
 
-/// `tap:IF[@NETNS]` or `wire:PATH[,KEY=VALUE…]`.
+/// `tap:IF[@NETNS]`, `vfio:BDF` or `wire:PATH[,KEY=VALUE…]`.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -37,12 +37,13 @@ pub fn backend(given: &Given<String>, kernel_addrs: &[Prefix]) -> Result<Backend
     match kind {
         "tap" => tap(given, rest, kernel_addrs),
         "wire" => wire(given, rest),
-        "xdp" | "packet" | "vfio" => {
-            Err(given.error(format!("this build has no backend '{kind}'"), "use tap:NAME or wire:PATH"))
+        "vfio" => vfio(given, rest),
+        "xdp" | "packet" => {
+            Err(given.error(format!("this build has no backend '{kind}'"), "use tap:NAME, vfio:BDF or wire:PATH"))
         }
         _ => Err(given.error(
             format!("'{}' is no interface", given.value),
-            "write tap:NAME[@NETNS] or wire:PATH[,loss=1%,delay=5ms,…]",
+            "write tap:NAME[@NETNS], vfio:BDF or wire:PATH[,loss=1%,delay=5ms,…]",
         )),
     }
 }
@@ -64,6 +65,21 @@ fn tap(given: &Given<String>, rest: &str, kernel_addrs: &[Prefix]) -> Result<Bac
         netns: netns.map(str::to_owned),
         kernel_addrs: kernel_addrs.to_vec(),
     })
+}
+
+/// A PCI address as sysfs writes it, `0000:03:00.0`; without a domain as lspci(8) does.
+fn vfio(given: &Given<String>, rest: &str) -> Result<Backend, ConfigError> {
+    let bdf = if rest.matches(':').count() == 1 { format!("0000:{rest}") } else { rest.to_owned() };
+    let hex = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let sound = bdf.rsplit_once('.').is_some_and(|(slot, function)| {
+        let parts: Vec<&str> = slot.split(':').collect();
+        matches!(parts[..], [domain, bus, device] if hex(domain, 4) && hex(bus, 2) && hex(device, 2))
+            && matches!(function.as_bytes(), [b'0'..=b'7'])
+    });
+    match sound {
+        true => Ok(Backend::Vfio { bdf: bdf.to_ascii_lowercase() }),
+        false => Err(given.error(format!("'{rest}' is no PCI address"), "write vfio:0000:03:00.0")),
+    }
 }
 
 fn wire(given: &Given<String>, rest: &str) -> Result<Backend, ConfigError> {

@@ -174,9 +174,10 @@ impl Nic<Arc<Region>> for Tap {
         self.done.pop()
     }
 
-    fn reset(&mut self, shard: u16) {
+    fn reset(&mut self, shard: u16) -> io::Result<()> {
         self.stock.clear(shard);
         self.done.retain(|(whose, _)| *whose != shard);
+        Ok(())
     }
 
     fn poll(&mut self, _: Instant, _: &mut Counts) -> io::Result<()> {

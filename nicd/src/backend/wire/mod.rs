@@ -242,10 +242,11 @@ impl Nic<Arc<Region>> for Wire {
         self.done.pop()
     }
 
-    fn reset(&mut self, shard: u16) {
+    fn reset(&mut self, shard: u16) -> io::Result<()> {
         self.stock.clear(shard);
         self.done.retain(|(whose, _)| *whose != shard);
         self.waits = false;
+        Ok(())
     }
 
     fn poll(&mut self, now: Instant, counts: &mut Counts) -> io::Result<()> {

@@ -1,0 +1,429 @@
+//! Between the datapath and an Intel chip: its two rings, its interrupt, its link.
+//!
+//! NAPI: an interrupt masks itself and is followed by rounds of polling; before it sleeps the driver
+//! clears what the rounds have dealt with, looks at the ring again, and only then unmasks. The chip gets one
+//! doorbell for what a round has posted and one for what it has sent.
+//!
+//! Pages: those of one shard at a time lie in the receive ring; the datapath copies for the others. When a
+//! netd is gone the chip is brought to rest, and its rings begin anew without that netd's pages; what
+//! other shards had handed down is lost with it, as in a link flap.
+
+use super::hardware::{GONE, Hardware, gone};
+use super::offload::{prepare, wanted};
+use super::receive::{self, ReceiveRing, Taken};
+use super::transmit::{self, TransmitRing};
+use crate::counts::{Count, Counts};
+use crate::filter::AddressFilter;
+use crate::nic::{Capabilities, Frame, HEADER_MAX, Nic, Received, Slab, Transmitted};
+use crate::stock::Stock;
+use core::time::Duration;
+use proto::Instant;
+use proto::control::notices::{Mac, feature};
+use proto::nic::slab::PageIndex;
+use rustix::fd::BorrowedFd;
+use std::io;
+
+/// Slots of the receive ring: the 82574's and 82576's drivers of Linux begin with as many.
+pub const RECEIVE_SLOTS: u32 = 256;
+/// Slots of the transmit ring.
+pub const TRANSMIT_SLOTS: u32 = 256;
+/// Pages that are posted by one doorbell: the chips fetch descriptors in such bursts.
+const DOORBELL_BATCH: u32 = 16;
+/// So long after a frame the rings are looked at without an interrupt: one that was lost costs this much
+/// and not a connection.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Where a ring lies.
+#[derive(Debug, Clone, Copy)]
+pub struct RingPlace {
+    /// For the chip.
+    pub iova: u64,
+    /// Its size.
+    pub bytes: usize,
+}
+
+/// What a chip is set up with.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Its address.
+    pub mac: Mac,
+    /// The largest payload of a frame in bytes.
+    pub mtu: usize,
+    /// The receive ring.
+    pub receive: RingPlace,
+    /// The transmit ring.
+    pub transmit: RingPlace,
+}
+
+/// What an interrupt was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Causes {
+    /// The chip has something to say at all.
+    pub any: bool,
+    /// The link came or went.
+    pub link: bool,
+}
+
+/// One kind of Intel chip: its registers.
+pub trait Chip: Sized {
+    /// Its name for people.
+    const NAME: &'static str;
+    /// How it writes received frames.
+    type Receive: receive::Format;
+    /// How it reads frames to send.
+    type Transmit: transmit::Format;
+
+    /// Resets it, and programs what `setup` says. It neither receives nor sends yet; its interrupts are
+    /// masked.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    fn reset<H: Hardware>(&self, hw: &H, setup: &Setup) -> io::Result<()>;
+    /// Lets it receive and send. It may access memory already.
+    fn run<H: Hardware>(&self, hw: &H, setup: &Setup);
+    /// Which frames it lets through.
+    fn filter<H: Hardware>(&self, hw: &H, filter: &AddressFilter, setup: &Setup);
+    /// Masks all interrupts.
+    fn mask<H: Hardware>(&self, hw: &H);
+    /// Clears what frames have raised, and has done so when this returns. What the link raised stays.
+    ///
+    /// # Errors
+    /// When it is gone.
+    fn settle<H: Hardware>(&self, hw: &H) -> io::Result<()>;
+    /// Lets interrupts through; one that is raised already comes at once.
+    fn unmask<H: Hardware>(&self, hw: &H);
+    /// Why it interrupted; cleared.
+    fn causes<H: Hardware>(&self, hw: &H) -> Causes;
+    /// Whether there is a link.
+    ///
+    /// # Errors
+    /// When it is gone.
+    fn link<H: Hardware>(&self, hw: &H) -> io::Result<bool>;
+    /// The end of what is posted.
+    fn receive_tail<H: Hardware>(&self, hw: &H, tail: u32);
+    /// The end of what is to be sent.
+    fn transmit_tail<H: Hardware>(&self, hw: &H, tail: u32);
+}
+
+/// An Intel chip.
+#[derive(Debug)]
+pub struct IntelNic<H: Hardware, C: Chip> {
+    hw: H,
+    chip: C,
+    setup: Setup,
+    filter: AddressFilter,
+    receive: ReceiveRing<H::Memory, C::Receive>,
+    transmit: TransmitRing<H::Memory, C::Transmit>,
+    /// Posted, but not told.
+    receive_told: u32,
+    transmit_told: u32,
+    stock: Stock,
+    done: Vec<(u16, PageIndex)>,
+    /// Whose pages the receive ring takes.
+    home: Option<Slab<H::Memory>>,
+    features: u32,
+    carrier: bool,
+    masked: bool,
+    look_again: Option<Instant>,
+    /// Frames were moved since the last look.
+    active: bool,
+    /// What is counted where the datapath's counts are out of reach.
+    doorbells: u64,
+    stops: u64,
+    /// It did not answer where that could not be said.
+    lost: Option<io::Error>,
+}
+
+impl<H: Hardware, C: Chip> IntelNic<H, C> {
+    /// Resets a chip and sets it up. With `offload` it fills in checksums and cuts super-frames.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn new(hw: H, chip: C, mac: Mac, mtu: u16, offload: bool) -> io::Result<Self> {
+        let receive = ReceiveRing::new(hw.rings(), 0, RECEIVE_SLOTS);
+        let transmit = TransmitRing::new(hw.rings(), receive.bytes(), TRANSMIT_SLOTS);
+        let setup = Setup {
+            mac,
+            mtu: mtu.into(),
+            receive: RingPlace { iova: receive.iova(), bytes: receive.bytes() },
+            transmit: RingPlace { iova: transmit.iova(), bytes: transmit.bytes() },
+        };
+        let features = feature::TX_CHECKSUM | feature::RX_CHECKSUM | feature::TSO4 | feature::TSO6;
+        let mut nic = IntelNic {
+            hw,
+            chip,
+            setup,
+            filter: AddressFilter::new(mac),
+            receive,
+            transmit,
+            receive_told: 0,
+            transmit_told: 0,
+            stock: Stock::default(),
+            done: Vec::with_capacity(TRANSMIT_SLOTS as usize),
+            home: None,
+            features: if offload { features } else { 0 },
+            carrier: false,
+            masked: true,
+            look_again: None,
+            active: false,
+            doorbells: 0,
+            stops: 0,
+            lost: None,
+        };
+        nic.begin()?;
+        Ok(nic)
+    }
+
+    /// The machine around it.
+    pub fn hardware(&self) -> &H {
+        &self.hw
+    }
+
+    /// From whatever state it is in to empty rings that are served.
+    fn begin(&mut self) -> io::Result<()> {
+        self.receive.clear(|_| {});
+        self.transmit.clear(|_| {});
+        (self.receive_told, self.transmit_told) = (0, 0);
+        self.chip.reset(&self.hw, &self.setup)?;
+        // Only now: a ring of the last owner would be written to otherwise.
+        self.hw.start()?;
+        self.chip.run(&self.hw, &self.setup);
+        self.chip.filter(&self.hw, &self.filter, &self.setup);
+        self.carrier = self.chip.link(&self.hw)?;
+        self.masked = true;
+        Ok(())
+    }
+
+    /// Posts what there is.
+    fn post(&mut self) {
+        let Some(home) = &self.home else { return };
+        while self.receive.room() > 0
+            && let Some(page) = self.stock.take_small(home.shard)
+        {
+            self.receive.post(home, page);
+        }
+    }
+
+    fn tell(&mut self) {
+        let posted = self.receive.tail().wrapping_sub(self.receive_told) & (RECEIVE_SLOTS - 1);
+        let known = self.receive.posted() - posted.min(self.receive.posted());
+        let receive = posted >= DOORBELL_BATCH || (posted > 0 && known < RECEIVE_SLOTS / 2);
+        let transmit = self.transmit.tail() != self.transmit_told;
+        if receive || transmit {
+            // Descriptors are in memory before the chip is told of them.
+            core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        }
+        if receive {
+            self.receive_told = self.receive.tail();
+            self.chip.receive_tail(&self.hw, self.receive_told);
+            self.doorbells += 1;
+        }
+        if transmit {
+            self.transmit_told = self.transmit.tail();
+            self.chip.transmit_tail(&self.hw, self.transmit_told);
+            self.doorbells += 1;
+        }
+    }
+
+    /// A frame came or went.
+    fn moved(&mut self, now: Instant) {
+        self.active = true;
+        self.look_again.get_or_insert(now + LOOK_AGAIN);
+    }
+
+    fn see_link(&mut self, counts: &mut Counts) -> io::Result<()> {
+        let carrier = self.chip.link(&self.hw)?;
+        if carrier != self.carrier {
+            counts.count(if carrier { Count::CarrierUp } else { Count::CarrierDown });
+            self.carrier = carrier;
+        }
+        Ok(())
+    }
+}
+
+impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { driver: C::NAME, features: self.features, carrier: self.carrier }
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.hw.interrupt()
+    }
+
+    fn fill(&mut self, slab: &Slab<H::Memory>, page: PageIndex) {
+        if self.home.is_none() {
+            self.home = Some(slab.clone());
+        }
+        self.stock.put(slab, page);
+    }
+
+    fn lies_in(&self) -> Option<u16> {
+        self.home.as_ref().map(|home| home.shard)
+    }
+
+    fn wants_pages(&self, shard: u16) -> bool {
+        self.lies_in().is_none_or(|home| home == shard) && self.receive.room() > RECEIVE_SLOTS / 4
+    }
+
+    fn pages(&mut self, slab: &Slab<H::Memory>, frame: &mut Frame, len: usize) -> bool {
+        self.stock.take_exactly(slab, frame, len)
+    }
+
+    fn receive(
+        &mut self,
+        _: &Slab<H::Memory>,
+        frame: &mut Frame,
+        now: Instant,
+        counts: &mut Counts,
+    ) -> io::Result<Received> {
+        let Some(home) = &self.home else { return Ok(Received::Nothing) };
+        let (stock, longest) = (&mut self.stock, self.setup.mtu + HEADER_MAX);
+        match self.receive.take(frame, longest, |page| stock.put(home, page)) {
+            Taken::Frame => {
+                self.moved(now);
+                if self.features & feature::RX_CHECKSUM == 0
+                    && let Some(first) = frame.first_mut()
+                {
+                    first.flags &= proto::nic::descriptor::flag::MORE;
+                }
+                Ok(Received::Frame)
+            }
+            Taken::Bad => {
+                counts.count(Count::RxError);
+                Ok(Received::Dropped)
+            }
+            Taken::Nothing => Ok(Received::Nothing),
+        }
+    }
+
+    fn transmit(
+        &mut self,
+        slab: &Slab<H::Memory>,
+        frame: &Frame,
+        now: Instant,
+        counts: &mut Counts,
+    ) -> io::Result<Transmitted> {
+        if !self.transmit.has_room() {
+            let done = &mut self.done;
+            self.transmit.clean(|page| done.push(page));
+            if !self.transmit.has_room() {
+                return Ok(Transmitted::Busy);
+            }
+        }
+        let (Some(wanted), Some(first)) = (wanted(slab, frame), frame.first()) else {
+            counts.count(Count::TxUnsupported);
+            self.done.extend(frame.pieces().iter().map(|piece| (slab.shard, piece.page)));
+            return Ok(Transmitted::Taken);
+        };
+        if let Some(cut) = &wanted.cut {
+            prepare(slab, first, cut, frame.len());
+        }
+        self.transmit.send(slab, frame, &wanted);
+        self.moved(now);
+        counts.count(Count::TxFrames);
+        counts.add(Count::TxBytes, frame.len() as u64);
+        Ok(Transmitted::Taken)
+    }
+
+    fn flush(&mut self) {
+        self.post();
+        self.tell();
+    }
+
+    fn complete(&mut self) -> Option<(u16, PageIndex)> {
+        if self.done.is_empty() {
+            let done = &mut self.done;
+            self.transmit.clean(|page| done.push(page));
+        }
+        self.done.pop()
+    }
+
+    fn reset(&mut self, shard: u16) -> io::Result<()> {
+        let ours = self.lies_in() == Some(shard);
+        let sends = self.transmit.used() > 0;
+        self.stock.clear(shard);
+        self.done.retain(|(whose, _)| *whose != shard);
+        if !ours && !sends {
+            return Ok(());
+        }
+        self.stops += 1;
+        self.hw.quiesce()?;
+        let (stock, done, home) = (&mut self.stock, &mut self.done, self.home.take());
+        let kept = home.filter(|home| home.shard != shard);
+        self.receive.clear(|page| {
+            if let Some(home) = &kept {
+                stock.put(home, page);
+            }
+        });
+        self.transmit.clear(|(whose, page)| {
+            if whose != shard {
+                done.push((whose, page));
+            }
+        });
+        self.home = kept;
+        self.begin()
+    }
+
+    fn poll(&mut self, now: Instant, counts: &mut Counts) -> io::Result<()> {
+        if let Some(error) = self.lost.take() {
+            return Err(error);
+        }
+        self.chip.mask(&self.hw);
+        self.masked = true;
+        let causes = self.chip.causes(&self.hw);
+        if causes.any {
+            counts.count(Count::Interrupts);
+        }
+        if causes.link {
+            counts.count(Count::LinkInterrupts);
+        }
+        self.see_link(counts)?;
+        counts.add(Count::Doorbells, core::mem::take(&mut self.doorbells));
+        counts.add(Count::DeviceStops, core::mem::take(&mut self.stops));
+        self.look_again = core::mem::take(&mut self.active).then_some(now + LOOK_AGAIN);
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.look_again
+    }
+
+    fn may_sleep(&mut self) -> bool {
+        if self.receive.is_ready() {
+            return false;
+        }
+        if !self.masked {
+            return true;
+        }
+        if let Err(error) = self.chip.settle(&self.hw) {
+            // The next look says so.
+            self.lost = Some(error);
+            self.look_again = Some(Instant::ZERO);
+            return true;
+        }
+        // What came before this is seen now; what comes after it interrupts.
+        if self.receive.is_ready() {
+            return false;
+        }
+        self.masked = false;
+        self.chip.unmask(&self.hw);
+        true
+    }
+
+    fn set_filter(&mut self, filter: &AddressFilter) {
+        self.filter = filter.clone();
+        self.chip.filter(&self.hw, filter, &self.setup);
+    }
+
+    fn recalled(&self) -> Option<BorrowedFd<'_>> {
+        self.hw.recalled()
+    }
+}
+
+/// A status register that a chip which is gone can't answer.
+///
+/// # Errors
+/// When it reads as all ones.
+pub fn present(status: u32) -> io::Result<u32> {
+    if status == GONE { Err(gone("its status")) } else { Ok(status) }
+}

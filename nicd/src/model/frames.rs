@@ -1,0 +1,68 @@
+//! What the chips in software know of frames.
+
+/// The Internet checksum's sum of RFC 1071 §1, not complemented.
+pub fn sum(bytes: &[u8]) -> u16 {
+    let mut total = 0u32;
+    for pair in bytes.chunks(2) {
+        total += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+    }
+    while total > 0xffff {
+        total = (total & 0xffff) + (total >> 16);
+    }
+    total as u16
+}
+
+/// A frame's headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Headers {
+    /// Of IPv6.
+    pub v6: bool,
+    /// Where the IP header starts.
+    pub ip: usize,
+    /// Where the transport header starts.
+    pub transport: usize,
+    /// The transport: 6 or 17.
+    pub protocol: u8,
+    /// Where the packet ends; padding follows.
+    pub end: usize,
+}
+
+/// The headers of a TCP or UDP frame that is no fragment.
+pub fn headers(frame: &[u8]) -> Option<Headers> {
+    let half = |at: usize| frame.get(at..at + 2).map(|b| usize::from(b[0]) << 8 | usize::from(b[1]));
+    let mut ip = 14;
+    let mut kind = half(12)?;
+    if kind == 0x8100 {
+        (ip, kind) = (18, half(16)?);
+    }
+    let (v6, transport, protocol, end) = match kind {
+        0x0800 => {
+            let fragment = half(ip + 6)? & 0x3fff;
+            let size = usize::from(frame.get(ip)? & 15) * 4;
+            (fragment == 0).then_some((false, ip + size, *frame.get(ip + 9)?, ip + half(ip + 2)?))?
+        }
+        0x86dd => (true, ip + 40, *frame.get(ip + 6)?, ip + 40 + half(ip + 4)?),
+        _ => return None,
+    };
+    let sound = matches!(protocol, 6 | 17) && transport < end && end <= frame.len();
+    sound.then_some(Headers { v6, ip, transport, protocol, end })
+}
+
+/// The pseudo header's sum, for a transport of `len` bytes.
+pub fn pseudo(frame: &[u8], headers: &Headers, len: usize) -> u16 {
+    let (from, to) = if headers.v6 { (8, 40) } else { (12, 20) };
+    let mut bytes = frame[headers.ip + from..headers.ip + to].to_vec();
+    bytes.extend([0, headers.protocol, (len >> 8) as u8, len as u8]);
+    sum(&bytes)
+}
+
+/// Whether the transport checksum of a frame is right; `None` when it has none.
+pub fn is_right(frame: &[u8]) -> Option<bool> {
+    let headers = headers(frame)?;
+    let body = &frame[headers.transport..headers.end];
+    if headers.protocol == 17 && body.get(6..8)? == [0, 0] {
+        return None;
+    }
+    let total = u32::from(sum(body)) + u32::from(pseudo(frame, &headers, body.len()));
+    Some((total & 0xffff) + (total >> 16) == 0xffff)
+}
