@@ -1,7 +1,7 @@
 //! Making a TAP device, perhaps in another network namespace.
 //!
 //! A thread of its own enters the namespace, makes the device and ends; the descriptor works from
-//! anywhere. The only `unsafe` of this crate: three ioctl(2) calls.
+//! anywhere.
 
 #![expect(unsafe_code, reason = "ioctls of /dev/net/tun")]
 
