@@ -9,4 +9,5 @@ pub mod process;
 pub mod remote;
 pub mod script;
 pub mod sim;
+pub mod vm;
 pub mod world;

@@ -39,7 +39,8 @@ pub fn backend(given: &Given<String>, kernel_addrs: &[Prefix]) -> Result<Backend
         "wire" => wire(given, rest),
         "vfio" => vfio(given, rest),
         "xdp" | "packet" => {
-            Err(given.error(format!("this build has no backend '{kind}'"), "use tap:NAME, vfio:BDF or wire:PATH"))
+            Err(given
+                .error(format!("this build has no backend '{kind}'"), "use tap:NAME, vfio:BDF or wire:PATH"))
         }
         _ => Err(given.error(
             format!("'{}' is no interface", given.value),

@@ -1,0 +1,178 @@
+//! nicd with a chip of its own: a guest with an emulated IOMMU and one NIC, driven there by VFIO, this machine's
+//! kernel at the other end of the cable.
+//!
+//! Each model in turn: link, ARP and echo, files both ways with their SHA-256, and the same under SIGKILLs of
+//! nicd and netd; the link pulled and plugged, the NIC unplugged and plugged in again.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+use tests::process::{private_net, skip};
+use tests::vm::{Guest, prepare};
+
+const TAP: &str = "axl97";
+const KERNEL: &str = "10.97.0.1";
+const STACK: &str = "10.97.0.2";
+/// Bytes of the files.
+const SIZE: usize = 64 << 20;
+/// Kills of each daemon during the transfers.
+const KILLS: usize = 20;
+
+fn ip(words: &str) {
+    let status = Command::new("ip").args(words.split(' ')).status().expect("ip(8)");
+    assert!(status.success(), "ip {words}");
+}
+
+/// SHA-256 of what is written to it.
+struct Sum(Child);
+
+impl Sum {
+    fn new() -> Sum {
+        let mut command = Command::new("sha256sum");
+        Sum(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum"))
+    }
+
+    fn input(&mut self) -> &mut ChildStdin {
+        self.0.stdin.as_mut().expect("piped")
+    }
+
+    fn end(self) -> String {
+        let output = self.0.wait_with_output().expect("it ends");
+        String::from_utf8_lossy(&output.stdout).split_whitespace().next().unwrap_or_default().to_owned()
+    }
+}
+
+/// Bytes that follow from their position.
+fn chunk(at: usize, out: &mut [u8]) {
+    tests::remote::counter::fill(97, at as u64, out);
+}
+
+/// Sends a file to whoever connects; its SHA-256.
+fn give(listener: TcpListener) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the stack connects");
+        let (mut sum, mut bytes) = (Sum::new(), vec![0; 1 << 16]);
+        for at in (0..SIZE).step_by(bytes.len()) {
+            chunk(at, &mut bytes);
+            sum.input().write_all(&bytes).expect("it reads");
+            stream.write_all(&bytes).expect("the connection lives");
+        }
+        drop(stream);
+        sum.end()
+    })
+}
+
+/// Takes a file from whoever connects; its SHA-256 and its length.
+fn take(listener: TcpListener) -> std::thread::JoinHandle<(String, usize)> {
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the stack connects");
+        let (mut sum, mut bytes, mut len) = (Sum::new(), vec![0; 1 << 16], 0);
+        loop {
+            match stream.read(&mut bytes).expect("the connection lives") {
+                0 => return (sum.end(), len),
+                n => {
+                    len += n;
+                    sum.input().write_all(&bytes[..n]).expect("it reads");
+                }
+            }
+        }
+    })
+}
+
+fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind((KERNEL, 0)).expect("the TAP has its address");
+    let port = listener.local_addr().expect("bound").port();
+    (listener, port)
+}
+
+fn pings(count: u32) -> bool {
+    let mut ping = Command::new("ping");
+    ping.args(["-q", "-i", "0.2", "-W", "5", "-c", &count.to_string(), STACK]).stdout(Stdio::null());
+    ping.status().expect("ping(8)").success()
+}
+
+/// Kills nicd and netd in turn while `goes_on`.
+fn kill(guest: &mut Guest, goes_on: impl Fn() -> bool) -> usize {
+    let mut kills = 0;
+    while goes_on() && kills < 2 * KILLS {
+        let victim = ["nicd", "netd"][kills % 2];
+        if guest.run(&format!("kill -9 $(pidof {victim})")).status == 0 {
+            kills += 1;
+        }
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    kills
+}
+
+fn transfers(guest: &mut Guest, what: &str, kills: bool) {
+    let (listener, port) = listen();
+    let giver = give(listener);
+    let begin = Instant::now();
+    guest.must(&format!(
+        "(nc {KERNEL} {port} </dev/null | sha256sum >/tmp/sum; touch /tmp/done) >/tmp/nc 2>&1 &"
+    ));
+    let mut struck = 0;
+    if kills {
+        struck += kill(guest, || !giver.is_finished());
+    }
+    let wanted = giver.join().expect("the file was sent");
+    assert!(guest.until(Duration::from_secs(60), "test -e /tmp/done"), "{}", guest.autopsy());
+    let got = guest.must("cat /tmp/sum /tmp/nc; rm /tmp/done");
+    assert!(
+        got.starts_with(&wanted),
+        "{what}: the file that came in has another sum: {got} {}",
+        guest.autopsy()
+    );
+    let inward = begin.elapsed();
+
+    let (listener, port) = listen();
+    let taker = take(listener);
+    let begin = Instant::now();
+    guest.must(&format!("(nc {KERNEL} {port} </tmp/file; touch /tmp/done) >/tmp/nc 2>&1 &"));
+    if kills {
+        struck += kill(guest, || !taker.is_finished());
+    }
+    let (sum, len) = taker.join().expect("the file came");
+    let wanted = guest.must("cat /tmp/file.sum");
+    assert_eq!(len, SIZE, "{what}: the file that went out");
+    assert!(wanted.starts_with(&sum), "{what}: the file that went out has another sum");
+    let rate = |time: Duration| SIZE as f64 / time.as_secs_f64() / 1e6;
+    println!("{what}: in {:.1} MB/s, out {:.1} MB/s, {struck} kills", rate(inward), rate(begin.elapsed()));
+}
+
+fn model(name: &str, device: &str) {
+    let parts = match prepare() {
+        Ok(parts) => parts,
+        Err(reason) => return skip(name, &reason, true),
+    };
+    ip(&format!("tuntap add dev {TAP} mode tap"));
+    ip(&format!("addr add {KERNEL}/24 dev {TAP}"));
+    ip(&format!("link set {TAP} up"));
+    let begin = Instant::now();
+    let mut guest = Guest::boot(&parts, device, TAP).expect("QEMU starts");
+    println!("{name}: booted after {:.1} s", begin.elapsed().as_secs_f64());
+    let bdf = guest.bdf;
+    guest.run(&format!("echo {bdf} >/sys/bus/pci/devices/{bdf}/driver/unbind"));
+    guest.must(&format!(
+        "echo vfio-pci >/sys/bus/pci/devices/{bdf}/driver_override && echo {bdf} >/sys/bus/pci/drivers_probe"
+    ));
+    guest.must(&format!("supervisor up --nic vfio:{bdf} --addr {STACK}/24 --detach"));
+    println!("{name}: link after {:.1} s", begin.elapsed().as_secs_f64());
+    assert!(pings(5), "{name}: echo\n{}", guest.autopsy());
+    guest.must(&format!(
+        "dd if=/dev/urandom of=/tmp/file bs=1M count={} 2>/dev/null && sha256sum /tmp/file >/tmp/file.sum",
+        SIZE >> 20
+    ));
+    transfers(&mut guest, name, false);
+    transfers(&mut guest, &format!("{name} under kills"), true);
+    assert!(pings(5), "{name}: echo at the end\n{}", guest.autopsy());
+    let drops = guest.must("netctl stats");
+    println!("{name}: after {:.1} s\n{drops}", begin.elapsed().as_secs_f64());
+    guest.must("supervisor down");
+}
+
+#[test]
+fn e1000e() {
+    private_net::test("e1000e", || model("e1000e", "e1000e"));
+}
