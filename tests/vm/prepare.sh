@@ -90,7 +90,7 @@ pack() {
     mkdir -p "$tree"/{bin,axl,modules,proc,sys,dev,tmp,run}
     cp "$(find "$CACHE/root" -path '*/bin/busybox' | head -1)" "$tree/bin/busybox"
     for program in nicd netd sockd supervisor netctl examples/nc; do
-        cp "$TARGET/$TRIPLE/release/$program" "$tree/axl/"
+        strip --strip-debug -o "$tree/axl/$(basename "$program")" "$TARGET/$TRIPLE/release/$program"
     done
     cp "$CACHE"/modules/*.ko "$tree/modules/"
     cp tests/vm/init "$tree/init"
