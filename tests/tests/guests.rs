@@ -110,7 +110,7 @@ fn transfers(guest: &mut Guest, what: &str, kills: bool) {
     let giver = give(listener);
     let begin = Instant::now();
     guest.must(&format!(
-        "(nc {KERNEL} {port} </dev/null | sha256sum >/tmp/sum; touch /tmp/done) >/tmp/nc 2>&1 &"
+        "(/axl/nc {KERNEL} {port} </dev/null | sha256sum >/tmp/sum; touch /tmp/done) >/tmp/nc 2>&1 &"
     ));
     let mut struck = 0;
     if kills {
@@ -129,7 +129,7 @@ fn transfers(guest: &mut Guest, what: &str, kills: bool) {
     let (listener, port) = listen();
     let taker = take(listener);
     let begin = Instant::now();
-    guest.must(&format!("(nc {KERNEL} {port} </tmp/file; touch /tmp/done) >/tmp/nc 2>&1 &"));
+    guest.must(&format!("(/axl/nc {KERNEL} {port} </tmp/file; touch /tmp/done) >/tmp/nc 2>&1 &"));
     if kills {
         struck += kill(guest, || !taker.is_finished());
     }

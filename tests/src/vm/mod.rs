@@ -87,7 +87,10 @@ impl Guest {
             .args(["-qmp", &format!("unix:{},server=on,wait=off", qmp.display())])
             .args(["-device", "pcie-root-port,id=rp0,bus=pcie.0,addr=4.0,chassis=1"])
             .args(["-netdev", &format!("tap,id=cable,ifname={tap},script=no,downscript=no")])
-            .args(["-device", &format!("{device},netdev=cable,id=nic,bus=rp0,mac=02:00:00:00:aa:01,romfile=")])
+            .args([
+                "-device",
+                &format!("{device},netdev=cable,id=nic,bus=rp0,mac=02:00:00:00:aa:01,romfile="),
+            ])
             .arg("-kernel")
             .arg(parts.join("vmlinuz"))
             .arg("-initrd")
