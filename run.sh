@@ -21,6 +21,7 @@ usage: ./run.sh VERB [ARGUMENT…]
   test [--all] [FILTER]      the test suite
   bench [--json] [ID…]       measures beside the kernel
   rfc [--untested] [--rfc N] which RFC sections the code cites, which tests show them, what is excepted and why
+  vm [MODEL]                 a guest with one NIC that is driven from user space: e1000e, igb, or both
   doctor                     every missing requirement with its remedy
 TEXT
 }
@@ -121,6 +122,12 @@ status | restart) built netctl; from_caller "$BIN/netctl" "$@" ;;
 test) shift; require_tools; BIN=$BIN TARGET=$TARGET exec tests/suite.sh "$@" ;;
 rfc) shift; exec tests/rfc.sh "$@" ;;
 bench) shift; build >&2; from_caller "$BIN/bench" "$@" ;;
+vm)
+    shift
+    require_tools
+    tests/vm/prepare.sh >/dev/null
+    exec cargo test --release --locked -p tests --test guests -- --test-threads=1 --nocapture "$@"
+    ;;
 doctor) doctor ;;
 help | -h | --help) usage; [[ ${1:-} ]] || exit 2 ;;
 *) say "run.sh: unknown verb '$1'"; usage; exit 2 ;;

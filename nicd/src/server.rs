@@ -10,6 +10,7 @@ use crate::backend::wire::Wire;
 use crate::counts::Count;
 use crate::datapath::{Broken, Datapath, TurnError};
 use crate::driver::e1000e::{self, E1000e};
+use crate::driver::igb::{self, Igb};
 use crate::driver::intel::IntelNic;
 use crate::nic::{Nic, Slab};
 use crate::vfio::device::{OpenError, Opened};
@@ -127,10 +128,19 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), ServerError> 
                     Server::new(start, supervised, &config, nic.map_err(ServerError::Device)?, None)?
                         .serve(early)
                 }
-                (vendor, device) => {
-                    Err(OpenError::Unknown { bdf: bdf.clone(), vendor, device, known: "82574L (8086:10d3)" }
-                        .into())
+                id if igb::IDS.contains(&id) => {
+                    let hw = opened.set_up(0, 1, &slabs)?;
+                    let nic = IntelNic::new(hw, Igb, config.mac, config.mtu, config.offload);
+                    Server::new(start, supervised, &config, nic.map_err(ServerError::Device)?, None)?
+                        .serve(early)
                 }
+                (vendor, device) => Err(OpenError::Unknown {
+                    bdf: bdf.clone(),
+                    vendor,
+                    device,
+                    known: "82574L (8086:10d3) and 82576 (8086:10c9)",
+                }
+                .into()),
             }
         }
         Backend::Wire { path, faults } => {

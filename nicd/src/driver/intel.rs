@@ -73,14 +73,28 @@ pub trait Chip: Sized {
     /// How it reads frames to send.
     type Transmit: transmit::Format;
 
-    /// Resets it, and programs what `setup` says. It neither receives nor sends yet; its interrupts are
-    /// masked.
+    /// Resets it. It neither receives nor sends; its interrupts are masked.
     ///
     /// # Errors
     /// When it does not answer.
     fn reset<H: Hardware>(&self, hw: &H, setup: &Setup) -> io::Result<()>;
+    /// Makes it forget every descriptor; false when nothing less than a reset does. It can't access memory.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    fn forget<H: Hardware>(&self, _hw: &H) -> io::Result<bool> {
+        Ok(false)
+    }
+    /// Programs its rings and interrupts, after a reset or when it has forgotten the former ones.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    fn program<H: Hardware>(&self, hw: &H, setup: &Setup) -> io::Result<()>;
     /// Lets it receive and send. It may access memory already.
-    fn run<H: Hardware>(&self, hw: &H, setup: &Setup);
+    ///
+    /// # Errors
+    /// When it does not answer.
+    fn run<H: Hardware>(&self, hw: &H, setup: &Setup) -> io::Result<()>;
     /// Which frames it lets through.
     fn filter<H: Hardware>(&self, hw: &H, filter: &AddressFilter, setup: &Setup);
     /// Masks all interrupts.
@@ -170,7 +184,7 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
             stops: 0,
             lost: None,
         };
-        nic.begin()?;
+        nic.begin(true)?;
         Ok(nic)
     }
 
@@ -179,15 +193,19 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
         &self.hw
     }
 
-    /// From whatever state it is in to empty rings that are served.
-    fn begin(&mut self) -> io::Result<()> {
+    /// From whatever state it is in to empty rings that are served; without a reset, which costs the link,
+    /// where the chip can do without.
+    fn begin(&mut self, reset: bool) -> io::Result<()> {
         self.receive.clear(|_| {});
         self.transmit.clear(|_| {});
         (self.receive_told, self.transmit_told) = (0, 0);
-        self.chip.reset(&self.hw, &self.setup)?;
+        if reset || !self.chip.forget(&self.hw)? {
+            self.chip.reset(&self.hw, &self.setup)?;
+        }
+        self.chip.program(&self.hw, &self.setup)?;
         // Only now: a ring of the last owner would be written to otherwise.
         self.hw.start()?;
-        self.chip.run(&self.hw, &self.setup);
+        self.chip.run(&self.hw, &self.setup)?;
         self.chip.filter(&self.hw, &self.filter, &self.setup);
         self.carrier = self.chip.link(&self.hw)?;
         self.masked = true;
@@ -361,7 +379,7 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
             }
         });
         self.home = kept;
-        self.begin()
+        self.begin(false)
     }
 
     fn poll(&mut self, now: Instant, counts: &mut Counts) -> io::Result<()> {
@@ -426,4 +444,24 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
 /// When it reads as all ones.
 pub fn present(status: u32) -> io::Result<u32> {
     if status == GONE { Err(gone("its status")) } else { Ok(status) }
+}
+
+/// A ring's registers: base low and high, length, head and tail.
+pub fn program_ring<H: Hardware>(hw: &H, [low, high, len, head, tail]: [usize; 5], ring: RingPlace) {
+    hw.write32(low, ring.iova as u32);
+    hw.write32(high, (ring.iova >> 32) as u32);
+    hw.write32(len, ring.bytes as u32);
+    hw.write32(head, 0);
+    hw.write32(tail, 0);
+}
+
+/// The multicast table: a bit for each value of the upper 12 bits of an address (82574 data sheet
+/// §10.2.5.16, 82576 data sheet §8.10.15).
+pub fn group_table(filter: &AddressFilter) -> [u32; 128] {
+    let mut table = [0; 128];
+    for mac in filter.groups().unwrap_or_default() {
+        let bit = usize::from(mac[4]) >> 4 | usize::from(mac[5]) << 4;
+        table[bit >> 5] |= 1 << (bit & 31);
+    }
+    table
 }

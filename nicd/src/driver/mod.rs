@@ -10,6 +10,7 @@
 
 pub mod e1000e;
 pub mod hardware;
+pub mod igb;
 pub mod intel;
 pub mod offload;
 pub mod receive;

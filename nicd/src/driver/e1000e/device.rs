@@ -8,7 +8,7 @@ use super::regs::{
     TransmitDescriptorControl, VLAN_WORDS, VLANS, Vectors,
 };
 use crate::driver::hardware::{GONE, Hardware, stuck};
-use crate::driver::intel::{Causes, Chip, RingPlace, Setup, present};
+use crate::driver::intel::{Causes, Chip, Setup, group_table, present, program_ring};
 use crate::filter::AddressFilter;
 use crate::nic::HEADER_MAX;
 use core::time::Duration;
@@ -53,20 +53,6 @@ fn from_frames() -> Cause {
         .with_received(true)
         .with_receive_queue(true)
         .with_transmit_queue(true)
-}
-
-/// §7.1.1.2: which bit of the multicast table a group has: the upper 12 bits of its address.
-pub fn multicast_bit(mac: &Mac) -> usize {
-    usize::from(mac[4]) >> 4 | usize::from(mac[5]) << 4
-}
-
-fn program_ring<H: Hardware>(hw: &H, registers: [usize; 5], ring: RingPlace) {
-    let [low, high, len, head, tail] = registers;
-    hw.write32(low, ring.iova as u32);
-    hw.write32(high, (ring.iova >> 32) as u32);
-    hw.write32(len, ring.bytes as u32);
-    hw.write32(head, 0);
-    hw.write32(tail, 0);
 }
 
 impl E1000e {
@@ -140,6 +126,10 @@ impl Chip for E1000e {
         self.program_addresses(hw, &setup.mac);
         (0..MULTICAST_WORDS).for_each(|word| hw.write32(MULTICAST + word * 4, 0));
         (0..VLAN_WORDS).for_each(|word| hw.write32(VLANS + word * 4, 0));
+        Ok(())
+    }
+
+    fn program<H: Hardware>(&self, hw: &H, setup: &Setup) -> io::Result<()> {
         // §4.6.5: the rings while receiving is off. §4.6.6: sending.
         program_ring(hw, RECEIVE_RING, setup.receive);
         program_ring(hw, TRANSMIT_RING, setup.transmit);
@@ -157,7 +147,7 @@ impl Chip for E1000e {
         present(hw.get::<Status>().into()).map(drop)
     }
 
-    fn run<H: Hardware>(&self, hw: &H, setup: &Setup) {
+    fn run<H: Hardware>(&self, hw: &H, setup: &Setup) -> io::Result<()> {
         // §10.2.6.2: the values that it recommends.
         hw.set(InterPacketGap::new().with_back_to_back(8).with_first(8).with_second(6));
         hw.set(
@@ -169,15 +159,11 @@ impl Chip for E1000e {
                 .with_multiple_requests(true),
         );
         hw.set(self.receive_control(None, setup));
+        Ok(())
     }
 
     fn filter<H: Hardware>(&self, hw: &H, filter: &AddressFilter, setup: &Setup) {
-        let mut table = [0u32; MULTICAST_WORDS];
-        for mac in filter.groups().unwrap_or_default() {
-            let bit = multicast_bit(mac);
-            table[bit >> 5] |= 1 << (bit & 31);
-        }
-        for (word, bits) in table.into_iter().enumerate() {
+        for (word, bits) in group_table(filter).into_iter().enumerate() {
             hw.write32(MULTICAST + word * 4, bits);
         }
         hw.set(self.receive_control(Some(filter), setup));
