@@ -10,8 +10,10 @@ use core::time::Duration;
 use nicd::counts::Count;
 use nicd::driver::e1000e::E1000e;
 use nicd::driver::hardware::RINGS_SIZE;
+use nicd::driver::igb::Igb;
 use nicd::driver::intel::IntelNic;
 use nicd::model::e1000e::E1000eModel;
+use nicd::model::igb::IgbModel;
 use nicd::model::machine::Model;
 use nicd::nic::Slab;
 use proptest::prelude::*;
@@ -37,6 +39,22 @@ impl Chip for OnE1000e {
     }
 }
 
+struct OnIgb;
+
+impl Chip for OnIgb {
+    type Model = IgbModel<Shared>;
+    type Nic = IntelNic<Rc<IgbModel<Shared>>, Igb>;
+    const NAME: &'static str = "igb";
+
+    fn model(slabs: &[Slab<Shared>]) -> Rc<Self::Model> {
+        IgbModel::new(heap(RINGS_SIZE), slabs)
+    }
+
+    fn driver(model: &Rc<Self::Model>, mtu: u16) -> io::Result<Self::Nic> {
+        IntelNic::new(model.clone(), Igb, OURS, mtu, true)
+    }
+}
+
 /// Every test on every chip.
 macro_rules! on_every_chip {
     ($($name:ident)*) => {
@@ -44,6 +62,11 @@ macro_rules! on_every_chip {
             #[test]
             fn e1000e() {
                 super::checks::$name::<super::OnE1000e>();
+            }
+
+            #[test]
+            fn igb() {
+                super::checks::$name::<super::OnIgb>();
             }
         })*
     };

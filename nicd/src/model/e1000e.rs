@@ -1,7 +1,7 @@
 //! The 82574L in software: chapters 7 (transmit and receive), 9 (PHY) and 10 (registers) of its data
 //! sheet, with one queue each way, legacy and extended transmit descriptors, legacy receive descriptors.
 
-use super::frames;
+use super::frames::{self, Template};
 use super::machine::{Machine, Model};
 use crate::driver::hardware::{Hardware, RINGS_IOVA, RINGS_SIZE, slab_iova};
 use crate::nic::Slab;
@@ -355,40 +355,15 @@ impl<M: Memory + Clone> E1000eModel<M> {
         }
         let (header, size) = (field(high, 40, 8), field(high, 48, 16).max(1));
         let (ip, ipv4) = (field(low, 0, 8), high >> 25 & 1 == 1);
-        if header > frame.len() || frame.len() - header != field(high, 0, 20) || start + 18 > header {
+        if header > frame.len() || frame.len() - header != field(high, 0, 20) {
             return;
         }
-        let pieces = (frame.len() - header).div_ceil(size);
-        for (n, payload) in frame[header..].chunks(size).enumerate() {
-            let mut segment = frame[..header].to_vec();
-            segment.extend(payload);
-            let ip_len = segment.len() - ip;
-            if ipv4 {
-                let id = u16::from_be_bytes([segment[ip + 4], segment[ip + 5]]).wrapping_add(n as u16);
-                segment[ip + 4..ip + 6].copy_from_slice(&id.to_be_bytes());
-                segment[ip + 2..ip + 4].copy_from_slice(&(ip_len as u16).to_be_bytes());
-                if ip_sums {
-                    let ip_at = field(low, 8, 8);
-                    let sum = !frames::sum(&segment[ip..=field(low, 16, 16)]);
-                    segment[ip_at..ip_at + 2].copy_from_slice(&sum.to_be_bytes());
-                }
-            } else {
-                segment[ip + 4..ip + 6].copy_from_slice(&((ip_len - 40) as u16).to_be_bytes());
-            }
-            let number = start + 4;
-            let [a, b, c, d] = [0, 1, 2, 3].map(|i| segment[number + i]);
-            let sequence = u32::from_be_bytes([a, b, c, d]).wrapping_add((n * size) as u32);
-            segment[number..number + 4].copy_from_slice(&sequence.to_be_bytes());
-            if n + 1 < pieces {
-                // FIN and PSH belong to the last one.
-                segment[start + 13] &= !0x09;
-            }
-            if sums {
-                let len = (segment.len() - start) as u16;
-                let total = u32::from(frames::sum(&segment[start..])) + u32::from(len);
-                let sum = !(((total & 0xffff) + (total >> 16)) as u16);
-                segment[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-            }
+        // §7.3.6: where the checksums lie says where the headers begin.
+        let sound = sums && at == start + 16 && ip_sums == ipv4 && (!ipv4 || field(low, 8, 8) == ip + 10);
+        if !sound || (ipv4 && field(low, 16, 16) + 1 != start) {
+            return;
+        }
+        for segment in frames::segments(&frame, &Template { header, ip, transport: start, size, ipv4 }) {
             Self::put_out(state, segment);
         }
     }

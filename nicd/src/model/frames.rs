@@ -66,3 +66,55 @@ pub fn is_right(frame: &[u8]) -> Option<bool> {
     let total = u32::from(sum(body)) + u32::from(pseudo(frame, &headers, body.len()));
     Some((total & 0xffff) + (total >> 16) == 0xffff)
 }
+
+/// What a chip was told of a super-frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Template {
+    /// Bytes of all headers.
+    pub header: usize,
+    /// Where IP starts.
+    pub ip: usize,
+    /// Where TCP starts.
+    pub transport: usize,
+    /// Payload bytes of a segment.
+    pub size: usize,
+    /// Of IPv4, with its own checksum.
+    pub ipv4: bool,
+}
+
+/// Cuts a super-frame as the chips do: lengths, identification, sequence numbers, flags and checksums of
+/// each segment follow from the template. Nothing when the template contradicts the frame.
+pub fn segments(frame: &[u8], template: &Template) -> Vec<Vec<u8>> {
+    let Template { header, ip, transport, size, ipv4 } = *template;
+    if size == 0 || header >= frame.len() || ip + 20 > transport || transport + 18 > header {
+        return Vec::new();
+    }
+    let pieces = (frame.len() - header).div_ceil(size);
+    let cut = |(n, payload): (usize, &[u8])| {
+        let mut segment = frame[..header].to_vec();
+        segment.extend(payload);
+        let len = segment.len() - ip;
+        if ipv4 {
+            let id = u16::from_be_bytes([segment[ip + 4], segment[ip + 5]]).wrapping_add(n as u16);
+            segment[ip + 4..ip + 6].copy_from_slice(&id.to_be_bytes());
+            segment[ip + 2..ip + 4].copy_from_slice(&(len as u16).to_be_bytes());
+            let checksum = !sum(&segment[ip..transport]);
+            segment[ip + 10..ip + 12].copy_from_slice(&checksum.to_be_bytes());
+        } else {
+            segment[ip + 4..ip + 6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
+        }
+        let at = transport + 4;
+        let number = u32::from_be_bytes([segment[at], segment[at + 1], segment[at + 2], segment[at + 3]]);
+        segment[at..at + 4].copy_from_slice(&number.wrapping_add((n * size) as u32).to_be_bytes());
+        if n + 1 < pieces {
+            // FIN and PSH belong to the last one.
+            segment[transport + 13] &= !0x09;
+        }
+        // The template's sum has the pseudo header without a length.
+        let total = u32::from(sum(&segment[transport..])) + (segment.len() - transport) as u32;
+        let checksum = !(((total & 0xffff) + (total >> 16)) as u16);
+        segment[transport + 16..transport + 18].copy_from_slice(&checksum.to_be_bytes());
+        segment
+    };
+    frame[header..].chunks(size).enumerate().map(cut).collect()
+}

@@ -6,4 +6,5 @@
 
 pub mod e1000e;
 pub mod frames;
+pub mod igb;
 pub mod machine;
