@@ -3,7 +3,7 @@
 use crate::admin;
 use crate::group::{Access, Failure};
 use crate::table::{Family, Form};
-use crate::verb::{addr, capture, crash, link, neigh, restart, route, ss, stats, status};
+use crate::verb::{addr, capture, crash, link, neigh, nic, restart, route, ss, stats, status};
 use clap::{Args, Parser, Subcommand};
 use proto::control::notices::Change;
 use std::fs::File;
@@ -67,6 +67,11 @@ enum Verb {
     },
     /// Frames of both directions as pcapng.
     Capture(CaptureArgs),
+    /// PCI network functions of this machine: list, bind, unbind.
+    Nic {
+        #[command(subcommand)]
+        what: Option<NicWhat>,
+    },
     /// How each daemon ended last, and its flight recorder.
     Crash,
     /// Replaces a daemon by the program that lies there now, if it fits; connections stay.
@@ -89,6 +94,22 @@ enum LinkWhat {
         dev: String,
         /// What to set.
         words: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum NicWhat {
+    /// All of them, with driver, IOMMU group, and what keeps nicd from each.
+    List,
+    /// Hands one to vfio-pci.
+    Bind {
+        /// Its address, as 0000:03:00.0.
+        bdf: String,
+    },
+    /// Gives one back to the kernel's driver.
+    Unbind {
+        /// As for bind.
+        bdf: String,
     },
 }
 
@@ -185,6 +206,15 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         (_, true) => Family::V6,
         _ => Family::Both,
     };
+    if let Verb::Nic { what } = &cli.verb {
+        // The machine's, no group's.
+        let sysfs = nic::Sysfs::default();
+        return match what {
+            None | Some(NicWhat::List) => nic::list(&sysfs, form, out),
+            Some(NicWhat::Bind { bdf }) => sysfs.bind(bdf),
+            Some(NicWhat::Unbind { bdf }) => sysfs.unbind(bdf),
+        };
+    }
     let name = cli.name.clone().unwrap_or_else(proto::run_dir::default_name);
     let access = Access::find(&name)?;
     let change = |change: Change| admin::change(access.place(), change);
@@ -193,6 +223,7 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Ss => ss::run(&access, form, family, out),
         Verb::Stats { all } => stats::run(&access, form, *all, out),
         Verb::Crash => crash::run(&access, form, out),
+        Verb::Nic { .. } => Ok(()),
         Verb::Restart { role, shard } => restart::run(&access, role, *shard),
         Verb::Capture(args) => run_capture(&access, args, out),
         Verb::Link { what: None | Some(LinkWhat::Show) } => link::show(&access, form, out),

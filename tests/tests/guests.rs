@@ -157,10 +157,9 @@ fn model(name: &str, device: &str) {
     let mut guest = Guest::boot(&parts, device, TAP).expect("QEMU starts");
     println!("{name}: booted after {:.1} s", begin.elapsed().as_secs_f64());
     let bdf = guest.bdf;
-    guest.run(&format!("echo {bdf} >/sys/bus/pci/devices/{bdf}/driver/unbind"));
-    guest.must(&format!(
-        "echo vfio-pci >/sys/bus/pci/devices/{bdf}/driver_override && echo {bdf} >/sys/bus/pci/drivers_probe"
-    ));
+    let listed = guest.must("netctl nic list");
+    assert!(listed.contains(bdf) && listed.contains("netctl nic bind"), "{listed}");
+    guest.must(&format!("netctl nic bind {bdf}"));
     guest.must(&format!("supervisor up --nic vfio:{bdf} --addr {STACK}/24 --detach"));
     println!("{name}: link after {:.1} s", begin.elapsed().as_secs_f64());
     assert!(echoes(), "{name}: echo\n{}", guest.autopsy());
@@ -174,6 +173,7 @@ fn model(name: &str, device: &str) {
     let drops = guest.must("netctl stats");
     println!("{name}: after {:.1} s\n{drops}", begin.elapsed().as_secs_f64());
     guest.must("supervisor down");
+    guest.must(&format!("netctl nic unbind {bdf}"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod capture;
 pub mod crash;
 pub mod link;
 pub mod neigh;
+pub mod nic;
 pub mod restart;
 pub mod route;
 pub mod ss;

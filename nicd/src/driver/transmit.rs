@@ -9,12 +9,16 @@ use super::offload::Wanted;
 use super::receive::DESCRIPTOR;
 use crate::nic::{Frame, Slab};
 use core::sync::atomic::Ordering;
-use proto::nic::slab::{CHAIN_MAX, PageIndex};
+use proto::nic::slab::{CHAIN_MAX, LARGE_SIZE, PageIndex};
 use proto::shm::Memory;
 use std::marker::PhantomData;
 
-/// The most slots that a frame takes.
-pub const SLOTS_MAX: u32 = CHAIN_MAX as u32 + 1;
+/// No descriptor crosses such a boundary. The IOMMU maps pages of this size, and what lies together for the
+/// chip need not lie together in memory: QEMU's chips drop a frame with a descriptor that does not.
+const BOUNDARY: usize = 4096;
+
+/// The most slots that a frame takes: a context, and each of its pages cut at the boundaries.
+pub const SLOTS_MAX: u32 = 1 + (CHAIN_MAX * (LARGE_SIZE / BOUNDARY + 1)) as u32;
 
 /// A piece of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,10 +126,16 @@ impl<M: Memory, F: Format> TransmitRing<M, F> {
         }
         let last = frame.pieces().len() - 1;
         for (n, descriptor) in frame.pieces().iter().enumerate() {
-            let (at, len) = slab.piece(descriptor);
-            let iova = slab_iova(slab.shard) + at as u64;
-            let piece = Piece { iova, len: len as u32, last: n == last, wanted: *wanted, total };
-            self.put(F::piece(&piece), Slot { page: Some((slab.shard, descriptor.page)), slots: 0 });
+            let (mut at, mut left) = slab.piece(descriptor);
+            while left > 0 {
+                let len = left.min(BOUNDARY - at % BOUNDARY);
+                let (iova, last) = (slab_iova(slab.shard) + at as u64, n == last && len == left);
+                let piece = Piece { iova, len: len as u32, last, wanted: *wanted, total };
+                // The page comes back with the last of its parts.
+                let page = (len == left).then_some((slab.shard, descriptor.page));
+                self.put(F::piece(&piece), Slot { page, slots: 0 });
+                (at, left) = (at + len, left - len);
+            }
         }
         let slots = self.tail.wrapping_sub(first);
         let first = self.mask(first) as usize;

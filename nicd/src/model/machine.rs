@@ -1,6 +1,6 @@
 //! The machine around a model: memory behind an IOMMU, interrupts, time.
 //!
-//! Accesses outside the windows, or while bus mastering is off, reach nothing and are counted, as an IOMMU
+//! Accesses outside the windows, across pages of the IOMMU, or while bus mastering is off, reach nothing and are counted, as an IOMMU
 //! counts them. A model that is told to be slow does its work only when [`Machine`]'s owner steps it.
 
 use core::time::Duration;
@@ -27,6 +27,9 @@ pub struct Faults {
     /// Access to memory does not end.
     pub restless: bool,
 }
+
+/// What an IOMMU maps in one piece at least.
+const IOMMU_PAGE: u64 = 4096;
 
 #[derive(Debug)]
 struct Window<M> {
@@ -81,7 +84,9 @@ impl<M: Memory> Machine<M> {
         let hit = windows
             .iter()
             .find(|window| iova >= window.iova && iova - window.iova + len as u64 <= window.len as u64);
-        match hit.filter(|_| self.master.get()) {
+        // What lies together for the chip need not lie together in memory, beyond a page of the IOMMU.
+        let one_page = len == 0 || iova / IOMMU_PAGE == (iova + len as u64 - 1) / IOMMU_PAGE;
+        match hit.filter(|_| self.master.get() && one_page) {
             Some(window) => {
                 access(&window.memory, (iova - window.iova) as usize);
                 true
