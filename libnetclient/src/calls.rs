@@ -4,6 +4,7 @@ use crate::socket::{Half, Look};
 use crate::{TcpListener, TcpStream, UdpSocket};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
 
 /// What a single call is to do otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +28,24 @@ pub struct Datagram {
     pub local: SocketAddr,
     /// The interface it came in by, as if_nametoindex(3) would say: 1 for loopback; 0 when unknown.
     pub interface: u32,
+    /// Hops it could still have taken (IP_RECVTTL, IPV6_RECVHOPLIMIT).
+    pub hop_limit: u8,
+    /// Differentiated services and ECN (IP_RECVTOS, IPV6_RECVTCLASS).
+    pub tos: u8,
+    /// Bytes of each datagram where several of one flow came at once, the last one may be shorter (UDP_GRO);
+    /// 0 for one.
+    pub segment: u16,
+    /// When it came in, on the clock since the host began (CLOCK_MONOTONIC).
+    pub at: Duration,
+}
+
+impl Datagram {
+    /// When it came in, on the wall's clock (SO_TIMESTAMP), as that clock goes now.
+    pub fn received_at(&self) -> SystemTime {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let now = Duration::new(now.tv_sec as u64, now.tv_nsec as u32);
+        SystemTime::now().checked_sub(now.saturating_sub(self.at)).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
 }
 
 /// Where a datagram leaves, for one that says it itself (IP_PKTINFO).
@@ -37,6 +56,12 @@ pub struct Origin {
     /// The interface, as [`Datagram::interface`] has it: where the way leads elsewhere the datagram is
     /// dropped. 0 leaves it to the routes.
     pub interface: u32,
+    /// Hops (IP_TTL, IPV6_HOPLIMIT as a control message); `None` as the socket has it.
+    pub hops: Option<u8>,
+    /// Differentiated services (IP_TOS, IPV6_TCLASS as a control message); `None` as the socket has it.
+    pub tos: Option<u8>,
+    /// Bytes of each datagram (UDP_SEGMENT as a control message); `None` as the socket has it.
+    pub segment: Option<u16>,
 }
 
 impl TcpStream {

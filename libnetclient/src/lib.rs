@@ -50,13 +50,16 @@ mod udp;
 mod urgent;
 mod wait;
 mod waiter;
+mod wishes;
 mod zero_copy;
 
 pub use calls::{Datagram, Flags, Origin};
 pub use listener::{Binding, Incoming, TcpListener};
 pub use options::{Algorithm, Keepalive, TcpInfo};
+pub use proto::arena::record::ErrorNote;
 pub use ready::{Ready, Source};
 pub use session::{Session, Size};
 pub use tcp::TcpStream;
 pub use udp::UdpSocket;
+pub use wishes::{Instruction, Manner, Membership, Mode, SentError};
 pub use zero_copy::{Peeked, Reserved};

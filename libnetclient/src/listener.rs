@@ -7,6 +7,7 @@ use crate::tcp::{TcpStream, each_addr, open, shown};
 use proto::PeerCorrupt;
 use proto::arena::record::{HEADER_SIZE, Header, record_size};
 use proto::control::client::Ask;
+use proto::form::Share;
 use proto::zone;
 use rustix::io::Errno;
 use std::io;
@@ -31,6 +32,11 @@ pub struct Binding {
     pub backlog: Option<u32>,
     /// At `::`, take IPv6 alone and leave IPv4 to others (IPV6_V6ONLY, ipv6(7)).
     pub v6_only: bool,
+    /// Share the port with others that say so; the last one bound receives (SO_REUSEADDR). Listeners always
+    /// do what this means for them.
+    pub reuse_address: bool,
+    /// Share the port with others of the same user that say so; flows are divided (SO_REUSEPORT).
+    pub reuse_port: bool,
 }
 
 impl Binding {
@@ -38,6 +44,10 @@ impl Binding {
     pub(crate) fn local(&self, local: SocketAddr) -> SocketAddr {
         let inner = zone::from_client(local);
         if self.v6_only { zone::v6_only(inner) } else { inner }
+    }
+
+    pub(crate) fn share(&self) -> Share {
+        Share { address: self.reuse_address, port: self.reuse_port }
     }
 }
 
@@ -87,7 +97,8 @@ impl TcpListener {
     ) -> io::Result<TcpListener> {
         let backlog = binding.backlog.unwrap_or(BACKLOG);
         each_addr(addr, |local| {
-            let ask = Ask::Listen { local: binding.local(local), backlog };
+            let share = binding.share();
+            let ask = Ask::Listen { local: binding.local(local), backlog, share };
             let socket = open(session, Kind::Listener, local.is_ipv6(), ask)?;
             Ok(TcpListener { socket })
         })

@@ -38,7 +38,12 @@ impl FreePages {
         !self.free.is_empty() || self.fresh < self.count
     }
 
-    fn take(&mut self) -> Option<u32> {
+    /// Gives pages back.
+    pub(crate) fn give_back(&mut self, pages: &mut Vec<u32>) {
+        self.free.append(pages);
+    }
+
+    pub(crate) fn take(&mut self) -> Option<u32> {
         self.free.pop().or_else(|| {
             (self.fresh < self.count).then(|| {
                 self.fresh += 1;
@@ -60,6 +65,8 @@ pub(crate) struct TxPages {
     pages: VecDeque<u32>,
     /// Bytes behind `written` that are reserved in place: their pages stay.
     pub(crate) reserved: usize,
+    /// Pages of something else that netd looks at until it lets go of the place.
+    pub(crate) kept: Vec<u32>,
 }
 
 impl TxPages {
@@ -67,12 +74,12 @@ impl TxPages {
     /// published.
     pub(crate) fn again(written: u64, acked: u64, filled: u64, pages: Vec<u32>) -> TxPages {
         let reserved = (filled - written) as usize;
-        TxPages { written, acked, first: acked / PAGE, pages: pages.into(), reserved }
+        TxPages { written, acked, first: acked / PAGE, pages: pages.into(), reserved, kept: Vec::new() }
     }
 
     /// Whether it holds any page.
     pub(crate) fn is_empty(&self) -> bool {
-        self.pages.is_empty()
+        self.pages.is_empty() && self.kept.is_empty()
     }
 
     /// Gets pages for `len` bytes behind `written`; returns for how many there are pages.
@@ -139,6 +146,7 @@ impl TxPages {
     /// netd has let go of the place: all pages go back.
     pub(crate) fn release_all(&mut self, free: &mut FreePages) {
         free.free.extend(self.pages.drain(..));
+        free.free.append(&mut self.kept);
     }
 }
 

@@ -4,7 +4,7 @@ use crate::session::Session;
 use crate::socket::{Kind, Socket};
 use crate::{TcpListener, TcpStream, UdpSocket};
 use proto::arena::line::{level, want};
-use proto::arena::record::{HEADER_SIZE, PAYLOAD_MAX, record_size};
+use proto::arena::record::{DATAGRAM_MAX, HEADER_SIZE, record_size};
 use std::ops::{BitAnd, BitOr, BitOrAssign};
 use std::sync::Arc;
 
@@ -104,7 +104,7 @@ macro_rules! sources {
 sources!(TcpStream, TcpListener, UdpSocket);
 
 /// Room that makes a UDP socket writable: the largest datagram.
-const DATAGRAM_ROOM: u64 = record_size(PAYLOAD_MAX) as u64;
+const DATAGRAM_ROOM: u64 = record_size(DATAGRAM_MAX) as u64;
 
 impl Socket {
     /// What may be done now. Of a socket that may be written but for lack of a send page, `wanting`
@@ -148,7 +148,10 @@ impl Socket {
             }
             Kind::Listener => Ready::READ.when(available >= HEADER_SIZE as u64),
             Kind::Datagram => {
-                let ready = Ready::READ.when(available > 0 || !error.is_empty());
+                let told = available > 0 && self.set_errors_aside();
+                let available = line.received.saturating_sub(self.mine().consumed);
+                let error = error | Ready::ERROR.when(told);
+                let ready = error | Ready::READ.when(available > 0 || !error.is_empty());
                 ready | Ready::WRITE.when(open && (room >= DATAGRAM_ROOM || mine.written == line.acked))
             }
         };

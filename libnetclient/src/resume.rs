@@ -20,6 +20,7 @@ use proto::PeerCorrupt;
 use proto::arena::line::{ClientLine, Notes, StackLine, level, want};
 use proto::arena::place::{Direction, entry_of};
 use proto::arena::record::Header;
+use proto::arena::wishes::Wishes;
 use proto::arena::{Geometry, NOTE_SIZE, PAGE_SIZE, TABLE_PAGES};
 use proto::control::client::Granted;
 use proto::id::{Epoch, SessionId, SlotIndex};
@@ -183,7 +184,17 @@ fn slot_again(
             pages.push(page);
         }
     }
-    Ok(Slot::resting(line, TxPages::again(line.written, acked, filled, pages)))
+    let mut tx = TxPages::again(line.written, acked, filled, pages);
+    let (number, first) = line.wishes();
+    if number != 0 && geometry.owner(at) == 0 {
+        let wished = Wishes::pages_of(memory, geometry, first)?;
+        for page in &wished {
+            used[*page as usize] = true;
+        }
+        // Of a socket that lives they are in its own hands again when it is taken up.
+        tx.kept = if lives.is_none() { wished } else { Vec::new() };
+    }
+    Ok(Slot::resting(line, tx))
 }
 
 impl Inner {
@@ -317,6 +328,7 @@ impl UdpSocket {
     /// When the place makes no sense.
     pub fn resume(session: &Session, place: Place, peer: Option<SocketAddr>) -> io::Result<UdpSocket> {
         let socket = Socket::place_again(session, Kind::Datagram, place.into())?;
+        socket.take_up_wishes()?;
         Ok(UdpSocket::with_ends(socket, place.local, peer))
     }
 

@@ -16,6 +16,7 @@ use crate::sources::Readiness;
 use crate::urgent::Urgent;
 use crate::wait::lock;
 use crate::waiter::{Waiter, Waiters};
+use crate::wishes::Wished;
 use proto::PeerCorrupt;
 use proto::arena::line::{ClientLine, StackLine, level, want};
 use proto::arena::{EVERY_SHARD, WINDOW_MAX};
@@ -67,6 +68,8 @@ pub(crate) struct Socket {
     linger: Mutex<Option<Duration>>,
     pub(crate) urgent: Urgent,
     pub(crate) waiters: Waiters,
+    /// What is wished of it beyond flags.
+    pub(crate) wished: Wished,
     /// Registrations with a `Poll`.
     watches: Mutex<Vec<Arc<Watch>>>,
     readiness: Mutex<Option<Readiness>>,
@@ -147,6 +150,7 @@ impl Socket {
             linger: Mutex::default(),
             urgent: Urgent::default(),
             waiters: Waiters::default(),
+            wished: Wished::default(),
             watches: Mutex::default(),
             readiness: Mutex::default(),
             others: OnceLock::new(),
@@ -185,6 +189,11 @@ impl Socket {
     /// `WouldBlock`, and those of the attempt.
     pub(crate) fn block_at_once<T>(&self, attempt: impl FnMut() -> io::Result<Look<T>>) -> io::Result<T> {
         self.block_unless(true, Half::Read, attempt)
+    }
+
+    /// Of a row's place that is not the first, the first.
+    pub(crate) fn leader(&self) -> Option<Arc<Socket>> {
+        self.leader.upgrade()
     }
 
     /// Its places: itself and, of a row, the others.
@@ -616,7 +625,10 @@ impl Drop for Socket {
         let how = if abort == Some(Duration::ZERO) { want::CLOSE | want::ABORT } else { want::CLOSE };
         let inner = &self.session.inner;
         let _ = inner.publish(self.placed.slot, self.placed.shard, |line| line.flags |= how);
-        let tx = std::mem::take(self.tx.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let kept = self.take_wish_pages();
+        let inner = &self.session.inner;
+        let mut tx = std::mem::take(self.tx.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
+        tx.kept = kept;
         inner.move_out(self.placed.slot, tx);
     }
 }

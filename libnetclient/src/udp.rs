@@ -6,10 +6,12 @@ use crate::session::Session;
 use crate::socket::{Half, Kind, Look, Receiving, Socket};
 use crate::tcp::{any, each_addr, open, shown};
 use crate::wait::lock;
+use crate::wishes::Manner;
 use proto::PeerCorrupt;
 use proto::arena::line::{level, want};
-use proto::arena::record::{HEADER_SIZE, Header, PAYLOAD_MAX, record_size};
+use proto::arena::record::{DATAGRAM_MAX, HEADER_SIZE, Header, Said, record_size};
 use proto::control::client::{Ask, Granted};
+use proto::form::Form;
 use proto::id::{Epoch, SlotIndex};
 use proto::zone;
 use rustix::io::Errno;
@@ -17,6 +19,9 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+/// Datagrams of one call: Linux's UDP_MAX_SEGMENTS.
+const SEGMENTS_MAX: usize = 128;
 
 /// A UDP socket, as [`std::net::UdpSocket`].
 #[derive(Debug)]
@@ -29,6 +34,7 @@ pub struct UdpSocket {
 struct Ends {
     local: SocketAddr,
     peer: Option<SocketAddr>,
+    manner: Manner,
 }
 
 impl UdpSocket {
@@ -58,9 +64,10 @@ impl UdpSocket {
         binding: Binding,
     ) -> io::Result<UdpSocket> {
         each_addr(addr, |local| {
-            let ask = Ask::Datagram { local: binding.local(local) };
+            let (local_inside, share) = (binding.local(local), binding.share());
+            let ask = Ask::Datagram { local: local_inside, form: Form::Udp, share };
             let socket = open(session, Kind::Datagram, local.is_ipv6(), ask)?;
-            let ends = Ends { local: socket.placed.local, peer: None };
+            let ends = Ends { local: socket.placed.local, peer: None, manner: Manner::default() };
             Ok(UdpSocket { socket, ends: Arc::new(Mutex::new(ends)) })
         })
     }
@@ -75,7 +82,7 @@ impl UdpSocket {
 
     /// A socket at its place, with what it was told of its two ends.
     pub(crate) fn with_ends(socket: Arc<Socket>, local: SocketAddr, peer: Option<SocketAddr>) -> UdpSocket {
-        UdpSocket { socket, ends: Arc::new(Mutex::new(Ends { local, peer })) }
+        UdpSocket { socket, ends: Arc::new(Mutex::new(Ends { local, peer, manner: Manner::default() })) }
     }
 
     /// Undoes [`UdpSocket::connect`]: datagrams of every remote are taken again.
@@ -91,7 +98,8 @@ impl UdpSocket {
         let ask = Ask::DatagramConnect { slot, remote: zone::from_client(remote) };
         match self.socket.session.inner.control.ask(ask)? {
             Granted::Socket { local, .. } => {
-                *lock(&self.ends) = Ends { local: shown(local, self.is_v6()), peer };
+                let mut ends = lock(&self.ends);
+                (ends.local, ends.peer) = (shown(local, self.is_v6()), peer);
                 Ok(())
             }
             Granted::Session { .. } => {
@@ -154,10 +162,15 @@ impl UdpSocket {
         origin: Origin,
     ) -> io::Result<Look<usize>> {
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
-        if len > PAYLOAD_MAX {
+        let (mut local, manner) = {
+            let ends = lock(&self.ends);
+            (ends.local, ends.manner)
+        };
+        let segment = origin.segment.unwrap_or(manner.segment);
+        // udp(7): as many datagrams as one packet of 64 KiB holds, UDP_MAX_SEGMENTS of them at most.
+        if len > DATAGRAM_MAX || segment > 0 && len > usize::from(segment) * SEGMENTS_MAX {
             return Err(Errno::MSGSIZE.into());
         }
-        let mut local = lock(&self.ends).local;
         if local.is_ipv4() && remote.is_ipv6() {
             return Err(Errno::AFNOSUPPORT.into());
         }
@@ -165,14 +178,23 @@ impl UdpSocket {
             return Err(Errno::ACCESS.into());
         }
         if let Some(source) = origin.source {
-            if !local.ip().is_unspecified() && local.ip() != source {
+            if !local.ip().is_unspecified() && local.ip() != source && !local.ip().is_multicast() {
                 return Err(Errno::INVAL.into());
             }
             local.set_ip(source);
         }
+        let group = remote.ip().to_canonical().is_multicast();
+        let mut interface = origin.interface;
+        if group && interface == 0 {
+            interface = manner.group_interface;
+            if let (Some(source), true) = (manner.group_source, local.ip().is_unspecified()) {
+                local = SocketAddr::new(IpAddr::V4(source), local.port());
+            }
+        }
         let (remote, local) = (zone::from_client(remote), zone::from_client(local));
-        let slot = SlotIndex(origin.interface);
-        let header = Header { len: len as u32, remote, local, slot, epoch: Epoch(0) };
+        let said = manner.said(group, segment, len, origin);
+        let slot = SlotIndex(interface);
+        let header = Header { len: len as u32, remote, local, slot, epoch: Epoch(0), said };
         let size = record_size(len);
         let part = self.socket.part_of(local, remote);
         let Some(line) = part.look() else { return Ok(Look::Wait) };
@@ -259,6 +281,7 @@ impl UdpSocket {
         bufs: &mut [IoSliceMut<'_>],
         take: bool,
     ) -> io::Result<Look<Datagram>> {
+        part.set_errors_aside();
         part.receiving(|receiving, available, _| {
             if available == 0 {
                 return match part.take_error() {
@@ -277,7 +300,9 @@ impl UdpSocket {
                 receiving.consume(record_size(len))?;
             }
             let (remote, local) = (shown(header.remote, self.is_v6()), shown(header.local, self.is_v6()));
-            Ok(Look::Ready(Datagram { copied, len, remote, local, interface: header.slot.0 }))
+            let Said { hop_limit, tos, segment, at, .. } = header.said;
+            let (interface, at) = (header.slot.0, Duration::from_nanos(at.nanos()));
+            Ok(Look::Ready(Datagram { copied, len, remote, local, interface, hop_limit, tos, segment, at }))
         })
     }
 
@@ -360,12 +385,75 @@ impl UdpSocket {
         Ok(())
     }
 
-    /// The time to live is the stack's; it is not set per socket.
+    /// How its datagrams are sent.
+    pub fn manner(&self) -> Manner {
+        lock(&self.ends).manner
+    }
+
+    /// Changes that.
+    pub fn set_manner(&self, change: impl FnOnce(&mut Manner)) {
+        change(&mut lock(&self.ends).manner);
+    }
+
+    /// Hops of its datagrams to one host (IP_TTL).
     ///
     /// # Errors
-    /// EOPNOTSUPP.
-    pub fn set_ttl(&self, _ttl: u32) -> io::Result<()> {
-        Err(Errno::OPNOTSUPP.into())
+    /// EINVAL for what is not between 1 and 255.
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        let hops = u8::try_from(ttl).ok().filter(|hops| *hops > 0).ok_or(Errno::INVAL)?;
+        self.set_manner(|manner| manner.hops = Some(hops));
+        Ok(())
+    }
+
+    /// Hops of its datagrams to one host: 64 unless it was set.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn ttl(&self) -> io::Result<u32> {
+        Ok(self.manner().hops.unwrap_or(64).into())
+    }
+
+    /// Hops of its datagrams to groups (IP_MULTICAST_TTL).
+    ///
+    /// # Errors
+    /// EINVAL above 255.
+    pub fn set_multicast_ttl_v4(&self, ttl: u32) -> io::Result<()> {
+        let hops = u8::try_from(ttl).map_err(|_| Errno::INVAL)?;
+        self.set_manner(|manner| manner.group_hops = hops);
+        Ok(())
+    }
+
+    /// Hops of its datagrams to groups.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn multicast_ttl_v4(&self) -> io::Result<u32> {
+        Ok(self.manner().group_hops.into())
+    }
+
+    /// Whether its datagrams to groups are for this host's members too (IP_MULTICAST_LOOP).
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn set_multicast_loop_v4(&self, here: bool) -> io::Result<()> {
+        self.set_manner(|manner| manner.group_loop = here);
+        Ok(())
+    }
+
+    /// As [`UdpSocket::set_multicast_loop_v4`]: a socket has one such option for both families.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn set_multicast_loop_v6(&self, here: bool) -> io::Result<()> {
+        self.set_multicast_loop_v4(here)
+    }
+
+    /// Whether its datagrams to groups are for this host's members too.
+    ///
+    /// # Errors
+    /// None; as std has it.
+    pub fn multicast_loop_v4(&self) -> io::Result<bool> {
+        Ok(self.manner().group_loop)
     }
 
     /// Whether datagrams may go to all hosts of a network (SO_BROADCAST). Without it one to
@@ -401,7 +489,7 @@ impl UdpSocket {
     /// SO_SNDBUF in bytes: most that waits to leave. No less than the largest datagram counts; 0 leaves it
     /// to the stack.
     pub fn set_send_buffer(&self, bytes: u32) {
-        let most = record_size(PAYLOAD_MAX) as u32;
+        let most = record_size(DATAGRAM_MAX) as u32;
         self.socket.set_send_limit(if bytes == 0 { 0 } else { bytes.max(most) });
     }
 

@@ -65,6 +65,10 @@ proto::counters! {
         NdpOut = "ndp_out",
         /// Addresses that somebody else on the link had (RFC 4862 §5.4).
         DadFailed = "dad_failed",
+        /// IGMP messages received.
+        IgmpIn = "igmp_in",
+        /// IGMP messages sent.
+        IgmpOut = "igmp_out",
         /// MLD messages received.
         MldIn = "mld_in",
         /// MLD messages sent.

@@ -4,6 +4,7 @@
 //! [`stack`] is the pure machine; the engine around it is the only place with clocks, rings and
 //! wake-ups.
 
+pub mod bpf;
 pub mod counters;
 pub mod engine;
 pub mod frame;

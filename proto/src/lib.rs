@@ -9,6 +9,7 @@ pub mod cell;
 pub mod control;
 pub mod daemon;
 pub mod error;
+pub mod form;
 pub mod hard;
 pub mod id;
 pub mod layouts;

@@ -163,6 +163,7 @@ pub(crate) fn known_operations(conns: &Arc<Region>) -> HashSet<OpId> {
 mod tests {
     use super::*;
     use proto::cell::{CellWriter, table_size};
+    use proto::form::{Form, Share};
     use proto::hard::conns::{Kind, Options, TcpState};
     use proto::id::{Epoch, RecordIndex, SessionId, SlotIndex};
     use proto::shm::region::create_sealed;
@@ -196,6 +197,8 @@ mod tests {
                 listener: RecordIndex(0),
                 listener_serial: 0,
                 backlog: 0,
+                form: Form::Udp,
+                share: Share::NONE,
             };
             let mut held = conns.take().expect("room");
             conns.open(&mut held, &opening.to_bytes(), &State::new(TcpState::Closed).to_bytes());

@@ -5,6 +5,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use proto::arena::Geometry;
+use proto::form::Form;
 use rustix::io::Errno;
 
 /// Ports below this one are for uid 0 (Linux's default of `ip_unprivileged_port_start`).
@@ -119,6 +120,18 @@ pub fn admit(limits: &Limits, group_sessions: u32, user: Usage, wish: Wish) -> R
     Ok(geometry)
 }
 
+/// Whether `uid` may have such a socket: raw(7) and packet(7) want CAP_NET_RAW, which here is root's.
+///
+/// # Errors
+/// EPERM.
+pub fn may_open(uid: u32, form: Form) -> Result<(), Errno> {
+    match form {
+        Form::Udp | Form::Ping => Ok(()),
+        Form::Raw { .. } | Form::Packet { .. } if uid == 0 => Ok(()),
+        Form::Raw { .. } | Form::Packet { .. } => Err(Errno::PERM),
+    }
+}
+
 /// Whether `uid` may take `local` as its own side.
 ///
 /// # Errors
@@ -223,6 +236,15 @@ mod tests {
         assert_eq!(may_bind(1000, addr("0.0.0.0:1024")), Ok(()));
         assert_eq!(may_bind(1000, addr("0.0.0.0:0")), Ok(()));
         assert_eq!(may_bind(0, addr("[::]:1")), Ok(()));
+    }
+
+    #[test]
+    fn raw_sockets_are_for_root() {
+        let packet = Form::Packet { ethertype: Form::EVERY_TYPE, cooked: false };
+        for form in [Form::Raw { protocol: 1 }, packet] {
+            assert_eq!((may_open(1000, form), may_open(0, form)), (Err(Errno::PERM), Ok(())));
+        }
+        assert_eq!((may_open(1000, Form::Udp), may_open(1000, Form::Ping)), (Ok(()), Ok(())));
     }
 
     #[test]

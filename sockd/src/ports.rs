@@ -7,7 +7,8 @@
 
 use crate::port_select::PortSelect;
 use core::net::{IpAddr, SocketAddr};
-use proto::hard::registry::Kind;
+use proto::form::{Form, Share};
+use proto::hard::registry::{Kind, Operation};
 use proto::id::OpId;
 use proto::zone;
 use std::collections::BTreeMap;
@@ -21,13 +22,66 @@ pub struct Ends {
     pub remote: SocketAddr,
 }
 
+/// Whose ports are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// TCP's, of a connection.
+    Connect,
+    /// TCP's, of a listener.
+    Listen,
+    /// UDP's.
+    Udp,
+    /// Identifiers of echo requests.
+    Ping,
+    /// A socket that has none.
+    Portless,
+}
+
+/// Who wants a port, and with whom it would share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Whose ports are meant.
+    pub class: Class,
+    /// With whom it is shared.
+    pub share: Share,
+    /// The user.
+    pub uid: u32,
+}
+
+impl Class {
+    /// Of a socket of that kind and form.
+    pub const fn of(kind: Kind, form: Form) -> Class {
+        match (kind, form) {
+            (Kind::Connect, _) => Class::Connect,
+            (Kind::Listen, _) => Class::Listen,
+            (Kind::Datagram, Form::Udp) => Class::Udp,
+            (Kind::Datagram, Form::Ping) => Class::Ping,
+            (Kind::Datagram, Form::Raw { .. } | Form::Packet { .. }) => Class::Portless,
+        }
+    }
+}
+
+impl Claim {
+    /// Of the socket that a user's operation opens.
+    pub const fn of(operation: &Operation, uid: u32) -> Claim {
+        Claim { class: Class::of(operation.kind, operation.form), share: operation.share, uid }
+    }
+
+    /// Whether two sockets may have one port (socket(7), SO_REUSEADDR, SO_REUSEPORT). The first keeps no two
+    /// listeners apart: those have it anyway, as std sets it.
+    fn shares_with(&self, other: &Claim) -> bool {
+        let address = self.share.address && other.share.address && self.class != Class::Listen;
+        address || self.share.port && other.share.port && self.uid == other.uid
+    }
+}
+
 /// The ports that the group's sockets have.
 pub struct Ports {
     select: PortSelect,
     taken: Taken,
 }
 
-struct Taken(BTreeMap<(Kind, u16, OpId), Ends>);
+struct Taken(BTreeMap<(Class, u16, OpId), (Ends, Claim)>);
 
 /// Whether two sockets of one port would both be meant by a packet to some address. The IPv6
 /// wildcard takes IPv4 as well, unless it is that of IPv6 alone (ipv6(7), IPV6_V6ONLY).
@@ -47,32 +101,40 @@ impl Ports {
     }
 
     /// Enters a socket.
-    pub fn take(&mut self, kind: Kind, op: OpId, ends: Ends) {
-        self.taken.0.insert((kind, ends.local.port(), op), ends);
-    }
-
-    /// Strikes a socket out that was entered with this port.
-    pub fn release(&mut self, kind: Kind, op: OpId, port: u16) {
-        self.taken.0.remove(&(kind, port, op));
-    }
-
-    /// Whether a socket of `kind` with these ends would stand in another's way.
-    ///
-    /// A listener conflicts with listeners only: it is opened as std does it, with SO_REUSEADDR, so
-    /// that connections that still use its port (TIME-WAIT and others) don't keep it away.
-    pub fn conflict(&self, kind: Kind, ends: Ends) -> bool {
-        let port = ends.local.port();
-        match kind {
-            Kind::Listen | Kind::Datagram => self.taken.bound(kind, port, ends.local.ip()),
-            Kind::Connect => self.taken.leads(port, ends),
+    pub fn take(&mut self, claim: Claim, op: OpId, ends: Ends) {
+        if claim.class != Class::Portless {
+            self.taken.0.insert((claim.class, ends.local.port(), op), (ends, claim));
         }
     }
 
-    /// A port for a socket of `kind` with these ends (the port in `local` is not looked at), other
+    /// Strikes a socket out that was entered with this port.
+    pub fn release(&mut self, class: Class, op: OpId, port: u16) {
+        self.taken.0.remove(&(class, port, op));
+    }
+
+    /// Whether a socket with this claim and these ends would stand in another's way.
+    ///
+    /// A listener conflicts with listeners only: it is opened as std does it, with SO_REUSEADDR, so
+    /// that connections that still use its port (TIME-WAIT and others) don't keep it away.
+    pub fn conflict(&self, claim: &Claim, ends: Ends) -> bool {
+        let port = ends.local.port();
+        match claim.class {
+            Class::Connect => self.taken.leads(port, ends),
+            Class::Portless => false,
+            class => {
+                let stands = |(other, theirs): &(Ends, Claim)| {
+                    overlap(other.local.ip(), ends.local.ip()) && !claim.shares_with(theirs)
+                };
+                self.taken.at(class, port).any(stands)
+            }
+        }
+    }
+
+    /// A port for a socket of `class` with these ends (the port in `local` is not looked at), other
     /// than `not` and as `fits` wants it; `None` when there is none. `random` is a fresh random number.
     pub fn choose(
         &mut self,
-        kind: Kind,
+        class: Class,
         ends: Ends,
         not: u16,
         random: u32,
@@ -83,35 +145,37 @@ impl Ports {
         let free = |port: u16| {
             port != not
                 && fits(port)
-                && match kind {
-                    Kind::Datagram => !taken.bound(Kind::Datagram, port, local),
-                    Kind::Listen => {
-                        [Kind::Listen, Kind::Connect].iter().all(|k| !taken.bound(*k, port, local))
+                && match class {
+                    Class::Udp | Class::Ping => !taken.bound(class, port, local),
+                    Class::Listen => {
+                        [Class::Listen, Class::Connect].iter().all(|c| !taken.bound(*c, port, local))
                     }
-                    Kind::Connect => !taken.bound(Kind::Listen, port, local) && !taken.leads(port, ends),
+                    Class::Connect => !taken.bound(Class::Listen, port, local) && !taken.leads(port, ends),
+                    Class::Portless => true,
                 }
         };
-        match kind {
-            Kind::Connect => select.toward(local, ends.remote, free),
-            Kind::Listen | Kind::Datagram => select.unconnected(random, free),
+        match class {
+            Class::Connect => select.toward(local, ends.remote, free),
+            Class::Portless => Some(0),
+            Class::Listen | Class::Udp | Class::Ping => select.unconnected(random, free),
         }
     }
 }
 
 impl Taken {
-    fn at(&self, kind: Kind, port: u16) -> impl Iterator<Item = &Ends> {
-        self.0.range((kind, port, OpId(0))..=(kind, port, OpId(u64::MAX))).map(|(_, ends)| ends)
+    fn at(&self, class: Class, port: u16) -> impl Iterator<Item = &(Ends, Claim)> {
+        self.0.range((class, port, OpId(0))..=(class, port, OpId(u64::MAX))).map(|(_, taken)| taken)
     }
 
-    /// Whether a socket of `kind` has the port at an address that overlaps `local`.
-    fn bound(&self, kind: Kind, port: u16, local: IpAddr) -> bool {
-        self.at(kind, port).any(|other| overlap(other.local.ip(), local))
+    /// Whether a socket of `class` has the port at an address that overlaps `local`.
+    fn bound(&self, class: Class, port: u16, local: IpAddr) -> bool {
+        self.at(class, port).any(|(other, _)| overlap(other.local.ip(), local))
     }
 
     /// Whether a connection from that port leads between these ends already.
     fn leads(&self, port: u16, ends: Ends) -> bool {
-        self.at(Kind::Connect, port)
-            .any(|other| other.remote == ends.remote && overlap(other.local.ip(), ends.local.ip()))
+        self.at(Class::Connect, port)
+            .any(|(other, _)| other.remote == ends.remote && overlap(other.local.ip(), ends.local.ip()))
     }
 }
 
@@ -130,28 +194,60 @@ mod tests {
 
     const NONE: &str = "0.0.0.0:0";
 
+    fn alone(class: Class) -> Claim {
+        Claim { class, share: Share::NONE, uid: 1000 }
+    }
+
+    #[test]
+    fn who_shares_a_port_says_so_and_is_the_same_user() {
+        let (address, port) = (Share { address: true, port: false }, Share { address: false, port: true });
+        let both = Share { address: true, port: true };
+        for class in [Class::Listen, Class::Udp, Class::Ping] {
+            for (theirs, mine, uid, taken) in [
+                (address, address, 1000, class == Class::Listen),
+                (address, address, 1001, class == Class::Listen),
+                (port, port, 1000, false),
+                (port, port, 1001, true),
+                (address, port, 1000, true),
+                (both, port, 1000, false),
+                (address, both, 1001, class == Class::Listen),
+                (Share::NONE, both, 1000, true),
+            ] {
+                let mut ports = ports();
+                ports.take(Claim { class, share: theirs, uid: 1000 }, OpId(1), ends("0.0.0.0:53", NONE));
+                let claim = Claim { class, share: mine, uid };
+                let found = ports.conflict(&claim, ends("10.0.0.1:53", NONE));
+                assert_eq!(found, taken, "{class:?}: {mine:?} of {uid} beside {theirs:?}");
+            }
+        }
+        let mut ports = ports();
+        ports.take(alone(Class::Udp), OpId(1), ends("0.0.0.0:53", NONE));
+        assert!(!ports.conflict(&alone(Class::Ping), ends("0.0.0.0:53", NONE)), "numbers of their own");
+        assert!(!ports.conflict(&alone(Class::Portless), ends("0.0.0.0:53", NONE)));
+    }
+
     #[test]
     fn wildcard_and_specific_conflict() {
         let mut ports = ports();
-        for kind in [Kind::Listen, Kind::Datagram] {
-            ports.take(kind, OpId(1), ends("10.0.0.1:80", NONE));
-            assert!(ports.conflict(kind, ends("0.0.0.0:80", NONE)));
-            assert!(ports.conflict(kind, ends("[::]:80", NONE)));
-            assert!(ports.conflict(kind, ends("10.0.0.1:80", NONE)));
-            assert!(!ports.conflict(kind, ends("10.0.0.2:80", NONE)));
-            assert!(!ports.conflict(kind, ends("0.0.0.0:81", NONE)));
-            ports.release(kind, OpId(1), 80);
-            assert!(!ports.conflict(kind, ends("0.0.0.0:80", NONE)));
+        for class in [Class::Listen, Class::Udp] {
+            ports.take(alone(class), OpId(1), ends("10.0.0.1:80", NONE));
+            assert!(ports.conflict(&alone(class), ends("0.0.0.0:80", NONE)));
+            assert!(ports.conflict(&alone(class), ends("[::]:80", NONE)));
+            assert!(ports.conflict(&alone(class), ends("10.0.0.1:80", NONE)));
+            assert!(!ports.conflict(&alone(class), ends("10.0.0.2:80", NONE)));
+            assert!(!ports.conflict(&alone(class), ends("0.0.0.0:81", NONE)));
+            ports.release(class, OpId(1), 80);
+            assert!(!ports.conflict(&alone(class), ends("0.0.0.0:80", NONE)));
         }
     }
 
     #[test]
     fn a_connection_does_not_keep_a_listener_away() {
         let mut ports = ports();
-        ports.take(Kind::Connect, OpId(1), ends("10.0.0.1:8080", "10.0.0.9:80"));
-        assert!(!ports.conflict(Kind::Listen, ends("0.0.0.0:8080", NONE)));
-        assert!(ports.conflict(Kind::Connect, ends("10.0.0.1:8080", "10.0.0.9:80")));
-        assert!(!ports.conflict(Kind::Connect, ends("10.0.0.1:8080", "10.0.0.9:81")));
+        ports.take(alone(Class::Connect), OpId(1), ends("10.0.0.1:8080", "10.0.0.9:80"));
+        assert!(!ports.conflict(&alone(Class::Listen), ends("0.0.0.0:8080", NONE)));
+        assert!(ports.conflict(&alone(Class::Connect), ends("10.0.0.1:8080", "10.0.0.9:80")));
+        assert!(!ports.conflict(&alone(Class::Connect), ends("10.0.0.1:8080", "10.0.0.9:81")));
     }
 
     #[test]
@@ -159,12 +255,12 @@ mod tests {
         let mut ports = ports();
         let want = ends("0.0.0.0:0", "10.0.0.9:80");
         for op in 0..1000 {
-            let first = ports.choose(Kind::Connect, want, 0, 1, |_| true).expect("a port");
-            let port = ports.choose(Kind::Connect, want, first, 1, |_| true).expect("another port");
+            let first = ports.choose(Class::Connect, want, 0, 1, |_| true).expect("a port");
+            let port = ports.choose(Class::Connect, want, first, 1, |_| true).expect("another port");
             assert_ne!(first, port);
             let taken = Ends { local: SocketAddr::new(want.local.ip(), port), remote: want.remote };
-            assert!(!ports.conflict(Kind::Connect, taken), "op {op}: port {port}");
-            ports.take(Kind::Connect, OpId(op), taken);
+            assert!(!ports.conflict(&alone(Class::Connect), taken), "op {op}: port {port}");
+            ports.take(alone(Class::Connect), OpId(op), taken);
         }
     }
 
@@ -174,12 +270,12 @@ mod tests {
         for port in PORT_FIRST..=PORT_LAST {
             let local = SocketAddr::new("0.0.0.0".parse().expect("an address"), port);
             ports.take(
-                Kind::Datagram,
+                alone(Class::Udp),
                 OpId(1),
                 Ends { local, remote: "0.0.0.0:0".parse().expect("an address") },
             );
         }
-        assert_eq!(ports.choose(Kind::Datagram, ends(NONE, NONE), 0, 9, |_| true), None);
-        assert!(ports.choose(Kind::Listen, ends(NONE, NONE), 0, 9, |_| true).is_some());
+        assert_eq!(ports.choose(Class::Udp, ends(NONE, NONE), 0, 9, |_| true), None);
+        assert!(ports.choose(Class::Listen, ends(NONE, NONE), 0, 9, |_| true).is_some());
     }
 }

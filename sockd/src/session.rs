@@ -187,8 +187,7 @@ mod tests {
     }
 
     fn say(socket: &OwnedFd, number: u64) {
-        let request =
-            Request { number, ask: Ask::Datagram { local: "0.0.0.0:0".parse().expect("an address") } };
+        let request = Request { number, ask: Ask::udp("0.0.0.0:0".parse().expect("an address")) };
         let bytes = options().serialize(&request).expect("serialisable");
         rustix::net::send(socket, &bytes, SendFlags::empty()).expect("sent");
     }

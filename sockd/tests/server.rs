@@ -10,6 +10,7 @@ use proto::control::notices::{Change, ConfigReply, ConfigRequest};
 use proto::control::operations::{self, Answer, Command, SLOT_SIZE, SocketRef, decode, encode, netd_ends};
 use proto::control::rendezvous::NoticeLane;
 use proto::daemon::begin_on;
+use proto::form::{Form, Share};
 use proto::hard::conns::{self, Kind, Opening, Options, State, TcpState};
 use proto::hard::{config, registry};
 use proto::id::{Generation, OpId, RecordIndex, Role, Seat, SessionId};
@@ -295,7 +296,7 @@ impl World {
                 (op, socket, local, remote, Kind::TcpActive)
             }
             Command::Listen { op, socket, local, .. } => (op, socket, local, nowhere, Kind::TcpListener),
-            Command::Datagram { op, socket, local, remote } => (op, socket, local, remote, Kind::Udp),
+            Command::Datagram { op, socket, local, remote, .. } => (op, socket, local, remote, Kind::Udp),
             Command::Withdraw { op, socket } => return Answer::Released { op, socket },
             Command::EndSession { session, .. } => {
                 let ops: Vec<OpId> = self.records.keys().copied().collect();
@@ -327,6 +328,8 @@ impl World {
             listener: RecordIndex(0),
             listener_serial: 0,
             backlog: 0,
+            form: Form::Udp,
+            share: Share::NONE,
         };
         let mut held = self.conns.take().expect("room");
         self.conns.open(&mut held, &opening.to_bytes(), &State::new(TcpState::Closed).to_bytes());

@@ -102,7 +102,7 @@ fn descriptors(pid: u32) -> usize {
 
 /// A place with a socket in it: a UDP socket needs no other side.
 fn bound(client: &mut RawClient) -> (SlotIndex, Epoch) {
-    let ask = Ask::Datagram { local: format!("{STACK}:0").parse().expect("an address") };
+    let ask = Ask::udp(format!("{STACK}:0").parse().expect("an address"));
     match client.ask(ask).expect("granted") {
         Some(Granted::Socket { slot, epoch, .. }) => (slot, epoch),
         other => panic!("{other:?}"),

@@ -13,11 +13,12 @@ use netd::wire::address::MacAddr;
 use proto::Instant;
 use proto::arena::line::{ClientLine, Notes, StackLine, level};
 use proto::arena::place::{Direction, entry_of, pieces};
-use proto::arena::record::{HEADER_SIZE, Header, record_size};
+use proto::arena::record::{HEADER_SIZE, Header, Said, record_size};
 use proto::arena::{Geometry, NOTE_SIZE, PAGE_SIZE, TABLE_PAGES};
 use proto::cell::table_size;
 use proto::control::messages::Prefix;
 use proto::control::operations::{Command, SocketRef};
+use proto::form::{Form, Share};
 use proto::id::{Epoch, OpId, SessionId, SlotIndex};
 use proto::nic::packet_buf::PacketBuf;
 use proto::nic::pool::FramePool;
@@ -285,6 +286,7 @@ fn connected() -> (Pair, SlotIndex, SlotIndex) {
         socket,
         local: addr("0.0.0.0:80"),
         backlog: 4,
+        share: Share::NONE,
     });
     pair.one.command(now, |op, socket| Command::Connect {
         op,
@@ -350,7 +352,14 @@ fn datagrams_allocate_nothing() {
         [(&mut pair.one, "10.0.0.1:1000", "0.0.0.0:0"), (&mut pair.other, "10.0.0.2:80", "0.0.0.0:0")]
     {
         let (local, remote) = (addr(local), addr(remote));
-        end.command(now, |op, socket| Command::Datagram { op, socket, local, remote });
+        end.command(now, |op, socket| Command::Datagram {
+            op,
+            socket,
+            local,
+            remote,
+            form: Form::Udp,
+            share: Share::NONE,
+        });
     }
     let mut record = vec![0; record_size(64)];
     let header = Header {
@@ -359,6 +368,7 @@ fn datagrams_allocate_nothing() {
         local: addr("0.0.0.0:0"),
         slot: place,
         epoch: Epoch(0),
+        said: Said::default(),
     };
     record[..HEADER_SIZE].copy_from_slice(&header.to_bytes());
     assert_none(pair.measure(|pair| {

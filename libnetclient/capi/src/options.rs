@@ -37,6 +37,7 @@ const SIOCATMARK: c_ulong = 0x8905;
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Options {
     reuse_address: bool,
+    reuse_port: bool,
     broadcast: bool,
     packet_info: bool,
     v6_only: bool,
@@ -220,7 +221,9 @@ impl Entry {
 
     /// How it is bound, for a queue of so many connections.
     pub(crate) fn binding(&self, backlog: Option<u32>) -> Binding {
-        Binding { backlog, v6_only: lock(&self.options).v6_only }
+        let options = lock(&self.options);
+        let (reuse_address, reuse_port) = (options.reuse_address, options.reuse_port);
+        Binding { backlog, v6_only: options.v6_only, reuse_address, reuse_port }
     }
 
     /// Whether IP_PKTINFO is set.
@@ -260,6 +263,10 @@ impl Entry {
             (libc::SOL_SOCKET, libc::SO_REUSEADDR) => {
                 let on = number()? != 0;
                 self.set(|options| options.reuse_address = on, nothing)
+            }
+            (libc::SOL_SOCKET, libc::SO_REUSEPORT) => {
+                let on = number()? != 0;
+                self.set(|options| options.reuse_port = on, nothing)
             }
             (libc::SOL_SOCKET, libc::SO_KEEPALIVE) => {
                 let on = number()? != 0;
@@ -410,6 +417,7 @@ impl Entry {
                 c_int::from(matches!(self.state(), State::Listener { listening: true, .. }))
             }
             (libc::SOL_SOCKET, libc::SO_REUSEADDR) => c_int::from(options.reuse_address),
+            (libc::SOL_SOCKET, libc::SO_REUSEPORT) => c_int::from(options.reuse_port),
             (libc::SOL_SOCKET, libc::SO_KEEPALIVE) => c_int::from(options.keepalive),
             (libc::SOL_SOCKET, libc::SO_BROADCAST) => c_int::from(options.broadcast),
             (libc::SOL_SOCKET, libc::SO_OOBINLINE) => c_int::from(options.oob_inline),

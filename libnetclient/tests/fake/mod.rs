@@ -8,7 +8,7 @@ use bincode::Options;
 use libnetclient::{Session, Size, TcpListener, TcpStream};
 use proto::arena::line::{ClientLine, Notes, StackLine, level, want};
 use proto::arena::place::{Direction, entry_of, pieces};
-use proto::arena::record::{HEADER_SIZE, Header, record_size};
+use proto::arena::record::{HEADER_SIZE, Header, Said, record_size};
 use proto::arena::{Geometry, NOTE_SIZE, PAGE_SIZE};
 use proto::control::client::{Ask, Granted, MESSAGE_MAX, Reply, Request};
 use proto::control::lane::socket_pair;
@@ -342,7 +342,7 @@ impl Stack {
                 }
                 (Kind::Listener, local_of(local), none)
             }
-            Ask::Datagram { local } => (Kind::Datagram { remote: none }, local_of(local), none),
+            Ask::Datagram { local, .. } => (Kind::Datagram { remote: none }, local_of(local), none),
             Ask::DatagramConnect { slot, remote } => {
                 let place = self.places.get_mut(&slot.0).ok_or(9u32)?;
                 place.kind = Kind::Datagram { remote };
@@ -403,7 +403,14 @@ impl Stack {
             place.line.flags |= level::OPEN;
             self.tell(slot);
         }
-        let header = Header { len: 0, remote: local, local: remote, slot: SlotIndex(passive), epoch };
+        let header = Header {
+            len: 0,
+            remote: local,
+            local: remote,
+            slot: SlotIndex(passive),
+            epoch,
+            said: Said::default(),
+        };
         assert!(self.deliver(listener, &record(&header, &[])), "room in the accept queue");
     }
 

@@ -13,7 +13,7 @@ use crate::wire::icmpv4::{self, Icmpv4Message, UnreachableCode};
 use crate::wire::icmpv6::{self, CODE_PORT, CODE_REASSEMBLY, Icmpv6Message};
 use crate::wire::ipv4::{IpProtocol, Ipv4Header};
 use crate::wire::ipv6::Ipv6Header;
-use crate::wire::quote::{Complaint, Quote, Report};
+use crate::wire::quote::{Complaint, Quote, Report, Said};
 use core::net::IpAddr;
 use core::time::Duration;
 use proto::Instant;
@@ -104,7 +104,7 @@ impl Fault {
 pub enum Heard {
     /// It was answered, or taken in.
     Done,
-    /// It reports an error to a transport.
+    /// It reports an error to a transport; the frame is pulled up to what it quotes.
     Error(Report),
     /// It was neighbour discovery's: a neighbour may have answered, an address may have come or gone.
     Neighbours,
@@ -143,6 +143,7 @@ impl<M: Memory + Clone> Ip<M> {
     ) -> Result<Heard, DropReason> {
         let len = received.frame.buf.len();
         let message = Icmpv4Message::parse(received.frame.head(), len)?.verify(received.frame.sum())?;
+        let said = said(&received, message.complaint());
         received.frame.pull(icmpv4::HEADER_LEN);
         match message {
             Icmpv4Message::EchoRequest { ident, sequence } => {
@@ -151,7 +152,7 @@ impl<M: Memory + Clone> Ip<M> {
             }
             message if message.quotes_a_packet() => {
                 let quote = Quote::parse_v4(received.frame.head())?;
-                report(message.complaint(), quote)
+                report(message.complaint(), quote, said)
             }
             _ => Err(DropReason::IcmpUnhandled),
         }
@@ -171,6 +172,7 @@ impl<M: Memory + Clone> Ip<M> {
             return self.receive_on_link(now, kind, &received, counters);
         }
         let message = message.verify(received.frame.sum())?;
+        let said = said(&received, message.complaint());
         received.frame.pull(icmpv6::HEADER_LEN);
         match message {
             Icmpv6Message::EchoRequest { ident, sequence } => {
@@ -183,7 +185,7 @@ impl<M: Memory + Clone> Ip<M> {
                 if let (AddressPair::V6 { src, dst }, Some(zone)) = (&mut quote.pair, here(&received)) {
                     (*src, *dst) = (zone::with(*src, zone), zone::with(*dst, zone));
                 }
-                report(message.complaint(), quote)
+                report(message.complaint(), quote, said)
             }
             _ => Err(DropReason::IcmpUnhandled),
         }
@@ -293,7 +295,20 @@ pub(super) fn here<M: Memory>(received: &Received<'_, M>) -> Option<u16> {
     (received.interface != super::LOOPBACK).then(|| zone::of_interface(received.interface))
 }
 
-fn report(complaint: Option<Complaint>, quote: Quote) -> Result<Heard, DropReason> {
+fn report(complaint: Option<Complaint>, quote: Quote, said: Said) -> Result<Heard, DropReason> {
     let complaint = complaint.ok_or(DropReason::IcmpUnhandled)?;
-    Ok(Heard::Error(Report { complaint, quote }))
+    Ok(Heard::Error(Report { complaint, quote, said }))
+}
+
+/// An error as it came; its header is not pulled yet.
+fn said<M: Memory>(received: &Received<'_, M>, complaint: Option<Complaint>) -> Said {
+    let offender = received.pair.src();
+    let [kind, code, _, _, rest @ ..] = received.frame.head().first_chunk::<8>().copied().unwrap_or_default();
+    let info = match complaint {
+        Some(Complaint::TooBig { mtu }) => mtu.into(),
+        Some(Complaint::Problem) if offender.is_ipv4() => rest[0].into(),
+        Some(Complaint::Problem) => u32::from_be_bytes(rest),
+        _ => 0,
+    };
+    Said { kind, code, info, offender }
 }

@@ -11,6 +11,7 @@ use crate::link::{Packet, Version};
 use crate::wire::address::AddressPair;
 use crate::wire::drop_reason::DropReason;
 use crate::wire::extension::{self, Bad, Chain, FragmentHeader, Problem};
+use crate::wire::igmp::ALL_HOSTS;
 use crate::wire::ipv4::{Fragment, IpProtocol, Ipv4Header};
 use crate::wire::ipv6::{self, Ipv6Header};
 use crate::wire::ndp::ALL_NODES;
@@ -41,6 +42,15 @@ pub struct Received<'f, M: Memory> {
     pub next_header_at: u32,
 }
 
+/// How a packet came in.
+#[derive(Clone, Copy)]
+struct Came {
+    /// In a frame to a group.
+    to_group: bool,
+    /// From this host itself, to a group or to all.
+    own: bool,
+}
+
 /// What is known of a packet below its extension headers.
 struct Below {
     interface: u16,
@@ -59,11 +69,11 @@ impl<M: Memory + Clone> Ip<M> {
         packet: Packet<'f, M>,
         counters: &mut Counters,
     ) -> Result<Option<Received<'f, M>>, DropReason> {
-        let Packet { frame, interface, to_group, version } = packet;
+        let Packet { frame, interface, to_group, version, own } = packet;
         frame.begin_packet();
         match version {
-            Version::V4 => self.receive_v4(now, frame, interface, to_group, counters),
-            Version::V6 => self.receive_v6(now, frame, interface, to_group, counters),
+            Version::V4 => self.receive_v4(now, frame, interface, Came { to_group, own }, counters),
+            Version::V6 => self.receive_v6(now, frame, interface, Came { to_group, own }, counters),
         }
     }
 
@@ -72,13 +82,13 @@ impl<M: Memory + Clone> Ip<M> {
         now: Instant,
         frame: &'f mut Frame<M>,
         interface: u16,
-        frame_to_group: bool,
+        came: Came,
         counters: &mut Counters,
     ) -> Result<Option<Received<'f, M>>, DropReason> {
         let header = Ipv4Header::parse(frame.head(), frame.buf.len())?;
         let to_group = match interface {
             LOOPBACK => false,
-            _ => self.check_v4(&header, frame_to_group)?,
+            _ => self.check_v4(&header, interface, came)?,
         };
         frame.trim(usize::from(header.total_len));
         frame.pull(usize::from(header.header_len));
@@ -99,19 +109,19 @@ impl<M: Memory + Clone> Ip<M> {
                 let Some(whole) = whole else { return Ok(None) };
                 *frame = whole_v4(whole)?;
                 // What was left open here is closed: a whole packet has no fragment's header.
-                self.receive_v4(now, frame, interface, frame_to_group, counters)
+                self.receive_v4(now, frame, interface, came, counters)
                     .map(|received| received.map(|received| Received { fragmented: true, ..received }))
             }
         }
     }
 
     /// Whether an IPv4 packet from a wire may come in; `true` when it is for a group or for all.
-    fn check_v4(&self, header: &Ipv4Header, frame_to_group: bool) -> Result<bool, DropReason> {
+    fn check_v4(&self, header: &Ipv4Header, interface: u16, came: Came) -> Result<bool, DropReason> {
         if !header.source_is_possible() {
             return Err(DropReason::IpInvalidSource);
         }
         // RFC 1122 §3.2.1.3: our own address as a source from the wire is somebody's lie (LAND).
-        if self.is_ours(IpAddr::V4(header.src)) {
+        if self.is_ours(IpAddr::V4(header.src)) && !came.own {
             return Err(DropReason::IpLocalSource);
         }
         // RFC 1122 §3.2.1.3 (a), (g): "this host" is no destination, and 127/8 never leaves a host.
@@ -119,9 +129,18 @@ impl<M: Memory + Clone> Ip<M> {
             return Err(DropReason::IpInvalidDest);
         }
         match self.routes.kind(IpAddr::V4(header.dst)) {
+            // RFC 1112 §7.2: what is for a group that nobody here has joined goes no further. Routers and
+            // other hosts speak of groups to the groups themselves (RFC 2236 §3).
+            AddrKind::Multicast if header.dst != ALL_HOSTS && header.protocol != IpProtocol::IGMP => {
+                let there = self.link.interface(interface);
+                match there.is_some_and(|there| there.listens_to(IpAddr::V4(header.dst))) {
+                    true => Ok(true),
+                    false => Err(DropReason::IpNotMember),
+                }
+            }
             AddrKind::Broadcast | AddrKind::Multicast => Ok(true),
             // RFC 1122 §3.3.6: a broadcast frame carries no unicast packet.
-            AddrKind::Local if frame_to_group => Err(DropReason::UnicastInL2Multicast),
+            AddrKind::Local if came.to_group => Err(DropReason::UnicastInL2Multicast),
             AddrKind::Local => Ok(false),
             AddrKind::Unicast => Err(DropReason::IpInNoRoute),
         }
@@ -157,7 +176,7 @@ impl<M: Memory + Clone> Ip<M> {
         now: Instant,
         frame: &'f mut Frame<M>,
         interface: u16,
-        frame_to_group: bool,
+        came: Came,
         counters: &mut Counters,
     ) -> Result<Option<Received<'f, M>>, DropReason> {
         let mut header = Ipv6Header::parse(frame.head(), frame.buf.len())?;
@@ -167,7 +186,7 @@ impl<M: Memory + Clone> Ip<M> {
                     (self.routes.own_zone(header.src), self.routes.own_zone(header.dst));
                 header.dst.is_multicast()
             }
-            _ => self.check_v6(&mut header, interface, frame_to_group)?,
+            _ => self.check_v6(&mut header, interface, came)?,
         };
         frame.trim(ipv6::HEADER_LEN + usize::from(header.payload_len));
         frame.pull(ipv6::HEADER_LEN);
@@ -177,12 +196,7 @@ impl<M: Memory + Clone> Ip<M> {
 
     /// Whether an IPv6 packet from a wire may come in; `true` when it is for a group. Its addresses get
     /// the interface's zone.
-    fn check_v6(
-        &self,
-        header: &mut Ipv6Header,
-        interface: u16,
-        frame_to_group: bool,
-    ) -> Result<bool, DropReason> {
+    fn check_v6(&self, header: &mut Ipv6Header, interface: u16, came: Came) -> Result<bool, DropReason> {
         let possible = |addr: &Ipv6Addr| {
             // RFC 4291 §2.5.3, §2.5.5.2, §2.5.6: loopback and mapped addresses stay in a host, and what
             // stands behind the prefix of a link-local address is zero.
@@ -198,19 +212,19 @@ impl<M: Memory + Clone> Ip<M> {
         header.src = zone::with(header.src, here);
         header.dst = zone::with(header.dst, here);
         // Our own address as a source from the wire is somebody's lie (LAND).
-        if self.is_ours(IpAddr::V6(header.src)) {
+        if self.is_ours(IpAddr::V6(header.src)) && !came.own {
             return Err(DropReason::IpLocalSource);
         }
         if header.dst.is_multicast() {
             let wire = zone::without(header.dst);
             let listens = wire == ALL_NODES
-                || self.link.interface(interface).is_some_and(|interface| interface.listens_to(wire));
+                || self.link.interface(interface).is_some_and(|there| there.listens_to(IpAddr::V6(wire)));
             return if listens { Ok(true) } else { Err(DropReason::IpNotMember) };
         }
         if !self.is_ours(IpAddr::V6(header.dst)) {
             return Err(DropReason::IpInNoRoute);
         }
-        match frame_to_group {
+        match came.to_group {
             true => Err(DropReason::UnicastInL2Multicast),
             false => Ok(false),
         }

@@ -1,22 +1,29 @@
-//! What IPv6 does on each link by itself: asks whether an address is taken, looks for routers, tells
-//! routers which groups are listened to. The machines are [`super::autoconf`] and [`super::mld`]; here what
-//! they ask for is done, and whoever keeps the configuration is told.
+//! What a host does on each link by itself: with IPv6 it asks whether an address is taken and looks for
+//! routers; with both families it tells routers which groups are listened to. The machines are
+//! [`super::autoconf`] and [`super::groups`]; here what they ask for is done, and whoever keeps the
+//! configuration is told.
 
 use super::Ip;
 use super::autoconf::{Act, Autoconf, LearnedAddress, LearnedRoute, Origin};
 use super::fib::Route;
-use super::mld::{Memberships, Report};
+use super::groups::{Groups, Owner, Sources};
+use super::input::Received;
 use super::prefix::Prefix as Network;
 use crate::counters::{Counter, Counters};
 use crate::keyed_hash::HashKey;
+use crate::link::HEADROOM;
 use crate::link::interface::InterfaceConfig;
 use crate::wire::address::{AddressPair, MacAddr};
-use crate::wire::ipv4::IpProtocol;
-use crate::wire::mld::{self, ALL_ROUTERS_V2, ROUTER_ALERT, RecordKind};
+use crate::wire::drop_reason::DropReason;
+use crate::wire::igmp;
+use crate::wire::ipv4::{self, IpProtocol};
+use crate::wire::membership::{Query, RecordKind, Report, Version};
+use crate::wire::mld::{self, ALL_ROUTERS_V2, ROUTER_ALERT};
 use crate::wire::ndp::{ALL_NODES, ALL_ROUTERS, NdpMessage, solicited_node};
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proto::Instant;
 use proto::control::messages::Prefix;
+use proto::nic::packet_buf::PacketBuf;
 use proto::shm::Memory;
 use proto::zone;
 
@@ -64,7 +71,14 @@ pub enum LinkNews {
 #[derive(Debug)]
 pub(super) struct LinkHost {
     pub(super) autoconf: Autoconf,
-    pub(super) groups: Memberships,
+    pub(super) v4: Groups,
+    pub(super) v6: Groups,
+}
+
+impl LinkHost {
+    fn groups_of(&mut self, group: IpAddr) -> &mut Groups {
+        if group.is_ipv4() { &mut self.v4 } else { &mut self.v6 }
+    }
 }
 
 impl<M: Memory + Clone> Ip<M> {
@@ -79,7 +93,7 @@ impl<M: Memory + Clone> Ip<M> {
         for (nic, config) in configs.iter().enumerate() {
             let nic = nic as u16;
             let autoconf = Autoconf::new(nic, config.mac, key, config.slaac);
-            self.hosts.push(LinkHost { autoconf, groups: Memberships::new(key) });
+            self.hosts.push(LinkHost { autoconf, v4: Groups::new(key), v6: Groups::new(key) });
             let v6 = |prefixes: &[Prefix]| prefixes.iter().any(|prefix| prefix.addr.is_ipv6());
             let on = config.slaac || v6(&config.addrs) || v6(&config.tentative);
             let mut acts = Vec::new();
@@ -134,8 +148,11 @@ impl<M: Memory + Clone> Ip<M> {
     /// not spoken.
     pub fn groups(&self, nic: u16) -> Option<Vec<MacAddr>> {
         let host = self.hosts.get(usize::from(nic)).filter(|host| host.autoconf.is_on())?;
-        let groups = core::iter::once(ALL_NODES).chain(host.groups.groups());
-        Some(groups.map(MacAddr::of_ipv6_multicast).collect())
+        let v6 = host.v6.listened().filter_map(|group| match group {
+            IpAddr::V6(group) => Some(zone::without(group)),
+            IpAddr::V4(_) => None,
+        });
+        Some(core::iter::once(ALL_NODES).chain(v6).map(MacAddr::of_ipv6_multicast).collect())
     }
 
     /// The next thing that the keeper of the configuration has to know.
@@ -150,21 +167,49 @@ impl<M: Memory + Clone> Ip<M> {
         }
         for nic in 0..self.hosts.len() as u16 {
             let host = &mut self.hosts[usize::from(nic)];
-            let (mut acts, mut reports) = (Vec::new(), Vec::new());
+            let (mut acts, mut v4, mut v6) = (Vec::new(), Vec::new(), Vec::new());
             // Groups first: a report of the group goes before the probe (RFC 4862 §5.4.2).
-            host.groups.on_timer(now, |report| reports.push(report));
+            host.v4.on_timer(now, |report| v4.push(report));
+            host.v6.on_timer(now, |report| v6.push(report));
             host.autoconf.on_timer(now, &mut |act| acts.push(act));
-            self.report_groups(nic, &reports, counters);
+            if self.speaks {
+                self.report_v4(nic, &v4, now, counters);
+                self.report_v6(nic, &v6, counters);
+            }
             self.act_on_link(now, nic, acts, counters);
         }
     }
 
     /// A router asks who listens.
-    pub(super) fn queried(&mut self, now: Instant, nic: u16, query: &mld::Query) -> bool {
+    pub(super) fn queried(&mut self, now: Instant, nic: u16, query: &Query, v4: bool) -> bool {
         let Some(host) = self.hosts.get_mut(usize::from(nic)) else { return false };
-        let any = host.groups.queried(now, query);
+        let groups = if v4 { &mut host.v4 } else { &mut host.v6 };
+        let any = groups.queried(now, query);
         self.note_due();
         any
+    }
+
+    /// Another host has told a router that it listens to a group, in an older version.
+    pub(super) fn heard_listener(&mut self, now: Instant, nic: u16, group: IpAddr) -> bool {
+        let Some(host) = self.hosts.get_mut(usize::from(nic)) else { return false };
+        host.groups_of(group).heard(now, group)
+    }
+
+    /// A socket wants these sources of a group on a link, or none of it any more. `false` when there is no
+    /// such interface.
+    pub fn listen(
+        &mut self,
+        now: Instant,
+        nic: u16,
+        owner: Owner,
+        group: IpAddr,
+        sources: Option<Sources>,
+    ) -> bool {
+        let Some(host) = self.hosts.get_mut(usize::from(nic)) else { return false };
+        let changed = host.groups_of(group).set(now, owner, group, sources);
+        self.groups_moved(nic, changed);
+        self.note_due();
+        true
     }
 
     fn act_on_link(&mut self, now: Instant, nic: u16, acts: Vec<Act>, counters: &mut Counters) {
@@ -175,18 +220,21 @@ impl<M: Memory + Clone> Ip<M> {
     }
 
     fn note_due(&mut self) {
-        let due = |host: &LinkHost| [host.autoconf.next_deadline(), host.groups.next_deadline()];
+        let due = |host: &LinkHost| {
+            [host.autoconf.next_deadline(), host.v4.next_deadline(), host.v6.next_deadline()]
+        };
         self.hosts_due = self.hosts.iter().flat_map(due).flatten().min();
     }
 
     fn act_once(&mut self, now: Instant, nic: u16, act: Act, counters: &mut Counters) {
         match act {
             Act::Join(group) => {
-                let changed = self.hosts[usize::from(nic)].groups.join(now, group);
+                let (group, every) = (IpAddr::V6(group), Some(Sources::every()));
+                let changed = self.hosts[usize::from(nic)].v6.set(now, Owner::HOST, group, every);
                 self.groups_moved(nic, changed);
             }
             Act::Leave(group) => {
-                let changed = self.hosts[usize::from(nic)].groups.leave(now, group);
+                let changed = self.hosts[usize::from(nic)].v6.set(now, Owner::HOST, IpAddr::V6(group), None);
                 self.groups_moved(nic, changed);
             }
             Act::Probe(target) => {
@@ -246,7 +294,10 @@ impl<M: Memory + Clone> Ip<M> {
 
     fn groups_moved(&mut self, nic: u16, changed: bool) {
         if changed {
-            let groups = self.hosts[usize::from(nic)].groups.groups().collect();
+            let host = &self.hosts[usize::from(nic)];
+            let mut groups: Vec<IpAddr> =
+                host.v4.listened().chain(host.v6.listened()).map(zone::ip_without).collect();
+            groups.sort_unstable();
             self.link.interfaces_mut()[usize::from(nic)].groups = groups;
             self.news.push_back(LinkNews::Groups { nic });
         }
@@ -256,27 +307,108 @@ impl<M: Memory + Clone> Ip<M> {
         self.link.interface(nic)?.link_local()
     }
 
-    /// RFC 3810 §5.2: from the link-local address, or from none while there is none (RFC 3590 §4).
-    fn report_groups(&mut self, nic: u16, reports: &[Report], counters: &mut Counters) {
+    /// RFC 3810 §5.2.13: from the link-local address, or from none while there is none (RFC 3590 §4).
+    fn report_v6(&mut self, nic: u16, reports: &[Report], counters: &mut Counters) {
         let src = self.link_local(nic).unwrap_or(Ipv6Addr::UNSPECIFIED);
-        let mut bytes = [0; ROUTER_ALERT.len() + mld::EMITTED_LEN_MAX];
+        let mut bytes = [0; ROUTER_ALERT.len() + mld::MESSAGE_MAX];
         bytes[..ROUTER_ALERT.len()].copy_from_slice(&ROUTER_ALERT);
-        let mut send = |ip: &mut Self, dst: Ipv6Addr, emit: &dyn Fn(&mut [u8], &AddressPair) -> usize| {
+        let mut send = |ip: &mut Self, dst: Ipv6Addr, message: &[u8]| {
             let pair = AddressPair::V6 { src, dst };
-            let len = ROUTER_ALERT.len() + emit(&mut bytes[ROUTER_ALERT.len()..], &pair);
+            let len = ROUTER_ALERT.len() + message.len();
+            bytes[ROUTER_ALERT.len()..len].copy_from_slice(message);
             counters.count(Counter::MldOut);
             ip.link.send_on_link(nic, &pair, IpProtocol::HOP_BY_HOP, 1, &bytes[..len], None, counters);
         };
-        let news: Vec<_> =
-            reports.iter().filter(|report| !report.version_1).map(|r| (r.kind, r.group)).collect();
-        for records in news.chunks(mld::RECORDS_MAX) {
-            send(self, ALL_ROUTERS_V2, &|out, pair| mld::emit_report(out, records, pair));
+        let mut message = [0; mld::MESSAGE_MAX];
+        let newest: Vec<Report> =
+            reports.iter().filter(|report| report.version == Version::Newest).cloned().collect();
+        let mut rest = &newest[..];
+        while !rest.is_empty() {
+            let pair = AddressPair::V6 { src, dst: ALL_ROUTERS_V2 };
+            let (len, held) = mld::emit_report(&mut message, rest, &pair);
+            send(self, ALL_ROUTERS_V2, &message[..len]);
+            rest = &rest[held..];
         }
-        for report in reports.iter().filter(|report| report.version_1) {
+        for report in reports.iter().filter(|report| report.version != Version::Newest) {
+            let dst = match report.group {
+                IpAddr::V6(group) if report.kind != RecordKind::ChangeToInclude => group,
+                _ => ALL_ROUTERS,
+            };
+            let len = mld::emit_v1(&mut message, report, &AddressPair::V6 { src, dst });
+            send(self, dst, &message[..len]);
+        }
+    }
+
+    /// RFC 3376 §4.2.13: from an address of the interface, or from none while there is none.
+    fn report_v4(&mut self, nic: u16, reports: &[Report], now: Instant, counters: &mut Counters) {
+        let mut message = [0; igmp::MESSAGE_MAX];
+        let newest: Vec<Report> =
+            reports.iter().filter(|report| report.version == Version::Newest).cloned().collect();
+        let mut rest = &newest[..];
+        while !rest.is_empty() {
+            let (len, held) = igmp::emit_report(&mut message, rest);
+            self.send_igmp(now, nic, igmp::ALL_ROUTERS_V3, &message[..len], counters);
+            rest = &rest[held..];
+        }
+        for report in reports.iter().filter(|report| report.version != Version::Newest) {
             let leaves = report.kind == RecordKind::ChangeToInclude;
-            let dst = if leaves { ALL_ROUTERS } else { report.group };
-            send(self, dst, &|out, pair| mld::emit_v1(out, leaves, report.group, pair));
+            let dst = match report.group {
+                // RFC 1112 appendix I: version 1 knows no leaving.
+                _ if leaves && report.version == Version::First => continue,
+                IpAddr::V4(group) if !leaves => group,
+                _ => igmp::ALL_ROUTERS,
+            };
+            let len = igmp::emit_older(&mut message, report);
+            self.send_igmp(now, nic, dst, &message[..len], counters);
         }
+    }
+
+    fn send_igmp(&mut self, now: Instant, nic: u16, dst: Ipv4Addr, message: &[u8], counters: &mut Counters) {
+        let Some(interface) = self.link.interface(nic) else { return };
+        let src = interface.first_v4().unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let mut header = [0; ipv4::ALERT_LEN];
+        ipv4::emit_with_alert(&mut header, src, dst, IpProtocol::IGMP, message.len());
+        let built = PacketBuf::alloc(&interface.frames, header.len() + message.len(), HEADROOM);
+        let built = built.and_then(|mut packet| {
+            packet.write(0, &header)?;
+            packet.write(header.len(), message)?;
+            Ok(packet)
+        });
+        match built {
+            Ok(packet) => {
+                counters.count(Counter::IgmpOut);
+                self.link.send(now, nic, IpAddr::V4(dst), packet, counters);
+            }
+            Err(_) => counters.drop(DropReason::NoMem),
+        }
+    }
+
+    /// An IGMP message (RFC 3376 §5.2).
+    ///
+    /// # Errors
+    /// The reason why it was dropped.
+    pub fn receive_igmp(
+        &mut self,
+        now: Instant,
+        received: &Received<'_, M>,
+        counters: &mut Counters,
+    ) -> Result<(), DropReason> {
+        counters.count(Counter::IgmpIn);
+        let len = received.frame.buf.len();
+        // RFC 3376 §4, §9.1: a router of this link sends it, and to a group.
+        if received.hop_limit != 1 || !received.to_group || len > igmp::RECEIVED_MAX {
+            return Err(DropReason::IgmpInvalid);
+        }
+        let mut bytes = [0; igmp::RECEIVED_MAX];
+        received.frame.buf.read_up_to(0, &mut bytes);
+        let said = match igmp::IgmpMessage::parse(&bytes[..len])? {
+            igmp::IgmpMessage::Query(query) => self.queried(now, received.interface, &query, true),
+            igmp::IgmpMessage::Listens(group) => {
+                self.heard_listener(now, received.interface, IpAddr::V4(group))
+            }
+            igmp::IgmpMessage::ForRouters => false,
+        };
+        if said { Ok(()) } else { Err(DropReason::IcmpUnhandled) }
     }
 }
 

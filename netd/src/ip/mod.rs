@@ -3,16 +3,16 @@
 //! ```text
 //! input.rs    a packet from the link, its headers checked        icmp.rs   echoes, errors sent and heard
 //! route.rs    addresses and routes (fib.rs, prefix.rs, source.rs)  output.rs a header in front, and away
-//! ndp.rs      neighbour discovery                                links.rs  IPv6 on each link (autoconf.rs, mld.rs)
+//! ndp.rs      neighbour discovery                                links.rs  what is done on each link (autoconf.rs, groups.rs)
 //! reassembly.rs  fragments that wait for the rest                path_mtu.rs  what paths carry
 //! ```
 
 pub mod autoconf;
 pub mod fib;
+pub mod groups;
 pub mod icmp;
 pub mod input;
 pub mod links;
-pub mod mld;
 pub mod ndp;
 pub mod output;
 pub mod path_mtu;
@@ -64,6 +64,8 @@ pub struct Ip<M: Memory> {
     news: VecDeque<LinkNews>,
     idents: Idents,
     errors: ErrorLimit,
+    /// This shard speaks for the host where one voice is enough.
+    pub speaks: bool,
 }
 
 /// How to get somewhere: the nicd to leave by, and what the first link takes.
@@ -83,6 +85,10 @@ pub struct Way {
     pub hop_limit: u8,
     /// Differentiated services and ECN of a packet.
     pub tos: u8,
+    /// What is for a group or for all is for this host's own members too (RFC 1112 §6.1).
+    pub here: bool,
+    /// Routers may cut it (IP_PMTUDISC_DONT): no DF.
+    pub may_cut: bool,
 }
 
 impl<M: Memory + Clone> Ip<M> {
@@ -98,6 +104,7 @@ impl<M: Memory + Clone> Ip<M> {
             news: VecDeque::new(),
             idents: Idents::new(key),
             errors: ErrorLimit::default(),
+            speaks: true,
         }
     }
 
@@ -108,7 +115,12 @@ impl<M: Memory + Clone> Ip<M> {
 
     /// The way to `dst`, from `source` if the sender has chosen one; `None` when there is none.
     pub fn way(&self, dst: IpAddr, source: Option<IpAddr>) -> Option<Way> {
-        let path = self.routes.path(dst, source, route::zone_interface(dst)).ok()?;
+        self.way_by(dst, source, route::zone_interface(dst))
+    }
+
+    /// As [`Ip::way`], by that interface alone.
+    pub fn way_by(&self, dst: IpAddr, source: Option<IpAddr>, by: Option<u16>) -> Option<Way> {
+        let path = self.routes.path(dst, source, by).ok()?;
         // What is for an address of ours never leaves the host, whatever interface has the address.
         let nic = if path.kind == AddrKind::Local { LOOPBACK } else { path.interface };
         if nic != LOOPBACK && path.source.is_loopback() {
@@ -122,7 +134,17 @@ impl<M: Memory + Clone> Ip<M> {
         let to_all = path.kind == AddrKind::Broadcast;
         // RFC 1122 §3.3.6: what is for all hosts of a network goes to all stations of its link.
         let next_hop = if to_all { IpAddr::V4(Ipv4Addr::BROADCAST) } else { path.next_hop };
-        Some(Way { nic, next_hop, source: path.source, mtu, hop_limit, to_all, tos: 0 })
+        Some(Way {
+            nic,
+            next_hop,
+            source: path.source,
+            mtu,
+            hop_limit,
+            to_all,
+            tos: 0,
+            here: false,
+            may_cut: false,
+        })
     }
 
     /// Everything due at `now` happens. Returns whether neighbours moved.

@@ -67,7 +67,7 @@ impl<M: Memory + Clone> Ip<M> {
                 if received.hop_limit != 1 || !from.src.is_unicast_link_local() {
                     return Err(DropReason::MldInvalid);
                 }
-                match self.queried(now, from.interface, &mld::Query::parse(bytes)?) {
+                match self.queried(now, from.interface, &mld::parse_query(bytes)?, false) {
                     true => Ok(Heard::Done),
                     false => Err(DropReason::IcmpUnhandled),
                 }

@@ -62,7 +62,13 @@ impl<M: Memory + Clone> Ip<M> {
         let written = match *pair {
             AddressPair::V4 { src, dst } => {
                 let header = Ipv4Header::new(src, dst, protocol, way.hop_limit, packet.len());
-                Ipv4Header { tos: way.tos, ..header }.emit(&mut bytes)
+                Ipv4Header {
+                    tos: way.tos,
+                    dont_fragment: !way.may_cut,
+                    ident: self.ident_of(now, way, pair),
+                    ..header
+                }
+                .emit(&mut bytes)
             }
             AddressPair::V6 { src, dst } => {
                 let header = Ipv6Header::new(src, dst, protocol, way.hop_limit, packet.len());
@@ -72,7 +78,22 @@ impl<M: Memory + Clone> Ip<M> {
         if packet.push(written).and_then(|()| packet.write(0, &bytes[..written])).is_err() {
             return counters.drop(DropReason::NoMem);
         }
-        self.link.send(now, way.nic, way.next_hop, packet, counters);
+        self.send_whole(now, way, packet, counters);
+    }
+
+    /// RFC 6864 §4.1: a packet that may be cut has a number of its own.
+    fn ident_of(&mut self, now: Instant, way: &Way, pair: &AddressPair) -> u16 {
+        if way.may_cut { self.idents.next(now, pair) as u16 } else { 0 }
+    }
+
+    /// A packet with its IP header leaves; what has no hops left stays within the host (RFC 1112 §6.1).
+    fn send_whole(&mut self, now: Instant, way: &Way, packet: PacketBuf<M>, counters: &mut Counters) {
+        if way.here {
+            self.link.loop_back(way.nic, way.next_hop, &packet, counters);
+        }
+        if way.hop_limit > 0 {
+            self.link.send(now, way.nic, way.next_hop, packet, counters);
+        }
     }
 
     /// RFC 791 §3.2, RFC 8200 §4.5: as few parts as the way takes. All or nothing leaves, as far as pages
@@ -110,7 +131,7 @@ impl<M: Memory + Clone> Ip<M> {
         counters.count(Counter::FragOks);
         counters.add(Counter::FragCreates, parts.len() as u64);
         for part in parts {
-            self.link.send(now, way.nic, way.next_hop, part, counters);
+            self.send_whole(now, way, part, counters);
         }
     }
 }
@@ -132,13 +153,18 @@ fn fragment<M: Memory>(
     let written = match *pair {
         AddressPair::V4 { src, dst } => {
             let whole = Ipv4Header::new(src, dst, protocol, way.hop_limit, len);
-            let header =
-                Ipv4Header { ident: ident as u16, dont_fragment: false, fragment: Some(part), ..whole };
+            let header = Ipv4Header {
+                tos: way.tos,
+                ident: ident as u16,
+                dont_fragment: false,
+                fragment: Some(part),
+                ..whole
+            };
             header.emit(&mut bytes)
         }
         AddressPair::V6 { src, dst } => {
             let header = Ipv6Header::new(src, dst, IpProtocol::FRAGMENT, way.hop_limit, len + FRAGMENT_LEN);
-            let at = header.emit(&mut bytes);
+            let at = Ipv6Header { traffic_class: way.tos, ..header }.emit(&mut bytes);
             let fragment = FragmentHeader { part, ident, at: 0, named_at: 0 };
             bytes[at..at + FRAGMENT_LEN].copy_from_slice(&fragment.to_bytes(protocol));
             at + FRAGMENT_LEN

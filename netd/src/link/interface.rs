@@ -38,8 +38,8 @@ pub struct Interface<M: Memory> {
     pub mtu: u16,
     /// The stack's addresses on it.
     pub addrs: Vec<IpAddr>,
-    /// The IPv6 groups it listens to beside all nodes, as they stand on the wire.
-    pub groups: Vec<Ipv6Addr>,
+    /// The groups it listens to beside those of all hosts, as they stand on the wire, in order.
+    pub groups: Vec<IpAddr>,
     /// What IPv6 packets may have, where a router says that it is less than [`Interface::mtu`].
     pub mtu_v6: u16,
     /// Hops that IPv6 packets may take from here: 64, or what a router says.
@@ -79,8 +79,8 @@ impl<M: Memory> Interface<M> {
     }
 
     /// Whether this host has joined a group there.
-    pub fn listens_to(&self, group: Ipv6Addr) -> bool {
-        self.groups.contains(&group)
+    pub fn listens_to(&self, group: IpAddr) -> bool {
+        self.groups.binary_search(&group).is_ok()
     }
 
     /// The IPv6 address that speaks to `target` on the link: of the same scope if there is one, then with

@@ -56,6 +56,8 @@ pub struct Packet<'f, M: Memory> {
     pub to_group: bool,
     /// Which IP it says it is.
     pub version: Version,
+    /// This host sent it, to a group or to all.
+    pub own: bool,
 }
 
 /// The two versions of IP.
@@ -160,11 +162,14 @@ impl<M: Memory + Clone> Link<M> {
             // It has not left this host's memory.
             frame.buf.marks = Marks { csum: Csum::Valid, ..Marks::default() };
         }
+        // What came back from a group: the source names the interface it left by.
+        let own = index == LOOPBACK && header.dst.is_multicast();
+        let index = if own { looped_from(header.src) } else { index };
         match header.ethertype {
             EtherType::IPV4 | EtherType::IPV6 => {
                 let version = if header.ethertype == EtherType::IPV4 { Version::V4 } else { Version::V6 };
                 let to_group = header.dst.is_multicast();
-                Ok(Some(Packet { frame, interface: index, to_group, version }))
+                Ok(Some(Packet { frame, interface: index, to_group, version, own }))
             }
             EtherType::ARP if index != LOOPBACK => {
                 counters.count(Counter::ArpIn);
@@ -243,6 +248,37 @@ impl<M: Memory + Clone> Link<M> {
                 }
             }
             Output::Refused(_) => counters.drop(DropReason::NeighCreateFail),
+        }
+    }
+
+    /// A packet that leaves by interface `index` for a group or for all is for this host too: a copy of it comes
+    /// in there as others would see it.
+    pub fn loop_back(
+        &mut self,
+        index: u16,
+        next_hop: IpAddr,
+        packet: &PacketBuf<M>,
+        counters: &mut Counters,
+    ) {
+        let Some(interface) = self.interfaces.get(usize::from(index)) else { return };
+        let all_hosts = next_hop == IpAddr::V4(Ipv4Addr::BROADCAST);
+        let Some(dst) = interface.group_mac(next_hop) else { return };
+        if !all_hosts && !interface.listens_to(zone::ip_without(next_hop)) {
+            return;
+        }
+        let [high, low] = index.to_be_bytes();
+        let src = MacAddr([0, 0, 0, 0, high, low]);
+        let header = EthernetHeader { dst, src, ethertype: EtherType::of_ip(next_hop) };
+        let copied = PacketBuf::alloc(&self.loopback.frames, packet.len(), HEADROOM).and_then(|mut copy| {
+            copy.write_from(0, packet, 0, packet.len())?;
+            Ok(copy)
+        });
+        match copied {
+            Ok(mut copy) => {
+                copy.marks = Marks { csum: Csum::Valid, ..Marks::default() };
+                self.emit(LOOPBACK, copy, &header.to_bytes(), counters);
+            }
+            Err(_) => counters.drop(DropReason::NoMem),
         }
     }
 
@@ -407,4 +443,10 @@ impl<M: Memory + Clone> Link<M> {
 
 fn interface_mac<M: Memory>(interfaces: &[Interface<M>], index: u16) -> MacAddr {
     interfaces[usize::from(index)].mac
+}
+
+/// The interface that a packet left by which came back.
+const fn looped_from(src: MacAddr) -> u16 {
+    let [.., high, low] = src.0;
+    u16::from_be_bytes([high, low])
 }

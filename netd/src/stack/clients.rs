@@ -4,7 +4,8 @@
 //! ends that session: its connections are reset as a kernel resets those of a killed program.
 
 use super::Stack;
-use super::socket::{Kind, Listener, RECEIVE_LIMIT, Socket, Udp};
+use super::datagram::Wanted;
+use super::socket::{Kind, Listener, RECEIVE_LIMIT, Socket};
 use super::watch::crumb;
 use crate::counters::Counter;
 use crate::socket::rx::RxPages;
@@ -15,7 +16,7 @@ use crate::tcp::control_block::ControlBlock;
 use crate::tcp::isn::{initial_sequence, timestamp_offset};
 use crate::tcp::seq::SeqNum;
 use crate::tcp::settings::{Keepalive, SocketOptions};
-use crate::transport::demux::BoundAddr;
+use crate::transport::demux::{BoundAddr, Member};
 use crate::transport::flow_table::FlowKey;
 use crate::wire::address::AddressPair;
 use core::net::{IpAddr, SocketAddr};
@@ -23,6 +24,7 @@ use core::time::Duration;
 use proto::arena::Geometry;
 use proto::arena::line::{ClientLine, Notes, StackLine, congestion, offset_near, want};
 use proto::control::operations::{Answer, Command, SocketRef, encode};
+use proto::form::{Form, Share};
 use proto::hard::conns::{Kind as RecordKind, Opening, Options};
 use proto::id::{OpId, RecordIndex, SessionId, SlotIndex};
 use proto::recorder::Work;
@@ -147,6 +149,7 @@ impl<M: Memory + Clone> Stack<M> {
         let highest = socket.highest();
         socket.rx.consume(session, client.consumed, socket.line.received, highest)?;
         let before = core::mem::replace(&mut socket.client, client);
+        let wishes = client.wishes() != (0, 0) && client.wishes() != before.wishes();
         socket.closed = client.flags & (want::CLOSE | want::ABORT) != 0;
         if let Kind::Tcp(block) = &mut socket.kind {
             let options = socket_options(&client);
@@ -184,6 +187,9 @@ impl<M: Memory + Clone> Stack<M> {
             }
             if socket.closed {
                 self.close_unconnected(now, index);
+            } else if wishes {
+                // Of a socket that is closed they are not looked at: their pages may be another's.
+                self.take_wishes(now, index, &client)?;
             }
         }
         self.touch(index);
@@ -246,11 +252,10 @@ impl<M: Memory + Clone> Stack<M> {
     /// waits for accept is reset.
     fn close_unconnected(&mut self, now: Instant, index: u32) {
         let socket = self.sockets.get(index).expect("the caller has found it");
-        let (local, remote, serial) =
-            (socket.opening.local, remote_of(&socket.opening), socket.held.serial());
+        let (local, serial) = (socket.opening.local, socket.held.serial());
         match socket.kind {
             Kind::Listener(_) => {
-                self.demux.remove_listener(bound(local.ip()), local.port());
+                self.demux.remove_listener(bound(local.ip()), local.port(), index);
                 let accepted = socket.client.consumed / super::socket::ACCEPT_RECORD;
                 let mine: Vec<u32> =
                     self.sockets.indices().filter(|&i| self.waits_for(i, index, serial, accepted)).collect();
@@ -258,9 +263,7 @@ impl<M: Memory + Clone> Stack<M> {
                     self.abort(now, child);
                 }
             }
-            Kind::Udp(_) => {
-                self.demux.remove_udp(bound(local.ip()), local.port(), remote);
-            }
+            Kind::Udp(_) => self.leave_datagrams(now, index),
             Kind::Tcp(_) => {}
         }
     }
@@ -297,7 +300,7 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     /// Ends a socket of a client that is gone, as a kernel closes those of a dead program.
-    fn orphan(&mut self, now: Instant, index: u32) {
+    pub(super) fn orphan(&mut self, now: Instant, index: u32) {
         let Some(socket) = self.sockets.get_mut(index) else { return };
         if core::mem::replace(&mut socket.closed, true) {
             return;
@@ -363,11 +366,12 @@ impl<M: Memory + Clone> Stack<M> {
             Command::Connect { op, socket, local, remote, hold } => {
                 self.once(op, |stack| stack.connect(now, op, socket, (local, remote), hold))
             }
-            Command::Listen { op, socket, local, backlog } => {
-                self.once(op, |stack| stack.listen(op, socket, local, backlog))
+            Command::Listen { op, socket, local, backlog, share } => {
+                self.once(op, |stack| stack.listen(op, socket, local, backlog, share))
             }
-            Command::Datagram { op, socket, local, remote } => {
-                self.once(op, |stack| stack.datagram(now, op, socket, local, remote))
+            Command::Datagram { op, socket, local, remote, form, share } => {
+                let wanted = Wanted { at: socket, local, remote, form, share };
+                self.once(op, |stack| stack.datagram(now, op, wanted))
             }
             Command::Withdraw { op, socket } => {
                 self.withdraw(now, op, socket);
@@ -478,91 +482,20 @@ impl<M: Memory + Clone> Stack<M> {
         at: SocketRef,
         local: SocketAddr,
         backlog: u32,
+        share: Share,
     ) -> Result<SocketAddr, Errno> {
         self.check_local(local.ip())?;
-        let opening = Opening { local, backlog, ..self.opening(RecordKind::TcpListener, op, at) };
-        if self.demux.has_listener(bound(local.ip()), local.port()) {
+        let opening = Opening { local, backlog, share, ..self.opening(RecordKind::TcpListener, op, at) };
+        if !self.demux.may_listen(bound(local.ip()), local.port(), share) {
             return Err(Errno::ADDRINUSE);
         }
         let index = self.place(at, opening, Kind::Listener(Listener::default()))?;
-        self.demux.add_listener(bound(local.ip()), local.port(), index).map_err(|_| Errno::ADDRINUSE)?;
+        let member = Member { op, index, share };
+        self.demux.add_listener(bound(local.ip()), local.port(), member).map_err(|_| Errno::ADDRINUSE)?;
         Ok(local)
     }
 
-    fn datagram(
-        &mut self,
-        now: Instant,
-        op: OpId,
-        at: SocketRef,
-        local: SocketAddr,
-        remote: SocketAddr,
-    ) -> Result<SocketAddr, Errno> {
-        let connected = !remote.ip().is_unspecified();
-        let ip = if connected { self.source_for(local.ip(), remote.ip())? } else { local.ip() };
-        self.check_local(ip)?;
-        let local = SocketAddr::new(ip, local.port());
-        let opening = Opening { local, remote, ..self.opening(RecordKind::Udp, op, at) };
-        let remote = remote_of(&opening);
-        // A second operation on the place gives the socket another remote: the old one goes first.
-        let successor = self.sessions.get(&at.session).and_then(|session| session.record_at(at.slot));
-        if let Some(old) = successor {
-            return self.reconnect_datagram(now, old.0, opening, remote);
-        }
-        if self.demux.has_udp(bound(ip), local.port(), remote) {
-            return Err(Errno::ADDRINUSE);
-        }
-        let index = self.place(at, opening, Kind::Udp(Udp::default()))?;
-        self.demux.add_udp(bound(ip), local.port(), remote, index).map_err(|_| Errno::ADDRINUSE)?;
-        // Another remote was asked for a socket that its client has closed meanwhile.
-        let session = self.sessions.get(&at.session).expect("it was placed there");
-        let client = ClientLine::load(&session.memory, &session.geometry, at.slot);
-        if client.epoch == at.epoch && client.flags & (want::CLOSE | want::ABORT) != 0 {
-            self.orphan(now, index);
-        }
-        Ok(local)
-    }
-
-    /// A record's identity is written once: the socket moves to a new cell, cursors and all.
-    fn reconnect_datagram(
-        &mut self,
-        now: Instant,
-        old: u32,
-        opening: Opening,
-        remote: Option<(IpAddr, u16)>,
-    ) -> Result<SocketAddr, Errno> {
-        let socket =
-            self.sockets.get(old).filter(|socket| matches!(socket.kind, Kind::Udp(_))).ok_or(Errno::INVAL)?;
-        if socket.line.epoch != opening.epoch {
-            return Err(Errno::INVAL);
-        }
-        if socket.closed {
-            return Err(Errno::BADF);
-        }
-        let (was, local) = (socket.opening, opening.local);
-        if self.demux.has_udp(bound(local.ip()), local.port(), remote) && remote != remote_of(&was) {
-            return Err(Errno::ADDRINUSE);
-        }
-        let held = self.conns.take().ok_or(Errno::NOBUFS)?;
-        let mut socket = *self.sockets.remove(old).expect("found above");
-        let old_held = core::mem::replace(&mut socket.held, held);
-        self.batch.retired.push(old_held);
-        self.operations.remove(&was.op);
-        self.demux.remove_udp(bound(was.local.ip()), was.local.port(), remote_of(&was));
-        (socket.opening, socket.committed, socket.dirty, socket.tx_pending) = (opening, None, false, false);
-        let at = socket.at.expect("a datagram socket lives at its place");
-        let index = self.sockets.insert(socket);
-        let session = self.sessions.get_mut(&at.session).expect("a place lies in a session");
-        session.resettle(at.slot, RecordIndex(index));
-        self.operations.insert(opening.op, index);
-        self.demux
-            .add_udp(bound(local.ip()), local.port(), remote, index)
-            .expect("looked at above, or it was our own");
-        self.touch(index);
-        self.reschedule(now, index);
-        Ok(local)
-    }
-
-    fn opening(&self, kind: RecordKind, op: OpId, at: SocketRef) -> Opening {
+    pub(super) fn opening(&self, kind: RecordKind, op: OpId, at: SocketRef) -> Opening {
         let nowhere = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
         Opening {
             kind,
@@ -580,11 +513,13 @@ impl<M: Memory + Clone> Stack<M> {
             listener: RecordIndex(0),
             listener_serial: 0,
             backlog: 0,
+            form: Form::Udp,
+            share: Share::NONE,
         }
     }
 
     /// Gives a new socket its cell and its place.
-    fn place(&mut self, at: SocketRef, opening: Opening, kind: Kind) -> Result<u32, Errno> {
+    pub(super) fn place(&mut self, at: SocketRef, opening: Opening, kind: Kind) -> Result<u32, Errno> {
         let session =
             self.sessions.get_mut(&at.session).filter(|session| !session.ended).ok_or(Errno::BADF)?;
         let free = session.owns(at.slot) && session.record_at(at.slot).is_none();

@@ -17,8 +17,9 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use proto::Instant;
 use proto::arena::WINDOW_MAX;
-use proto::arena::record::Header;
+use proto::arena::record::{Header, Said};
 use proto::control::operations::SocketRef;
+use proto::form::{Form, Share};
 use proto::hard::conns::{Agreed, Kind as RecordKind, Opening};
 use proto::id::{Epoch, OpId, RecordIndex, SlotIndex};
 use proto::shm::Memory;
@@ -149,6 +150,8 @@ impl<M: Memory + Clone> Stack<M> {
             listener: RecordIndex(listener),
             listener_serial: parent.held.serial(),
             backlog: 0,
+            form: Form::Udp,
+            share: Share::NONE,
         };
         if let Kind::Listener(state) = &mut parent.kind {
             state.half_open += 1;
@@ -251,7 +254,14 @@ impl<M: Memory + Clone> Stack<M> {
         epoch: Epoch,
     ) -> Result<(), DropReason> {
         let opening = &self.sockets.get(index).expect("the caller has found it").opening;
-        let record = Header { len: 0, remote: opening.remote, local: opening.local, slot, epoch };
+        let record = Header {
+            len: 0,
+            remote: opening.remote,
+            local: opening.local,
+            slot,
+            epoch,
+            said: Said::default(),
+        };
         self.deliver_record(listener, &record, None)
     }
 

@@ -17,6 +17,7 @@ mod asleep;
 mod batch;
 mod change;
 mod clients;
+mod datagram;
 mod listen;
 mod offload;
 mod receive;

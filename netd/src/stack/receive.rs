@@ -16,25 +16,22 @@ use crate::tcp::listen::reply_without_connection;
 use crate::tcp::reaction::{Deliver, Reaction};
 use crate::tcp::segment::Segment;
 use crate::tcp::state::State as TcpState;
-use crate::transport::demux::TcpReceiver;
+use crate::transport::demux::{Ports, TcpReceiver};
 use crate::transport::flow_table::FlowKey;
 use crate::wire::address::AddressPair;
 use crate::wire::checksum::Sum;
 use crate::wire::drop_reason::DropReason;
 use crate::wire::ipv4::IpProtocol;
-use crate::wire::quote::{Complaint, Quote, Report};
+use crate::wire::quote::{Complaint, Quote, Report, Said};
 use crate::wire::tcp::{self, TcpHeader};
-use crate::wire::udp::{HEADER_LEN as UDP_LEN, UdpHeader};
 use crate::wire::unchecked::Unchecked;
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 use proto::Instant;
-use proto::arena::record::{HEADER_SIZE, Header, interface_index, record_size};
-use proto::arena::{PAGE_SIZE, WINDOW_MAX};
+use proto::arena::PAGE_SIZE;
 use proto::hard::conns::State;
-use proto::id::{Epoch, SessionId, SlotIndex};
+use proto::id::SessionId;
 use proto::nic::packet_buf::{Csum, PacketBuf};
 use proto::shm::Memory;
-use rustix::io::Errno;
 
 impl<M: Memory + Clone> Stack<M> {
     /// A frame that interface `interface` received.
@@ -81,10 +78,13 @@ impl<M: Memory + Clone> Stack<M> {
         match received.protocol {
             IpProtocol::TCP => self.receive_tcp(now, received),
             IpProtocol::UDP => self.receive_udp(now, received),
+            IpProtocol::IGMP if received.pair.dst().is_ipv4() => {
+                self.ip.receive_igmp(now, &received, &mut self.counters)
+            }
             IpProtocol::ICMP | IpProtocol::ICMPV6 if received.protocol == icmp_of(&received.pair) => {
                 match self.ip.receive_icmp(now, received, &mut self.counters)? {
                     Heard::Done => {}
-                    Heard::Error(report) => self.on_icmp_report(now, &report)?,
+                    Heard::Error(report) => self.on_icmp_report(now, &report, Some(frame))?,
                     Heard::Neighbours => self.neighbours_moved(),
                 }
                 Ok(())
@@ -97,7 +97,7 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 
-    fn send_error(
+    pub(super) fn send_error(
         &mut self,
         now: Instant,
         pair: &AddressPair,
@@ -260,9 +260,7 @@ impl<M: Memory + Clone> Stack<M> {
         if let Some(reopen) = reopen {
             // RFC 6191: the old connection is over, the SYN is the listener's.
             self.leave_flow(index);
-            if let (Some(listener), Some(frame)) =
-                (self.demux.listener(flow.local_addr(), flow.local_port), frame)
-            {
+            if let (Some(listener), Some(frame)) = (self.demux.listener(&flow), frame) {
                 let arrival = Arrival { flow, segment, frame, reopen: Some(reopen) };
                 return self.segment_for_listener(now, listener, &arrival);
             }
@@ -397,87 +395,15 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 
-    // UDP
-
-    fn receive_udp(&mut self, now: Instant, received: Received<'_, M>) -> Result<(), DropReason> {
-        let Received { pair, frame, to_group, interface, .. } = received;
-        let unchecked = UdpHeader::parse(frame.head(), frame.buf.len(), &pair)?;
-        frame.trim(unchecked.covered().max(UDP_LEN).min(frame.buf.len()));
-        let udp = match frame.buf.marks.csum {
-            Csum::Valid | Csum::Partial { .. } => unchecked.trust(),
-            Csum::Unknown => unchecked.verify(frame.sum())?,
-        };
-        let flow = FlowKey::of_received(&pair, udp.src_port, udp.dst_port);
-        let Some(index) = self.demux.udp(&flow) else {
-            self.send_error(now, &pair, frame, to_group, Fault::Port);
-            return Err(DropReason::NoSocket);
-        };
-        frame.pull(UDP_LEN);
-        let record = Header {
-            len: u32::from(udp.payload_len),
-            remote: SocketAddr::new(pair.src(), udp.src_port),
-            local: SocketAddr::new(pair.dst(), udp.dst_port),
-            slot: SlotIndex(interface_index((interface != LOOPBACK).then_some(interface))),
-            epoch: Epoch(0),
-        };
-        if let Some(at) = self.sockets.get(index).and_then(|socket| socket.at) {
-            let pages = record_size(record.len as usize) / PAGE_SIZE + 2;
-            let reserve = self.sessions.get(&at.session).map_or(0, |session| session.rx_reserve());
-            self.reclaim(now, at.session, pages + reserve);
-        }
-        self.deliver_record(index, &record, Some(frame))?;
-        self.counters.count(Counter::UdpInDatagrams);
-        Ok(())
-    }
-
-    /// Appends a record to the receive stream of a datagram socket or a listener.
-    pub(super) fn deliver_record(
-        &mut self,
-        index: u32,
-        record: &Header,
-        frame: Option<&Frame<M>>,
-    ) -> Result<(), DropReason> {
-        let socket = self.sockets.get_mut(index).expect("the demultiplexer names sockets that there are");
-        let Some(at) = socket.at else { return Err(DropReason::NoSocket) };
-        let session = self.sessions.get_mut(&at.session).expect("a place lies in a session");
-        let (start, len) = (socket.received(), record.len as usize);
-        let size = record_size(len);
-        let waiting = start - socket.rx.consumed();
-        // SO_RCVBUF; one datagram is always taken. An accept queue has its backlog.
-        let wanted = match (&socket.kind, socket.client.rcvbuf) {
-            (Kind::Udp(_), limit) if limit != 0 && waiting > 0 => limit.min(WINDOW_MAX),
-            _ => WINDOW_MAX,
-        };
-        if waiting + size as u64 > u64::from(wanted) {
-            return Err(DropReason::SocketRcvbuff);
-        }
-        let reserve = if matches!(socket.kind, Kind::Udp(_)) { session.rx_reserve() } else { 0 };
-        if session.free_pages() < socket.rx.missing(start, size) + reserve {
-            return Err(DropReason::ProtoMem);
-        }
-        socket.rx.cover(session, at.slot, start, size).map_err(|_| DropReason::ProtoMem)?;
-        socket.rx.write(session, start, &record.to_bytes());
-        if let Some(frame) = frame {
-            let mut from = 0;
-            socket.rx.for_each_piece(session, start + HEADER_SIZE as u64, len, |to, piece| {
-                frame.buf.copy_out(from, &session.memory, to, piece);
-                from += piece;
-            });
-            self.counters.add(Counter::CopiedToArena, len as u64);
-        }
-        match &mut socket.kind {
-            Kind::Udp(udp) => udp.received += size as u64,
-            Kind::Listener(listener) => listener.queued += 1,
-            Kind::Tcp(_) => unreachable!("a connection's stream carries no records"),
-        }
-        self.touch(index);
-        Ok(())
-    }
-
     // ICMP
 
     /// An ICMP error about a packet of ours (RFC 1122 §4.1.3.3, §4.2.3.9, RFC 4443 §2.4 (d)).
-    fn on_icmp_report(&mut self, now: Instant, report: &Report) -> Result<(), DropReason> {
+    fn on_icmp_report(
+        &mut self,
+        now: Instant,
+        report: &Report,
+        quoting: Option<&Frame<M>>,
+    ) -> Result<(), DropReason> {
         let flow = FlowKey {
             addresses: report.quote.pair,
             local_port: report.quote.src_port(),
@@ -503,19 +429,11 @@ impl<M: Memory + Clone> Stack<M> {
                 Ok(())
             }
             IpProtocol::UDP => {
-                let index = self.demux.udp(&flow).ok_or(DropReason::IcmpQuoteInvalid)?;
+                let index = self.demux.datagram(Ports::Udp, &flow).ok_or(DropReason::IcmpQuoteInvalid)?;
                 if let Complaint::TooBig { mtu } = report.complaint {
                     self.ip.paths.lower(now, flow.remote_addr(), mtu);
                 }
-                let socket =
-                    self.sockets.get_mut(index).expect("the demultiplexer names sockets that there are");
-                // Linux: only a connected socket hears of it.
-                if let (Kind::Udp(udp), Some(errno)) = (&mut socket.kind, udp_icmp(report.complaint))
-                    && socket.opening.remote.port() != 0
-                {
-                    udp.error = errno.raw_os_error() as u8;
-                    self.touch(index);
-                }
+                self.report_to_datagrams(now, index, report, quoting);
                 Ok(())
             }
             _ => Err(DropReason::IcmpQuoteInvalid),
@@ -535,7 +453,9 @@ impl<M: Memory + Clone> Stack<M> {
             };
             let Ok(quote) = quote else { continue };
             // Nobody is told twice of what nobody sent.
-            let _ = self.on_icmp_report(now, &Report { complaint: Complaint::Host, quote });
+            let said = Said::by_ourselves(quote.pair.src());
+            let report = Report { complaint: Complaint::Host, quote, said };
+            let _ = self.on_icmp_report(now, &report, Some(&frame));
         }
     }
 }
@@ -568,14 +488,6 @@ fn tcp_icmp(complaint: Complaint, remote: IpAddr) -> Option<IcmpError> {
         Complaint::Host | Complaint::Prohibited | Complaint::Expired => IcmpError::HostUnreachable,
         Complaint::Problem => return None,
     })
-}
-
-/// The errno that a connected datagram socket gets: Linux's icmp_err_convert.
-fn udp_icmp(complaint: Complaint) -> Option<Errno> {
-    match complaint {
-        Complaint::Port => Some(Errno::CONNREFUSED),
-        _ => None,
-    }
 }
 
 /// RFC 3168 §5: a router on the way marked the packet whose header this is.

@@ -7,7 +7,7 @@
 
 use super::asleep::Sleepers;
 use super::batch::Batch;
-use super::clients::{bound, flow_key, remote_of};
+use super::clients::{bound, flow_key};
 use super::socket::{ACCEPT_RECORD, Kind, Listener, RECEIVE_LIMIT, Socket, Udp};
 use super::watch::crumb;
 use super::{Released, Setup, Sockets, Stack};
@@ -29,7 +29,7 @@ use crate::tcp::fast_open::Servers;
 use crate::tcp::settings::Settings;
 use crate::tcp::state::State as BlockState;
 use crate::timer_wheel::TimerWheel;
-use crate::transport::demux::Demux;
+use crate::transport::demux::{Demux, Member};
 use core::net::IpAddr;
 use proto::arena::line::{ClientLine, Notes, StackLine, level};
 use proto::arena::record::Header;
@@ -117,6 +117,7 @@ impl<M: Memory + Clone> Stack<M> {
             bait: setup.bait,
             counters: Counters::default(),
         };
+        stack.ip.speaks = setup.shard == 0;
         stack.ip.begin_links(now, &setup.interfaces, stack.secrets.addresses, &mut stack.counters);
         for (id, geometry, memory) in sessions {
             if let Err(rule) = stack.add_session(id, geometry, memory) {
@@ -285,9 +286,12 @@ impl<M: Memory + Clone> Stack<M> {
             RecordKind::TcpListener => {
                 Kind::Listener(Listener { half_open: 0, queued: state.rcv_nxt / ACCEPT_RECORD })
             }
-            RecordKind::Udp => {
-                Kind::Udp(Udp { received: state.rcv_nxt, sent: state.snd_una, error: state.error })
-            }
+            RecordKind::Udp => Kind::Udp(Udp {
+                received: state.rcv_nxt,
+                sent: state.snd_una,
+                error: state.error,
+                ..Udp::default()
+            }),
             RecordKind::TcpActive | RecordKind::TcpPassive => {
                 let identity = Identity::of_record(opening, agreed);
                 let settings = self.settings_towards(opening.remote.ip());
@@ -313,16 +317,10 @@ impl<M: Memory + Clone> Stack<M> {
         // A second record for the same ends is not possible, or is the old one of a datagram socket.
         match opening.kind {
             RecordKind::TcpListener => {
-                let _ = self.demux.add_listener(bound(opening.local.ip()), opening.local.port(), index);
+                let member = Member { op: opening.op, index, share: opening.share };
+                let _ = self.demux.add_listener(bound(opening.local.ip()), opening.local.port(), member);
             }
-            RecordKind::Udp => {
-                let _ = self.demux.add_udp(
-                    bound(opening.local.ip()),
-                    opening.local.port(),
-                    remote_of(opening),
-                    index,
-                );
-            }
+            RecordKind::Udp => self.enter_datagrams(index),
             RecordKind::TcpActive | RecordKind::TcpPassive => {
                 let over = self.sockets.get(index).is_some_and(
                     |socket| matches!(&socket.kind, Kind::Tcp(block) if block.state() == BlockState::Closed),

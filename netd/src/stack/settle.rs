@@ -191,5 +191,7 @@ fn worth_a_note(before: &StackLine, now: &StackLine) -> bool {
     let room = now.acked + u64::from(now.window) > before.acked + u64::from(before.window);
     let urgent =
         now.flags & level::URGENT != 0 && (before.flags & level::URGENT == 0 || now.urgent != before.urgent);
-    now.received != before.received || now.acked != before.acked || news != 0 || urgent || room
+    let moved = now.received != before.received || now.acked != before.acked;
+    let wishes = now.flags & level::URGENT == 0 && now.wishes() != before.wishes();
+    moved || news != 0 || urgent || room || wishes
 }

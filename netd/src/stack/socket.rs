@@ -1,12 +1,16 @@
 //! A socket in netd: its record, its place in an arena, and the machine of its kind.
 
+use crate::bpf::Program;
+use crate::ip::groups::Sources;
 use crate::ip::header_len;
 use crate::socket::rx::RxPages;
 use crate::tcp::control_block::ControlBlock;
 use crate::tcp::state::State as TcpState;
 use crate::tcp::window::ROUNDING_SLACK;
+use core::net::IpAddr;
 use proto::arena::line::{StackLine, level};
-use proto::arena::record::record_size;
+use proto::arena::record::{Header, record_size};
+use proto::arena::wishes::Wishes;
 use proto::arena::{WINDOW_MAX, line::ClientLine};
 use proto::cell::Held;
 use proto::control::operations::SocketRef;
@@ -46,6 +50,8 @@ pub(crate) struct Socket {
     pub half_open: bool,
     /// The client has closed it, or is gone.
     pub closed: bool,
+    /// How far the client's wishes are: see [`StackLine::wishes`].
+    pub granted: u32,
     /// The machine.
     pub kind: Kind,
 }
@@ -77,8 +83,34 @@ pub(crate) struct Udp {
     pub received: u64,
     /// Bytes of the send stream taken.
     pub sent: u64,
+    /// Bytes of the payload of the record at `sent` that have left, of one with several segments.
+    pub cut: u32,
     /// An ICMP error to be reported, as errno.
     pub error: u8,
+    /// The last record: what goes on where it ends may become part of it.
+    pub joint: Option<Joint>,
+    /// What the client wishes beyond flags.
+    pub wished: Option<Box<Wished>>,
+}
+
+/// What a client wishes of a socket, ready to be used.
+#[derive(Debug)]
+pub(crate) struct Wished {
+    /// As it says it.
+    pub wishes: Wishes,
+    /// What it lets pass.
+    pub filter: Program,
+    /// Its groups: the interface, the group as it stands on the wire, and which sources.
+    pub groups: Vec<(u16, IpAddr, Sources)>,
+}
+
+/// The last record of a receive stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Joint {
+    /// Where it begins.
+    pub start: u64,
+    /// Its header.
+    pub header: Header,
 }
 
 /// Bytes of a receive stream that TCP may promise: the page table less what rounding may add.
@@ -89,6 +121,13 @@ const SEND_FIRST: u32 = 256 << 10;
 
 /// Bytes of an accept record in a listener's receive stream.
 pub(crate) const ACCEPT_RECORD: u64 = record_size(0) as u64;
+
+impl Udp {
+    /// Whether several datagrams may come in one record (UDP_GRO).
+    pub fn joins(&self) -> bool {
+        self.wished.as_ref().is_some_and(|wished| wished.wishes.runs)
+    }
+}
 
 impl Listener {
     /// Connections that were queued and not accepted.
@@ -116,6 +155,7 @@ impl Socket {
             retransmits: 0,
             half_open: false,
             closed: false,
+            granted: 0,
             kind,
         }
     }
@@ -216,6 +256,7 @@ impl Socket {
             }
             Kind::Udp(udp) => {
                 flags |= level::OPEN;
+                line.set_wishes(self.granted);
                 if udp.error != 0 {
                     line.error = u32::from(udp.error);
                     flags |= level::ERROR;

@@ -5,7 +5,7 @@
 //! on the way out because a ring is full.
 
 use super::offload::Offload;
-use super::socket::{Kind, Socket};
+use super::socket::Kind;
 use super::{LOOPBACK, Stack};
 use crate::counters::Counter;
 use crate::ip::{Way, header_len};
@@ -19,14 +19,10 @@ use crate::wire::checksum::Sum;
 use crate::wire::drop_reason::DropReason;
 use crate::wire::ipv4::IpProtocol;
 use crate::wire::tcp::{self, HEADER_LEN_MAX};
-use crate::wire::udp::{HEADER_LEN as UDP_LEN, UdpHeader};
 use crate::wire::unchecked::Checksum;
 use core::net::IpAddr;
 use core::time::Duration;
-use proto::arena::line::want;
-use proto::arena::record::{HEADER_SIZE, Header, interface_index, record_size};
 use proto::control::operations::SocketRef;
-use proto::id::SlotIndex;
 use proto::nic::packet_buf::{Gso, PacketBuf};
 use proto::nic::slab::SMALL_SIZE;
 use proto::shm::Memory;
@@ -42,10 +38,10 @@ const TURNS_MAX: usize = 256;
 const GREETINGS_PER_ROUND: usize = 32;
 
 /// Segments that one socket may send before the next one has its turn.
-const QUANTUM: usize = 16;
+pub(super) const QUANTUM: usize = 16;
 
 /// Why a socket's turn ended.
-enum Turn {
+pub(super) enum Turn {
     /// It has nothing more to send.
     Done,
     /// It has, and others come first.
@@ -135,7 +131,7 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     /// An interface's place in what is kept by interface; loopback's is the last.
-    fn place_of(&self, nic: u16) -> usize {
+    pub(super) fn place_of(&self, nic: u16) -> usize {
         if nic == LOOPBACK { self.ip.link.interfaces().len() } else { usize::from(nic) }
     }
 
@@ -239,7 +235,7 @@ impl<M: Memory + Clone> Stack<M> {
         Turn::Yield
     }
 
-    fn may_send(&self, nic: u16, room: &[usize]) -> bool {
+    pub(super) fn may_send(&self, nic: u16, room: &[usize]) -> bool {
         room.get(self.place_of(nic)).is_some_and(|room| *room > 0) && self.has_pages(nic)
     }
 
@@ -252,7 +248,7 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     /// What the device at the beginning of `way` takes over, as long as there are pages for it.
-    fn offload(&self, way: &Way) -> Offload {
+    pub(super) fn offload(&self, way: &Way) -> Offload {
         let interface = self.ip.link.interface(way.nic).expect("a way leaves by an interface");
         let v6 = way.next_hop.is_ipv6();
         Offload::of(interface.features, interface.frames.free_large(), v6)
@@ -312,7 +308,7 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// Copies payload behind the headers of a packet, once, and sums it in the same pass where the device
     /// does not; what goes into the checksum field.
-    fn copy_from_arena(
+    pub(super) fn copy_from_arena(
         &mut self,
         at: SocketRef,
         offset: u64,
@@ -347,7 +343,7 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 
-    fn send_on(
+    pub(super) fn send_on(
         &mut self,
         now: Instant,
         way: &Way,
@@ -356,144 +352,6 @@ impl<M: Memory + Clone> Stack<M> {
         packet: PacketBuf<M>,
     ) {
         self.ip.send(now, way, pair, protocol, packet, &mut self.counters);
-    }
-
-    // UDP
-
-    fn transmit_udp(&mut self, now: Instant, index: u32, room: &mut [usize]) -> Turn {
-        for _ in 0..QUANTUM {
-            let socket = self.sockets.get(index).expect("it stands in the list");
-            let (Kind::Udp(udp), Some(at)) = (&socket.kind, socket.at) else { return Turn::Done };
-            let (start, written) = (udp.sent, socket.client.written);
-            if written == start {
-                return Turn::Done;
-            }
-            let header = match self.next_record(at, start, written) {
-                Ok(header) => header,
-                Err(rule) => return self.corrupt_stream(index, at, rule),
-            };
-            match self.send_datagram(now, index, at, start, &header, room) {
-                Err(Unsent::Stopped(nic)) => return Turn::Stopped(nic),
-                Err(Unsent::Corrupt(rule)) => return self.corrupt_stream(index, at, rule),
-                Ok(()) => {}
-            }
-            let socket = self.sockets.get_mut(index).expect("looked at above");
-            if let Kind::Udp(udp) = &mut socket.kind {
-                udp.sent += record_size(header.len as usize) as u64;
-            }
-        }
-        Turn::Yield
-    }
-
-    /// The client broke a rule: its session ends, and what it wrote here is not looked at again.
-    fn corrupt_stream(&mut self, index: u32, at: SocketRef, rule: PeerCorrupt) -> Turn {
-        self.batch.corrupt.push((at.session, rule));
-        if let Some(Socket { kind: Kind::Udp(udp), client, .. }) = self.sockets.get_mut(index) {
-            udp.sent = client.written;
-        }
-        Turn::Done
-    }
-
-    /// The header of the record at `start`, all of which lies before `written`.
-    fn next_record(&self, at: SocketRef, start: u64, written: u64) -> Result<Header, PeerCorrupt> {
-        const SHORT: PeerCorrupt = PeerCorrupt::new("a record longer than what was written");
-        if written - start < HEADER_SIZE as u64 {
-            return Err(SHORT);
-        }
-        let header = self.read_header(at, start)?.ok_or(SHORT)?;
-        let end = start + record_size(header.len as usize) as u64;
-        if end <= written { Ok(header) } else { Err(SHORT) }
-    }
-
-    fn read_header(&self, at: SocketRef, offset: u64) -> Result<Option<Header>, PeerCorrupt> {
-        let session = self.sessions.get(&at.session).expect("a place lies in a session");
-        let mut bytes = [0; HEADER_SIZE];
-        let mut done = 0;
-        for_each_piece(session, at.slot, offset, HEADER_SIZE, |from, piece| {
-            session.memory.read(from, &mut bytes[done..done + piece]);
-            done += piece;
-        })?;
-        Ok(Header::from_bytes(&bytes))
-    }
-
-    /// One record of a datagram socket's send stream, as a packet. What can't be sent is counted and
-    /// done with, as a kernel does it.
-    fn send_datagram(
-        &mut self,
-        now: Instant,
-        index: u32,
-        at: SocketRef,
-        start: u64,
-        header: &Header,
-        room: &mut [usize],
-    ) -> Result<(), Unsent> {
-        let socket = self.sockets.get(index).expect("the caller has found it");
-        let (opening, may_tell_all) = (&socket.opening, socket.client.flags & want::BROADCAST != 0);
-        let (bound, port) = (opening.local.ip(), opening.local.port());
-        let remote = match header.remote.ip() {
-            ip if ip.is_unspecified() => opening.remote,
-            _ => header.remote,
-        };
-        // A datagram may name its own source (IP_PKTINFO), where the socket has none.
-        let named = header.local.ip();
-        let chosen = [bound, named].into_iter().find(|addr| !zone::is_any(*addr));
-        // IPV6_V6ONLY: such a socket speaks to no address of IPv4.
-        let family = bound != IpAddr::V6(zone::ANY_V6) || remote.is_ipv6();
-        let ours = family && chosen.is_none_or(|addr| addr == bound || self.ip.is_ours(addr));
-        let by = |way: &Way| {
-            let index = interface_index((way.nic != LOOPBACK).then_some(way.nic));
-            header.slot == SlotIndex(0) || header.slot == SlotIndex(index)
-        };
-        let Some(way) = ours.then(|| self.ip.way(remote.ip(), chosen)).flatten().filter(by) else {
-            self.counters.drop(DropReason::IpOutNoRoutes);
-            return Ok(());
-        };
-        if way.to_all && !may_tell_all {
-            // EACCES was the client library's to say.
-            self.counters.drop(DropReason::IpOutNoRoutes);
-            return Ok(());
-        }
-        let Some(pair) = AddressPair::new(way.source, remote.ip()) else {
-            self.counters.drop(DropReason::IpOutNoRoutes);
-            return Ok(());
-        };
-        if !self.may_send(way.nic, room) {
-            return Err(Unsent::Stopped(way.nic));
-        }
-        let udp = UdpHeader { src_port: port, dst_port: remote.port(), payload_len: header.len as u16 };
-        let packet = match self.build_datagram(&way, &udp, &pair, at, start + HEADER_SIZE as u64) {
-            Ok(packet) => packet,
-            // Other interfaces' sockets may have what this one waits for.
-            Err(Failure::NoPages) => return Err(Unsent::Stopped(way.nic)),
-            Err(Failure::Corrupt(rule)) => return Err(Unsent::Corrupt(rule)),
-        };
-        room[self.place_of(way.nic)] -= 1;
-        self.counters.count(Counter::UdpOutDatagrams);
-        self.send_on(now, &way, &pair, IpProtocol::UDP, packet);
-        Ok(())
-    }
-
-    fn build_datagram(
-        &mut self,
-        way: &Way,
-        udp: &UdpHeader,
-        pair: &AddressPair,
-        at: SocketRef,
-        payload_at: u64,
-    ) -> Result<PacketBuf<M>, Failure> {
-        let pool = self.ip.link.interface(way.nic).expect("a way leaves by an interface").frames.clone();
-        let len = usize::from(udp.payload_len);
-        let mut packet = PacketBuf::alloc(&pool, len, HEADROOM)?;
-        // No device sums what leaves in fragments.
-        let whole = header_len(pair.dst()) + UDP_LEN + len <= usize::from(way.mtu);
-        let offload = if whole { self.offload(way) } else { Offload::NONE };
-        let checksum = self.copy_from_arena(at, payload_at, len, &mut packet, offload)?;
-        let mut bytes = [0; UDP_LEN];
-        udp.emit(&mut bytes, pair, checksum);
-        packet.push(UDP_LEN)?;
-        packet.write(0, &bytes)?;
-        packet.marks = offload.marks(checksum, true);
-        Ok(packet)
     }
 
     // What paths say about connections
@@ -532,18 +390,9 @@ const TX_RESERVE: usize = 64;
 /// As [`TX_RESERVE`], of large ones, where frames are larger than a small one.
 const TX_RESERVE_LARGE: usize = 4;
 
-/// Why a datagram was not sent and is still there.
-#[derive(Debug)]
-enum Unsent {
-    /// That interface has no room or no pages.
-    Stopped(u16),
-    /// The client broke a rule.
-    Corrupt(PeerCorrupt),
-}
-
 /// Why a packet could not be built.
 #[derive(Debug)]
-enum Failure {
+pub(super) enum Failure {
     NoPages,
     Corrupt(PeerCorrupt),
 }

@@ -166,6 +166,10 @@ reasons! {
     IcmpQuoteInvalid = "icmp_quote_invalid",
     /// An echo request to a group: not answered, RFC 1122 §3.2.2.6.
     IcmpEchoGroup = "icmp_echo_group",
+    /// The checksum of an IGMP message is wrong.
+    IgmpCsum = "igmp_csum",
+    /// An IGMP message about a group that is none, or that did not come from the link.
+    IgmpInvalid = "igmp_invalid",
     /// Not answered, or not sent, to keep the rate limit.
     IcmpRateLimit = "icmp_ratelimit",
 
@@ -176,6 +180,8 @@ reasons! {
     UdpCsum = "udp_csum",
     /// A UDP length that can't be.
     UdpLength = "udp_length",
+    /// The socket's filter said so.
+    SocketFilter = "socket_filter",
     /// The socket's receive queue is full.
     SocketRcvbuff = "socket_rcvbuff",
     /// The TCP checksum is wrong.

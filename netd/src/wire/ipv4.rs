@@ -37,6 +37,8 @@ pub struct IpProtocol(pub u8);
 impl IpProtocol {
     /// ICMP for IPv4 (RFC 792).
     pub const ICMP: IpProtocol = IpProtocol(1);
+    /// Group membership of IPv4 (RFC 3376).
+    pub const IGMP: IpProtocol = IpProtocol(2);
     /// TCP (RFC 9293).
     pub const TCP: IpProtocol = IpProtocol(6);
     /// UDP (RFC 768).
@@ -231,6 +233,34 @@ impl Ipv4Header {
         out[..HEADER_LEN].copy_from_slice(layout.as_bytes());
         HEADER_LEN
     }
+}
+
+/// Length of a header with the option of [`emit_with_alert`].
+pub const ALERT_LEN: usize = HEADER_LEN + 4;
+
+/// Writes a header with a router alert (RFC 2113 §2.1) to the start of `out`, for `payload_len` bytes to a
+/// group of the link; returns its length.
+///
+/// # Panics
+/// When `out` is shorter than [`ALERT_LEN`].
+pub fn emit_with_alert(
+    out: &mut [u8],
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
+    protocol: IpProtocol,
+    payload_len: usize,
+) -> usize {
+    const ROUTER_ALERT: [u8; 4] = [148, 4, 0, 0];
+    /// RFC 3376 §4: internetwork control.
+    const TOS: u8 = 0xc0;
+    let header = Ipv4Header { tos: TOS, ..Ipv4Header::new(src, dst, protocol, 1, payload_len + 4) };
+    header.emit(out);
+    out[0] = 0x46;
+    out[HEADER_LEN..ALERT_LEN].copy_from_slice(&ROUTER_ALERT);
+    out[10..12].fill(0);
+    let field = Sum::of(&out[..ALERT_LEN]).field();
+    out[10..12].copy_from_slice(&field.to_be_bytes());
+    ALERT_LEN
 }
 
 /// Why `needed` bytes were not there: the packet has not so many, or they were not copied out.

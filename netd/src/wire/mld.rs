@@ -1,14 +1,13 @@
 //! Multicast listener discovery: queries of both versions, and the reports of a host (RFC 3810 §5,
 //! RFC 2710 §3).
-//!
-//! Our reports name groups without sources: this host listens to every source of a group.
 
-use core::net::Ipv6Addr;
+use core::net::{IpAddr, Ipv6Addr};
 use core::time::Duration;
 
 use super::address::AddressPair;
 use super::drop_reason::DropReason;
 use super::icmpv6::fill_checksum;
+use super::membership::{Query, RecordKind, Report, Version};
 
 /// ICMPv6 type: a router asks.
 pub const QUERY: u8 = 130;
@@ -23,94 +22,88 @@ pub const ALL_ROUTERS_V2: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x1
 /// A hop-by-hop header with a router alert for MLD and padding: RFC 2711 §2.1, RFC 3810 §5.
 pub const ROUTER_ALERT: [u8; 8] = [super::ipv4::IpProtocol::ICMPV6.0, 0, 5, 2, 0, 0, 1, 0];
 
-/// Groups in one report at most: what is reported at once fits a small page.
-pub const RECORDS_MAX: usize = 32;
-/// The longest message we build.
-pub const EMITTED_LEN_MAX: usize = 8 + RECORDS_MAX * RECORD_LEN;
+/// Bytes of one message of ours at most: with its headers it fits the smallest link (RFC 8200 §5).
+pub const MESSAGE_MAX: usize = 1200;
 const RECORD_LEN: usize = 20;
+const BEGINNING: usize = 8;
 
-/// Why a group is reported: RFC 3810 §5.2.5.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RecordKind {
-    /// Asked: we listen to all sources.
-    ModeIsExclude = 2,
-    /// We listen no longer.
-    ChangeToInclude = 3,
-    /// We have begun to listen.
-    ChangeToExclude = 4,
-}
-
-/// A router asks who listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Query {
-    /// To which group; `None` to any.
-    pub group: Option<Ipv6Addr>,
-    /// How long answers may be spread.
-    pub max_delay: Duration,
-    /// A router of version 1 asks, and wants an answer of that version.
-    pub version_1: bool,
-}
-
-impl Query {
-    /// Reads a whole message, checksum verified.
-    ///
-    /// # Errors
-    /// [`DropReason::PktTooSmall`] for a length that no query has, or more sources than there are bytes;
-    /// [`DropReason::IpInvalidDest`] for a group that is none.
-    pub fn parse(bytes: &[u8]) -> Result<Query, DropReason> {
-        let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-        // RFC 3810 §8.1: 24 bytes are version 1, at least 28 are version 2.
-        let version_1 = match bytes.len() {
-            24 => true,
-            28.. => false,
-            _ => return Err(DropReason::PktTooSmall),
-        };
-        let group = Ipv6Addr::from(*bytes[8..].first_chunk::<16>().expect("the length was looked at"));
-        if !version_1 && 28 + usize::from(word(26)) * 16 > bytes.len() {
-            return Err(DropReason::PktTooSmall);
-        }
-        if !group.is_unspecified() && !group.is_multicast() {
-            return Err(DropReason::IpInvalidDest);
-        }
-        let code = u64::from(word(4));
-        // RFC 3810 §5.1.3: from 32768 on a floating-point number.
-        let millis = match version_1 || code < 0x8000 {
-            true => code,
-            false => (code & 0xfff | 0x1000) << ((code >> 12 & 7) + 3),
-        };
-        Ok(Query {
-            group: (!group.is_unspecified()).then_some(group),
-            max_delay: Duration::from_millis(millis),
-            version_1,
-        })
-    }
-}
-
-/// Writes a version 2 report about `records`, [`RECORDS_MAX`] at most, to the start of `out`; returns its
-/// length.
+/// Reads a whole query, checksum verified.
 ///
-/// # Panics
-/// When `out` is too short, or there are too many records.
-pub fn emit_report(out: &mut [u8], records: &[(RecordKind, Ipv6Addr)], pair: &AddressPair) -> usize {
-    assert!(records.len() <= RECORDS_MAX, "more groups than a report holds");
-    out[..8].copy_from_slice(&[REPORT_V2, 0, 0, 0, 0, 0, 0, records.len() as u8]);
-    let mut len = 8;
-    for (kind, group) in records {
-        out[len..len + 4].copy_from_slice(&[*kind as u8, 0, 0, 0]);
-        out[len + 4..len + RECORD_LEN].copy_from_slice(&proto::zone::without(*group).octets());
-        len += RECORD_LEN;
+/// # Errors
+/// [`DropReason::PktTooSmall`] for a length that no query has, or more sources than there are bytes;
+/// [`DropReason::IpInvalidDest`] for a group that is none.
+pub fn parse_query(bytes: &[u8]) -> Result<Query, DropReason> {
+    const SOURCES_AT: usize = 28;
+    let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    // RFC 3810 §8.1: 24 bytes are version 1, at least 28 are version 2.
+    let (version, sources) = match bytes.len() {
+        24 => (Version::Older, 0),
+        SOURCES_AT.. => (Version::Newest, usize::from(word(26))),
+        _ => return Err(DropReason::PktTooSmall),
+    };
+    if SOURCES_AT + sources * 16 > bytes.len() && version == Version::Newest {
+        return Err(DropReason::PktTooSmall);
     }
-    fill_checksum(&mut out[..len], pair);
-    len
+    let addr =
+        |at: usize| Ipv6Addr::from(*bytes[at..].first_chunk::<16>().expect("the length was looked at"));
+    let group = addr(8);
+    if !group.is_unspecified() && !group.is_multicast() {
+        return Err(DropReason::IpInvalidDest);
+    }
+    let code = u64::from(word(4));
+    // RFC 3810 §5.1.3: from 32768 on a floating-point number.
+    let millis = match version == Version::Older || code < 0x8000 {
+        true => code,
+        false => (code & 0xfff | 0x1000) << ((code >> 12 & 7) + 3),
+    };
+    Ok(Query {
+        group: (!group.is_unspecified()).then_some(IpAddr::V6(group)),
+        sources: (0..sources).map(|n| IpAddr::V6(addr(SOURCES_AT + n * 16))).collect(),
+        max_delay: Duration::from_millis(millis),
+        version,
+    })
 }
 
-/// Writes a version 1 report or leave about `group` to the start of `out`; returns its length.
+/// Writes a version 2 report of as many `reports` as fit [`MESSAGE_MAX`] to `out`; returns its length and how
+/// many reports it holds. A list of sources that is too long is cut (RFC 3810 §5.2.15).
+pub fn emit_report(out: &mut [u8; MESSAGE_MAX], reports: &[Report], pair: &AddressPair) -> (usize, usize) {
+    let (mut len, mut held) = (BEGINNING, 0);
+    for report in reports {
+        let room = (MESSAGE_MAX - len).saturating_sub(RECORD_LEN) / 16;
+        if MESSAGE_MAX - len < RECORD_LEN || (room < report.sources.len() && held > 0) {
+            break;
+        }
+        let sources = &report.sources[..report.sources.len().min(room)];
+        out[len..len + 4].copy_from_slice(&[
+            report.kind as u8,
+            0,
+            (sources.len() >> 8) as u8,
+            sources.len() as u8,
+        ]);
+        for (n, addr) in core::iter::once(&report.group).chain(sources).enumerate() {
+            if let IpAddr::V6(addr) = addr {
+                out[len + 4 + n * 16..len + 20 + n * 16]
+                    .copy_from_slice(&proto::zone::without(*addr).octets());
+            }
+        }
+        len += RECORD_LEN + sources.len() * 16;
+        held += 1;
+    }
+    out[..BEGINNING].copy_from_slice(&[REPORT_V2, 0, 0, 0, 0, 0, (held >> 8) as u8, held as u8]);
+    fill_checksum(&mut out[..len], pair);
+    (len, held)
+}
+
+/// Writes a version 1 report or leave to the start of `out`; returns its length.
 ///
 /// # Panics
 /// When `out` is shorter than 24 bytes.
-pub fn emit_v1(out: &mut [u8], leaves: bool, group: Ipv6Addr, pair: &AddressPair) -> usize {
+pub fn emit_v1(out: &mut [u8], report: &Report, pair: &AddressPair) -> usize {
+    let leaves = report.kind == RecordKind::ChangeToInclude;
     out[..8].copy_from_slice(&[if leaves { DONE_V1 } else { REPORT_V1 }, 0, 0, 0, 0, 0, 0, 0]);
-    out[8..24].copy_from_slice(&proto::zone::without(group).octets());
+    if let IpAddr::V6(group) = report.group {
+        out[8..24].copy_from_slice(&proto::zone::without(group).octets());
+    }
     fill_checksum(&mut out[..24], pair);
     24
 }
@@ -136,36 +129,46 @@ mod tests {
 
     #[test]
     fn queries_are_read() {
-        let parsed = Query::parse(&query(10_000, Ipv6Addr::UNSPECIFIED, 0, 28)).unwrap();
-        let expected = Query { group: None, max_delay: Duration::from_secs(10), version_1: false };
-        assert_eq!(parsed, expected);
-        let old = Query::parse(&query(0xffff, GROUP, 0, 24)).unwrap();
-        assert_eq!((old.group, old.version_1), (Some(GROUP), true));
+        let parsed = parse_query(&query(10_000, Ipv6Addr::UNSPECIFIED, 0, 28)).unwrap();
+        assert_eq!((parsed.group, parsed.max_delay), (None, Duration::from_secs(10)));
+        assert_eq!(parsed.version, Version::Newest);
+        let old = parse_query(&query(0xffff, GROUP, 0, 24)).unwrap();
+        assert_eq!((old.group, old.version), (Some(IpAddr::V6(GROUP)), Version::Older));
         assert_eq!(old.max_delay, Duration::from_millis(0xffff));
-        let float = Query::parse(&query(0x8001, GROUP, 1, 44)).unwrap();
+        let float = parse_query(&query(0x8001, GROUP, 1, 44)).unwrap();
         assert_eq!(float.max_delay, Duration::from_millis(0x1001 << 3));
+        assert_eq!(float.sources.len(), 1);
         for bad in [query(0, GROUP, 1, 43), query(0, GROUP, 0xffff, 60), query(0, GROUP, 0, 27)] {
-            assert_eq!(Query::parse(&bad), Err(DropReason::PktTooSmall));
+            assert_eq!(parse_query(&bad), Err(DropReason::PktTooSmall));
         }
         let bad = query(0, Ipv6Addr::LOCALHOST, 0, 28);
-        assert_eq!(Query::parse(&bad), Err(DropReason::IpInvalidDest));
+        assert_eq!(parse_query(&bad), Err(DropReason::IpInvalidDest));
     }
 
     #[test]
     fn reports_on_the_wire() {
-        let mut out = [0; EMITTED_LEN_MAX];
-        let len = emit_report(&mut out, &[(RecordKind::ChangeToExclude, GROUP)], &PAIR);
-        assert_eq!(len, 28);
-        assert_eq!((out[0], out[7], out[8]), (REPORT_V2, 1, 4));
+        let source = |n: u128| IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8 << 96 | n));
+        let report = |sources: u128| Report {
+            kind: RecordKind::ChangeToExclude,
+            group: IpAddr::V6(GROUP),
+            sources: (0..sources).map(source).collect(),
+            version: Version::Newest,
+        };
+        let mut out = [0; MESSAGE_MAX];
+        assert_eq!(emit_report(&mut out, &[report(1), report(0)], &PAIR), (8 + 36 + 20, 2));
+        assert_eq!((out[0], out[7], out[8], out[11]), (REPORT_V2, 2, 4, 1));
         assert_eq!(out[12..28], GROUP.octets());
-        assert_eq!(emit_v1(&mut out, true, GROUP, &PAIR), 24);
+        assert_eq!(emit_report(&mut out, &[report(60), report(60)], &PAIR).1, 1);
+        assert_eq!(emit_report(&mut out, &[report(200)], &PAIR).1, 1, "cut");
+        let leave = Report { kind: RecordKind::ChangeToInclude, ..report(0) };
+        assert_eq!(emit_v1(&mut out, &leave, &PAIR), 24);
         assert_eq!((out[0], &out[8..24]), (DONE_V1, &GROUP.octets()[..]));
     }
 
     proptest! {
         #[test]
         fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Query::parse(&bytes);
+            let _ = parse_query(&bytes);
         }
     }
 }

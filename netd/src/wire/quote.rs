@@ -7,7 +7,7 @@ use super::extension;
 use super::ipv4::{self, IpProtocol};
 use super::ipv6::{self, Ipv6Header};
 use crate::tcp::seq::SeqNum;
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 
 /// What every quote holds behind the headers of IP: RFC 792, 64 bits.
 const QUOTED_PAYLOAD_LEN: usize = 8;
@@ -43,6 +43,32 @@ pub struct Report {
     pub complaint: Complaint,
     /// The packet it speaks of.
     pub quote: Quote,
+    /// The message itself.
+    pub said: Said,
+}
+
+/// An error as it came, for programs that want to know (IP_RECVERR).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Said {
+    /// The type of the message.
+    pub kind: u8,
+    /// Its code.
+    pub code: u8,
+    /// The MTU that it names in bytes, or the byte that it points at; 0 without either.
+    pub info: u32,
+    /// Who sent it.
+    pub offender: IpAddr,
+}
+
+impl Said {
+    /// What the link would say of a neighbour that does not answer: host or address unreachable.
+    pub const fn by_ourselves(us: IpAddr) -> Said {
+        let (kind, code) = match us {
+            IpAddr::V4(_) => (3, 1),
+            IpAddr::V6(_) => (1, 3),
+        };
+        Said { kind, code, info: 0, offender: us }
+    }
 }
 
 /// What an error tells about the packet it quotes: one that we sent, if the sender is honest.
@@ -54,6 +80,8 @@ pub struct Quote {
     pub protocol: IpProtocol,
     /// The transport's first 8 bytes: ports for TCP and UDP, type, code and ident for ICMP.
     pub transport: [u8; QUOTED_PAYLOAD_LEN],
+    /// Where in the quote those stand.
+    pub transport_at: usize,
 }
 
 const INVALID: DropReason = DropReason::IcmpQuoteInvalid;
@@ -82,6 +110,7 @@ impl Quote {
             },
             protocol: IpProtocol(fixed[9]),
             transport: *behind.first_chunk().ok_or(INVALID)?,
+            transport_at: header_len,
         })
     }
 
@@ -106,7 +135,8 @@ impl Quote {
             }
         }
         let transport = *behind.first_chunk().ok_or(INVALID)?;
-        Ok(Quote { pair: header.pair(), protocol, transport })
+        let transport_at = payload.len() - behind.len();
+        Ok(Quote { pair: header.pair(), protocol, transport, transport_at })
     }
 
     /// The source port of a quoted TCP segment or UDP datagram: ours.

@@ -37,6 +37,9 @@ pub struct UdpHeader {
     pub dst_port: u16,
     /// Bytes of payload behind the header, at most 65527.
     pub payload_len: u16,
+    /// It has a checksum. IPv4 does without one where the sender likes (RFC 768), IPv6 only where both ends
+    /// have agreed to (RFC 6935).
+    pub summed: bool,
 }
 
 impl UdpHeader {
@@ -44,8 +47,7 @@ impl UdpHeader {
     /// beyond the UDP length belongs to nobody.
     ///
     /// # Errors
-    /// [`DropReason::PktTooSmall`], [`DropReason::HdrTrunc`], [`DropReason::UdpLength`],
-    /// [`DropReason::UdpCsum`] for IPv6 without a checksum.
+    /// [`DropReason::PktTooSmall`], [`DropReason::HdrTrunc`], [`DropReason::UdpLength`].
     pub fn parse(
         head: &[u8],
         datagram_len: usize,
@@ -61,15 +63,12 @@ impl UdpHeader {
             src_port: layout.src_port.get(),
             dst_port: layout.dst_port.get(),
             payload_len: (covered - HEADER_LEN) as u16,
+            summed: layout.checksum.get() != 0,
         };
         let pseudo = pseudo_header(pair, IpProtocol::UDP.0, covered as u32);
         let unchecked = Unchecked::new(header, covered, pseudo, DropReason::UdpCsum);
-        match (layout.checksum.get(), pair) {
-            // RFC 768: zero means that the sender computed none; RFC 8200 §8.1: not in IPv6.
-            (0, AddressPair::V4 { .. }) => Ok(unchecked.without_checksum()),
-            (0, AddressPair::V6 { .. }) => Err(DropReason::UdpCsum),
-            _ => Ok(unchecked),
-        }
+        // RFC 768: zero means that the sender computed none.
+        Ok(if header.summed { unchecked } else { unchecked.without_checksum() })
     }
 
     /// Writes the header to the start of `out` and returns its length.
@@ -84,12 +83,14 @@ impl UdpHeader {
             length: U16::new(length),
             checksum: U16::ZERO,
         };
-        let pseudo = pseudo_header(pair, IpProtocol::UDP.0, u32::from(length));
-        // RFC 768: a computed zero goes out as all ones.
-        layout.checksum = U16::new(match checksum.field(pseudo, layout.as_bytes()) {
-            0 => 0xffff,
-            field => field,
-        });
+        if self.summed {
+            let pseudo = pseudo_header(pair, IpProtocol::UDP.0, u32::from(length));
+            // RFC 768: a computed zero goes out as all ones.
+            layout.checksum = U16::new(match checksum.field(pseudo, layout.as_bytes()) {
+                0 => 0xffff,
+                field => field,
+            });
+        }
         out[..HEADER_LEN].copy_from_slice(layout.as_bytes());
         HEADER_LEN
     }
@@ -114,24 +115,32 @@ mod tests {
         assert_eq!(parse(7, 9), Err(DropReason::UdpLength));
         assert_eq!(parse(10, 9), Err(DropReason::UdpLength));
         assert_eq!(parse(8, 7), Err(DropReason::PktTooSmall));
-        assert_eq!(parse(8, 9).unwrap(), UdpHeader { src_port: 1, dst_port: 2, payload_len: 0 });
+        assert_eq!(
+            parse(8, 9).unwrap(),
+            UdpHeader { src_port: 1, dst_port: 2, payload_len: 0, summed: false }
+        );
         assert_eq!(parse(9, 9).unwrap().payload_len, 1);
         assert!(matches!(UdpHeader::parse(&[0; 7], 8, &V4), Err(DropReason::HdrTrunc)));
     }
 
     #[test]
-    fn no_checksum_is_allowed_in_ipv4_only() {
+    fn a_datagram_without_a_checksum_says_so() {
         let bytes = [0, 1, 0, 2, 0, 9, 0, 0, 9];
-        let header = UdpHeader::parse(&bytes, 9, &V4).unwrap();
-        assert_eq!(header.covered(), 0);
-        assert!(header.verify_bytes(&bytes).is_ok());
-        assert!(matches!(UdpHeader::parse(&bytes, 9, &V6), Err(DropReason::UdpCsum)));
+        for pair in [V4, V6] {
+            let header = UdpHeader::parse(&bytes, 9, &pair).unwrap();
+            assert_eq!(header.covered(), 0);
+            assert!(header.verify_bytes(&bytes).is_ok_and(|header| !header.summed));
+        }
+        let header = UdpHeader { src_port: 1, dst_port: 2, payload_len: 1, summed: false };
+        let mut out = [0xff; 8];
+        header.emit(&mut out, &V6, Checksum::Full(Sum::of(&[9])));
+        assert_eq!(out, bytes[..8]);
     }
 
     #[test]
     fn a_computed_zero_goes_out_as_ones() {
         // Two payload bytes chosen so that the whole sum is ffff and its complement zero.
-        let header = UdpHeader { src_port: 0, dst_port: 0, payload_len: 2 };
+        let header = UdpHeader { src_port: 0, dst_port: 0, payload_len: 2, summed: true };
         let rest = pseudo_header(&V4, 17, 10).then(&[0, 0, 0, 0, 0, 10, 0, 0]);
         let payload = rest.field().to_be_bytes();
         let mut out = [0u8; 10];
@@ -158,7 +167,7 @@ mod tests {
             six in any::<bool>(), flip in any::<prop::sample::Index>(),
         ) {
             let pair = if six { V6 } else { V4 };
-            let header = UdpHeader { src_port, dst_port, payload_len: payload.len() as u16 };
+            let header = UdpHeader { src_port, dst_port, payload_len: payload.len() as u16, summed: true };
             let mut out = vec![0u8; HEADER_LEN];
             header.emit(&mut out, &pair, Checksum::Full(Sum::of(&payload)));
             out.extend(&payload);
@@ -175,7 +184,7 @@ mod tests {
 
         #[test]
         fn a_device_completes_the_checksum(payload in prop::collection::vec(any::<u8>(), 0..100)) {
-            let header = UdpHeader { src_port: 5, dst_port: 6, payload_len: payload.len() as u16 };
+            let header = UdpHeader { src_port: 5, dst_port: 6, payload_len: payload.len() as u16, summed: true };
             let mut out = vec![0u8; HEADER_LEN];
             header.emit(&mut out, &V4, Checksum::Device);
             out.extend(&payload);

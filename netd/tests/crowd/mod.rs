@@ -16,6 +16,7 @@ use proto::cell::table_size;
 use proto::control::messages::Prefix;
 use proto::control::notices::Change;
 use proto::control::operations::{Command, SocketRef};
+use proto::form::Share;
 use proto::id::{Epoch, OpId, SessionId, SlotIndex};
 use proto::nic::packet_buf::{Csum, PacketBuf};
 use proto::nic::pool::FramePool;
@@ -120,7 +121,10 @@ impl Crowd {
         set_neighbours(&mut stack, now, most);
         let socket = SocketRef { session: SessionId(1), slot: SlotIndex(0), epoch: Epoch(1) };
         let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT);
-        stack.on_command(now, &Command::Listen { op: OpId(1), socket, local, backlog: 1 << 20 });
+        stack.on_command(
+            now,
+            &Command::Listen { op: OpId(1), socket, local, backlog: 1 << 20, share: Share::NONE },
+        );
         let line = ClientLine { epoch: Epoch(1), ..ClientLine::default() };
         line.store(&arena, &geometry, SlotIndex(0));
         let kicks = Producer::new(arena.clone(), geometry.kick_ring(0));

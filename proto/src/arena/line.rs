@@ -42,6 +42,8 @@ pub mod want {
     pub const URGENT: u32 = 1 << 9;
     /// Data may go in the own SYN, or come in those of a listener's callers (RFC 7413).
     pub const FASTOPEN: u32 = 1 << 10;
+    /// Of a socket of datagrams: there are [wishes](super::super::wishes), where [`ClientLine::wishes`](super::ClientLine::wishes) says.
+    pub const WISHES: u32 = 1 << 11;
 }
 
 /// What netd says of a socket, in [`StackLine::flags`].
@@ -91,6 +93,32 @@ pub struct ClientLine {
     pub notsent_lowat: u32,
     /// TCP_MAXSEG in bytes (low half), 0 for none; TCP_CONGESTION (third byte), see [`congestion`].
     pub mss_congestion: u32,
+}
+
+impl ClientLine {
+    /// Of a socket of datagrams, which has no urgent octets: the number of what is
+    /// [wished](super::wishes), from 1 on, and its first page; 0 without any.
+    pub const fn wishes(&self) -> (u32, u32) {
+        if self.flags & want::WISHES != 0 { (self.notsent_lowat, self.urgent) } else { (0, 0) }
+    }
+
+    /// Says so.
+    pub const fn set_wishes(&mut self, number: u32, page: u32) {
+        self.flags |= want::WISHES;
+        (self.notsent_lowat, self.urgent) = (number, page);
+    }
+}
+
+impl StackLine {
+    /// Of a socket of datagrams: how far its wishes are, [`Granted`](super::wishes::Granted).
+    pub const fn wishes(&self) -> u32 {
+        self.urgent
+    }
+
+    /// Says so.
+    pub const fn set_wishes(&mut self, granted: u32) {
+        self.urgent = granted;
+    }
 }
 
 /// Numbers of the congestion control algorithms, in [`ClientLine::mss_congestion`].

@@ -23,13 +23,14 @@
 pub mod line;
 pub mod place;
 pub mod record;
+pub mod wishes;
 
 use crate::id::SlotIndex;
 use crate::ring::spsc;
 use serde::{Deserialize, Serialize};
 
 /// Layout version; changes with the place or meaning of anything here.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Size of a payload page in bytes.
 pub const PAGE_SIZE: usize = 16 * 1024;

@@ -6,6 +6,7 @@
 //! drops the one whose number it no longer waits for.
 
 use crate::arena::Geometry;
+use crate::form::{Form, Share};
 use crate::id::{Epoch, SessionId, SlotIndex};
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
@@ -55,11 +56,17 @@ pub enum Ask {
         local: SocketAddr,
         /// How many connections may wait for accept.
         backlog: u32,
+        /// With whom it shares its port.
+        share: Share,
     },
-    /// Open a UDP socket.
+    /// Open a socket of datagrams.
     Datagram {
-        /// Our side.
+        /// Our side. Of a packet socket the port is the index of its interface, 0 for all.
         local: SocketAddr,
+        /// What its datagrams are.
+        form: Form,
+        /// With whom it shares its port.
+        share: Share,
     },
     /// Give an open UDP socket its only remote; unspecified undoes it.
     DatagramConnect {
@@ -68,6 +75,18 @@ pub enum Ask {
         /// The remote.
         remote: SocketAddr,
     },
+}
+
+impl Ask {
+    /// A UDP socket that shares its port with nobody.
+    pub const fn udp(local: SocketAddr) -> Ask {
+        Ask::Datagram { local, form: Form::Udp, share: Share::NONE }
+    }
+
+    /// A listener that shares its port with nobody.
+    pub const fn listen(local: SocketAddr, backlog: u32) -> Ask {
+        Ask::Listen { local, backlog, share: Share::NONE }
+    }
 }
 
 /// A reply to the request of that number.

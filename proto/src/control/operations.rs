@@ -3,6 +3,7 @@
 //! The registry is the intent, the connection table the outcome. An operation may be asked again
 //! after a restart of either side; netd answers from the record when it has done it already.
 
+use crate::form::{Form, Share};
 use crate::id::{Epoch, OpId, SessionId, SlotIndex};
 use crate::ring::spsc::{Consumer, Place, Producer};
 use crate::shm::Memory;
@@ -57,8 +58,10 @@ pub enum Command {
         local: SocketAddr,
         /// How many connections may wait for accept.
         backlog: u32,
+        /// With whom it shares its port.
+        share: Share,
     },
-    /// Open a UDP socket, or (for one that is open) give it another remote.
+    /// Open a socket of datagrams, or (for one that is open) give it another remote.
     Datagram {
         /// Which operation.
         op: OpId,
@@ -68,6 +71,10 @@ pub enum Command {
         local: SocketAddr,
         /// The only remote; unspecified when it is not connected.
         remote: SocketAddr,
+        /// What its datagrams are.
+        form: Form,
+        /// With whom it shares its port.
+        share: Share,
     },
     /// Close a socket as if its client had done it: another shard could not open its part. Answered by
     /// [`Answer::Released`], also when there is nothing to close.
@@ -205,9 +212,14 @@ mod tests {
         let v6: SocketAddr = "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().expect("an address");
         let socket =
             SocketRef { session: SessionId(u32::MAX), slot: SlotIndex(u32::MAX), epoch: Epoch(u32::MAX) };
-        let command = Command::Listen { op: OpId(u64::MAX), socket, local: v6, backlog: u32::MAX };
+        let command =
+            Command::Listen { op: OpId(u64::MAX), socket, local: v6, backlog: u32::MAX, share: Share::NONE };
         assert_eq!(decode(&encode(&command)), Ok(command));
         let command = Command::Connect { op: OpId(u64::MAX), socket, local: v6, remote: v6, hold: true };
+        assert_eq!(decode(&encode(&command)), Ok(command));
+        let form = Form::Packet { ethertype: Form::EVERY_TYPE, cooked: true };
+        let share = Share { address: true, port: true };
+        let command = Command::Datagram { op: OpId(u64::MAX), socket, local: v6, remote: v6, form, share };
         assert_eq!(decode(&encode(&command)), Ok(command));
     }
 

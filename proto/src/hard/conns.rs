@@ -9,6 +9,7 @@
 
 use super::pack::{Pack, Unpack};
 use crate::cell::{AGREED_SIZE, OPENING_SIZE, STATE_SIZE};
+use crate::form::{Form, Share};
 use crate::id::{Epoch, OpId, RecordIndex, SessionId, SlotIndex};
 use core::net::SocketAddr;
 
@@ -25,7 +26,7 @@ pub enum Kind {
     TcpPassive = 2,
     /// A listening TCP socket; its receive stream is the accept queue.
     TcpListener = 3,
-    /// A UDP socket.
+    /// A socket of datagrams, [`Opening::form`] says which.
     Udp = 4,
 }
 
@@ -90,6 +91,10 @@ pub struct Opening {
     /// For `TcpListener`: how many connections may wait for accept. For `TcpActive`: 1 when the SYN waits for
     /// the client's first word.
     pub backlog: u32,
+    /// For `Udp`: what its datagrams are.
+    pub form: Form,
+    /// For `TcpListener` and `Udp`: with whom it shares its port.
+    pub share: Share,
 }
 
 /// Written once, when the handshake ends.
@@ -262,7 +267,7 @@ impl Opening {
     pub fn to_bytes(&self) -> [u8; OPENING_SIZE] {
         let mut out = Pack::new();
         out.u8(self.kind as u8);
-        out.u8(0);
+        out.u8(self.share.to_bits());
         out.u16(self.shard);
         out.socket_addr(self.local);
         out.socket_addr(self.remote);
@@ -277,6 +282,9 @@ impl Opening {
         out.u32(self.listener_serial);
         out.u32(self.backlog);
         self.options.pack(&mut out);
+        let (tag, number) = self.form.to_parts();
+        out.u8(tag);
+        out.u16(number);
         out.finish()
     }
 
@@ -284,9 +292,11 @@ impl Opening {
     pub fn from_bytes(bytes: &[u8; OPENING_SIZE]) -> Option<Opening> {
         let mut from = Unpack::new(bytes);
         let kind = Kind::from_u8(from.u8())?;
-        from.u8();
-        Some(Opening {
+        let share = Share::from_bits(from.u8())?;
+        let opening = Opening {
             kind,
+            share,
+            form: Form::default(),
             shard: from.u16(),
             local: from.socket_addr(),
             remote: from.socket_addr(),
@@ -301,7 +311,8 @@ impl Opening {
             listener_serial: from.u32(),
             backlog: from.u32(),
             options: Options::unpack(&mut from),
-        })
+        };
+        Some(Opening { form: Form::from_parts(from.u8(), from.u16())?, ..opening })
     }
 }
 

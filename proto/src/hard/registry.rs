@@ -15,6 +15,7 @@
 use super::pack::{Pack, Unpack};
 use crate::arena::Geometry;
 use crate::cell::{Image, OPENING_SIZE, STATE_SIZE, table_size};
+use crate::form::{Form, Share};
 use crate::id::{Epoch, OpId, SessionId, SlotIndex};
 use core::net::SocketAddr;
 
@@ -104,7 +105,7 @@ pub enum Kind {
     Connect = 1,
     /// A listening TCP socket.
     Listen = 2,
-    /// A UDP socket.
+    /// A socket of datagrams, [`Operation::form`] says which.
     Datagram = 3,
 }
 
@@ -131,6 +132,10 @@ pub struct Operation {
     pub backlog: u32,
     /// Datagram: the operation whose socket gets another remote by this one; 0 when it opens one.
     pub replaces: OpId,
+    /// Datagram: what its datagrams are.
+    pub form: Form,
+    /// Listen and datagram: with whom it shares its port.
+    pub share: Share,
 }
 
 /// Where an operation stands.
@@ -301,6 +306,10 @@ impl Operation {
         out.u32(self.backlog);
         out.socket_addr(self.asked);
         out.u64(self.replaces.0);
+        let (tag, number) = self.form.to_parts();
+        out.u8(tag);
+        out.u8(self.share.to_bits());
+        out.u16(number);
         out.finish()
     }
 
@@ -314,7 +323,9 @@ impl Operation {
         let (shard, id) = (from.u16(), OpId(from.u64()));
         let (session, slot, epoch) = (SessionId(from.u32()), SlotIndex(from.u32()), Epoch(from.u32()));
         let (backlog, asked, replaces) = (from.u32(), from.socket_addr(), OpId(from.u64()));
-        Some(Operation { id, kind, shard, session, slot, epoch, asked, backlog, replaces })
+        let (tag, share) = (from.u8(), Share::from_bits(from.u8())?);
+        let form = Form::from_parts(tag, from.u16())?;
+        Some(Operation { id, kind, shard, session, slot, epoch, asked, backlog, replaces, form, share })
     }
 }
 
@@ -381,6 +392,8 @@ mod tests {
             asked: local,
             backlog: 128,
             replaces: OpId(3),
+            form: Form::Raw { protocol: 89 },
+            share: Share { address: true, port: false },
         };
         let state = OperationState { phase: OperationPhase::Intended, request: 4, local, remote };
         let record = Record::Operation(operation, state);

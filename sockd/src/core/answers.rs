@@ -2,6 +2,7 @@
 
 use super::requests::{no_port, source_of};
 use super::*;
+use crate::ports::{Claim, Class};
 use proto::control::operations::Answer;
 
 impl<M: Memory> Core<M> {
@@ -37,13 +38,12 @@ impl<M: Memory> Core<M> {
         if opened.record.kind == Kind::Connect {
             self.sources.learn(opened.state.remote.ip(), local.ip());
         }
-        let (kind, before) = (opened.record.kind, opened.state.local.port());
+        let before = opened.state.local.port();
         opened.state = OperationState { phase: OperationPhase::Done, local, ..opened.state };
         self.cells.commit(&mut opened.held, &opened.state.to_bytes());
         let (record, request) = (opened.record, opened.state.request);
         let (ends, outcome) = (opened.ends(), opened.outcome());
-        self.ports.release(kind, op, before);
-        self.ports.take(kind, op, ends);
+        self.move_port(&record, before, ends);
         self.finish(record.session, request, outcome, effects);
         if record.replaces != OpId(0) {
             if let Some(client) = self.clients.get_mut(&record.session) {
@@ -129,8 +129,9 @@ impl<M: Memory> Core<M> {
     /// The errno for the client.
     fn another_port(&mut self, op: OpId) -> Result<u64, u32> {
         let opened = self.ops.get_mut(&op).expect("the caller found it");
-        let Operation { kind, shard, .. } = opened.record;
-        let none = no_port(kind).raw_os_error().unsigned_abs();
+        let Operation { kind, shard, form, .. } = opened.record;
+        let class = Class::of(kind, form);
+        let none = no_port(class).raw_os_error().unsigned_abs();
         if opened.tries >= PORT_TRIES_MAX {
             return Err(none);
         }
@@ -144,12 +145,20 @@ impl<M: Memory> Core<M> {
                 || self.steering.flow(SocketAddr::new(source, port), opened.state.remote) == shard
         };
         let random = self.random.next();
-        let port = self.ports.choose(kind, opened.ends(), before, random, leads_there).ok_or(none)?;
+        let port = self.ports.choose(class, opened.ends(), before, random, leads_there).ok_or(none)?;
         opened.state.local.set_port(port);
         self.cells.commit(&mut opened.held, &opened.state.to_bytes());
-        self.ports.release(kind, op, before);
-        self.ports.take(kind, op, opened.ends());
+        let (record, ends) = (opened.record, opened.ends());
+        self.move_port(&record, before, ends);
         Ok(self.shards_of(&self.ops[&op].record))
+    }
+
+    /// A socket has another port, or another address, than it was entered with.
+    fn move_port(&mut self, record: &Operation, before: u16, ends: Ends) {
+        let uid = self.clients.get(&record.session).map_or(u32::MAX, |client| client.record.uid);
+        let claim = Claim::of(record, uid);
+        self.ports.release(claim.class, record.id, before);
+        self.ports.take(claim, record.id, ends);
     }
 
     /// The address of our side was guessed wrong: with the right one the connection belongs to another

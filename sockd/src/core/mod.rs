@@ -32,7 +32,7 @@ mod requests;
 use crate::places::Places;
 use crate::policy::{self, Limits, Usage};
 use crate::port_select::PortSelect;
-use crate::ports::{Ends, Ports};
+use crate::ports::{Class, Ends, Ports};
 use crate::sources::Sources;
 use core::hash::Hasher;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -161,9 +161,13 @@ impl Opened {
         match self.record.kind {
             Kind::Connect => Command::Connect { op, socket, local, remote, hold: self.record.backlog != 0 },
             Kind::Listen => {
-                Command::Listen { op, socket, local, backlog: self.record.backlog.div_ceil(listeners) }
+                let backlog = self.record.backlog.div_ceil(listeners);
+                Command::Listen { op, socket, local, backlog, share: self.record.share }
             }
-            Kind::Datagram => Command::Datagram { op, socket, local, remote },
+            Kind::Datagram => {
+                let Operation { form, share, .. } = self.record;
+                Command::Datagram { op, socket, local, remote, form, share }
+            }
         }
     }
 
@@ -298,7 +302,7 @@ impl<M: Memory> Core<M> {
         let Some(opened) = self.ops.remove(&op) else { return };
         let Operation { kind, session, slot, shard, .. } = opened.record;
         self.cells.free(opened.held);
-        self.ports.release(kind, op, opened.state.local.port());
+        self.ports.release(Class::of(kind, opened.record.form), op, opened.state.local.port());
         if let Some(client) = self.clients.get_mut(&session)
             && client.sockets.get(&slot) == Some(&op)
         {

@@ -1,6 +1,7 @@
 //! Taking over from an earlier incarnation, and attaching to a netd.
 
 use super::*;
+use crate::ports::Claim;
 use proto::cell::TableError;
 use proto::hard::registry::{CELLS, LAYOUT, Record};
 use std::collections::HashSet;
@@ -108,9 +109,9 @@ impl<M: Memory> Core<M> {
     /// Builds what is derived from the records: places, quotas, ports.
     fn index(&mut self) {
         for (op, opened) in &self.ops {
-            let Operation { kind, session, slot, .. } = opened.record;
-            self.ports.take(kind, *op, opened.ends());
+            let Operation { session, slot, .. } = opened.record;
             let client = self.clients.get_mut(&session).expect("others were released");
+            self.ports.take(Claim::of(&opened.record, client.record.uid), *op, opened.ends());
             // Of two on one place the earlier one is the socket, the later one a wish for it.
             client.sockets.entry(slot).or_insert(*op);
         }

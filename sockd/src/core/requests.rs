@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::policy::Wish;
+use crate::ports::{Claim, Class};
 use proto::control::client::{Ask, Request, VERSION};
+use proto::form::{Form, Share};
 
 /// What a socket shall be.
 struct Want {
@@ -10,6 +12,15 @@ struct Want {
     local: SocketAddr,
     remote: SocketAddr,
     backlog: u32,
+    form: Form,
+    share: Share,
+}
+
+impl Want {
+    /// A socket of that kind there, with nothing else said of it.
+    const fn of(kind: Kind, local: SocketAddr) -> Want {
+        Want { kind, local, remote: NOWHERE, backlog: 0, form: Form::Udp, share: Share::NONE }
+    }
 }
 
 impl<M: Memory> Core<M> {
@@ -127,16 +138,16 @@ impl<M: Memory> Core<M> {
             Ask::Open { .. } => Err(Errno::ISCONN),
             Ask::Connect { local, remote, hold } => {
                 let remote = policy::destination(remote);
-                let want = Want { kind: Kind::Connect, local, remote, backlog: hold.into() };
+                let want = Want { remote, backlog: hold.into(), ..Want::of(Kind::Connect, local) };
                 policy::may_connect(local, remote).and_then(|()| self.intend(session, request.number, want))
             }
-            Ask::Listen { local, backlog } => {
+            Ask::Listen { local, backlog, share } => {
                 let backlog = policy::backlog(backlog);
-                let want = Want { kind: Kind::Listen, local, remote: NOWHERE, backlog };
+                let want = Want { backlog, share, ..Want::of(Kind::Listen, local) };
                 self.intend(session, request.number, want)
             }
-            Ask::Datagram { local } => {
-                let want = Want { kind: Kind::Datagram, local, remote: NOWHERE, backlog: 0 };
+            Ask::Datagram { local, form, share } => {
+                let want = Want { form, share, ..Want::of(Kind::Datagram, local) };
                 self.intend(session, request.number, want)
             }
             Ask::DatagramConnect { slot, remote } => self.associate(session, request.number, slot, remote),
@@ -153,19 +164,34 @@ impl<M: Memory> Core<M> {
 
     /// Writes down the intent to open a socket.
     fn intend(&mut self, session: SessionId, request: u64, want: Want) -> Result<OpId, Errno> {
-        let Want { kind, local: asked, remote, backlog } = want;
-        let client = self.clients.get_mut(&session).expect("it asked");
-        policy::may_bind(client.record.uid, asked)?;
+        let Want { kind, local: asked, remote, backlog, form, share } = want;
+        let uid = self.clients[&session].record.uid;
+        policy::may_open(uid, form)?;
+        if form == Form::Udp {
+            policy::may_bind(uid, asked)?;
+        }
         let ends = Ends { local: asked, remote };
-        if asked.port() != 0 && self.ports.conflict(kind, ends) {
+        let claim = Claim { class: Class::of(kind, form), share, uid };
+        if asked.port() != 0 && self.ports.conflict(&claim, ends) {
             return Err(if kind == Kind::Connect { Errno::ADDRNOTAVAIL } else { Errno::ADDRINUSE });
         }
-        let (shard, slot, port) = self.settle(session, kind, ends)?;
+        let (shard, slot, port) = self.settle(session, claim.class, ends)?;
         let local = SocketAddr::new(asked.ip(), port);
         let replaces = OpId(0);
         let epoch = epoch_of(self.next_op);
-        let record =
-            Operation { id: self.next_op, kind, shard, session, slot, epoch, asked, backlog, replaces };
+        let record = Operation {
+            id: self.next_op,
+            kind,
+            shard,
+            session,
+            slot,
+            epoch,
+            asked,
+            backlog,
+            replaces,
+            form,
+            share,
+        };
         let state = OperationState { phase: OperationPhase::Intended, request, local, remote };
         let written = self.write_down(record, state);
         let client = self.clients.get_mut(&session).expect("it asked");
@@ -180,12 +206,17 @@ impl<M: Memory> Core<M> {
     }
 
     /// A shard, a place in it and a port that leads there.
-    fn settle(&mut self, session: SessionId, kind: Kind, ends: Ends) -> Result<(u16, SlotIndex, u16), Errno> {
+    fn settle(
+        &mut self,
+        session: SessionId,
+        class: Class,
+        ends: Ends,
+    ) -> Result<(u16, SlotIndex, u16), Errno> {
         let random = self.random.next();
         let client = self.clients.get_mut(&session).expect("it asked");
-        if kind != Kind::Connect || self.shards == 1 {
+        if class != Class::Connect || self.shards == 1 {
             let port = match ends.local.port() {
-                0 => self.ports.choose(kind, ends, 0, random, |_| true).ok_or(no_port(kind))?,
+                0 => self.ports.choose(class, ends, 0, random, |_| true).ok_or(no_port(class))?,
                 port => port,
             };
             let shard = if self.shards == 1 { 0 } else { EVERY_SHARD };
@@ -205,9 +236,9 @@ impl<M: Memory> Core<M> {
         for shard in there.into_iter().chain(missing) {
             let Some(slot) = client.take_place(shard) else { continue };
             let leads_there = |port| self.steering.flow(SocketAddr::new(source, port), ends.remote) == shard;
-            match self.ports.choose(kind, ends, 0, random, leads_there) {
+            match self.ports.choose(class, ends, 0, random, leads_there) {
                 Some(port) => return Ok((shard, slot, port)),
-                None => refusal = no_port(kind),
+                None => refusal = no_port(class),
             }
             client.give_back(slot, shard);
         }
@@ -218,7 +249,8 @@ impl<M: Memory> Core<M> {
     pub(super) fn begin_elsewhere(&mut self, op: OpId, effects: &mut Vec<Effect>) {
         let Opened { record, state, .. } = &self.ops[&op];
         let (session, request, kind) = (record.session, state.request, record.kind);
-        let want = Want { kind, local: record.asked, remote: state.remote, backlog: record.backlog };
+        let Operation { backlog, form, share, .. } = *record;
+        let want = Want { kind, local: record.asked, remote: state.remote, backlog, form, share };
         // Whoever dies between the two finds the request new.
         self.release(op);
         match self.intend(session, request, want) {
@@ -237,8 +269,9 @@ impl<M: Memory> Core<M> {
         let id = self.name_op();
         assert_eq!(id, record.id, "a record goes under the next name");
         self.cells.open(&mut held, &record.to_bytes(), &state.to_bytes());
+        let uid = self.clients[&record.session].record.uid;
         let opened = Opened { held, record, state, tries: 1, answered: Answered::default() };
-        self.ports.take(record.kind, id, opened.ends());
+        self.ports.take(Claim::of(&record, uid), id, opened.ends());
         self.ops.insert(id, opened);
         Ok(id)
     }
@@ -253,7 +286,7 @@ impl<M: Memory> Core<M> {
     ) -> Result<OpId, Errno> {
         let replaces = *self.clients[&session].sockets.get(&slot).ok_or(Errno::BADF)?;
         let Opened { record, state, .. } = &self.ops[&replaces];
-        if record.kind != Kind::Datagram {
+        if record.kind != Kind::Datagram || matches!(record.form, Form::Packet { .. }) {
             return Err(Errno::OPNOTSUPP);
         }
         let remote = if remote.ip().is_unspecified() && remote.port() == 0 {
@@ -277,9 +310,9 @@ pub(super) fn source_of(sources: &Sources, ends: Ends) -> IpAddr {
 }
 
 /// What a kernel says when it has no port left.
-pub(super) fn no_port(kind: Kind) -> Errno {
-    match kind {
-        Kind::Connect => Errno::ADDRNOTAVAIL,
-        Kind::Listen | Kind::Datagram => Errno::ADDRINUSE,
+pub(super) fn no_port(class: Class) -> Errno {
+    match class {
+        Class::Connect => Errno::ADDRNOTAVAIL,
+        _ => Errno::ADDRINUSE,
     }
 }

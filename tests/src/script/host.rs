@@ -14,6 +14,7 @@ use proto::cell::{CellTable, table_size};
 use proto::control::messages::Prefix;
 use proto::control::notices::Change;
 use proto::control::operations::{Command, SocketRef};
+use proto::form::Share;
 use proto::hard::conns::{Kind, LAYOUT, Opening, State, TcpState};
 use proto::id::{Epoch, OpId, SessionId, SlotIndex};
 use proto::nic::packet_buf::PacketBuf;
@@ -146,7 +147,7 @@ impl Host {
     /// Listens at place `slot`.
     pub fn listen(&mut self, slot: u32, backlog: u32) {
         let local = SocketAddr::new(self.local(), PORT);
-        self.ask(slot, |op, socket| Command::Listen { op, socket, local, backlog });
+        self.ask(slot, |op, socket| Command::Listen { op, socket, local, backlog, share: Share::NONE });
     }
 
     /// Connects from place `slot`.

@@ -1,6 +1,7 @@
 //! What a datagram socket's options come to: all hosts of a network, a source of one's own, a full buffer.
 
 use super::rig::{App, Plan, Rig, addr, exchange, interface};
+use crate::wire::drop_reason::DropReason;
 use proto::arena::Geometry;
 use proto::arena::line::want;
 use std::net::Ipv4Addr;
@@ -39,7 +40,7 @@ fn all_hosts_of_a_network_are_for_those_who_asked() {
         app.send_to(0, all, b"hello");
         assert_eq!(udp_sent(&mut rig), [([0xff; 6], Ipv4Addr::new(10, 0, 0, 1))], "{all}");
     }
-    assert_eq!(rig.stack.counters.dropped_in_all(), 2);
+    assert_eq!(rig.stack.counters.dropped(DropReason::IpOutNoRoutes), 2);
 }
 
 #[test]

@@ -8,11 +8,13 @@ use crate::wire::address::MacAddr;
 use proto::Instant;
 use proto::arena::line::{ClientLine, Notes, StackLine, want};
 use proto::arena::place::{Direction, entry_of, pieces};
-use proto::arena::record::{HEADER_SIZE, Header, record_size};
+use proto::arena::record::{HEADER_SIZE, Header, Said, record_size};
+use proto::arena::wishes::{Granted, Wishes};
 use proto::arena::{Geometry, NOTE_SIZE};
 use proto::cell::table_size;
 use proto::control::messages::Prefix;
 use proto::control::operations::{Answer, Command, SocketRef};
+use proto::form::{Form, Share};
 use proto::id::{Epoch, OpId, SessionId, SlotIndex};
 use proto::nic::packet_buf::PacketBuf;
 use proto::nic::pool::FramePool;
@@ -133,7 +135,17 @@ impl Rig {
         self.stack.add_session(id, geometry, memory.clone()).expect("a fresh arena");
         let kicks = Producer::new(memory.clone(), geometry.kick_ring(0));
         let lines = vec![ClientLine::default(); geometry.sockets() as usize];
-        App { id, memory, geometry, kicks, lines, tx_fresh: 0, tx_free: Vec::new() }
+        App {
+            id,
+            memory,
+            geometry,
+            kicks,
+            lines,
+            said: Said::default(),
+            wishes: 0,
+            tx_fresh: 0,
+            tx_free: Vec::new(),
+        }
     }
 
     /// One batch: what waits is taken up, sent, settled by `order`.
@@ -212,7 +224,13 @@ impl Rig {
     /// Listens at place `slot`.
     pub fn listen(&mut self, app: &mut App, slot: u32, local: &str, backlog: u32) {
         let local = addr(local);
-        let at = self.ask(app, slot, |op, socket| Command::Listen { op, socket, local, backlog });
+        let at = self.ask(app, slot, |op, socket| Command::Listen {
+            op,
+            socket,
+            local,
+            backlog,
+            share: Share::NONE,
+        });
         app.move_in(at.slot, at.epoch);
         self.settle();
     }
@@ -228,8 +246,22 @@ impl Rig {
 
     /// Opens a datagram socket at place `slot`.
     pub fn datagram(&mut self, app: &mut App, slot: u32, local: &str, remote: &str) {
+        self.datagram_of(app, slot, local, remote, Form::Udp, Share::NONE);
+    }
+
+    /// Opens a socket of datagrams of that form at place `slot`.
+    pub fn datagram_of(
+        &mut self,
+        app: &mut App,
+        slot: u32,
+        local: &str,
+        remote: &str,
+        form: Form,
+        share: Share,
+    ) {
         let (local, remote) = (addr(local), addr(remote));
-        let at = self.ask(app, slot, |op, socket| Command::Datagram { op, socket, local, remote });
+        let at =
+            self.ask(app, slot, |op, socket| Command::Datagram { op, socket, local, remote, form, share });
         app.move_in(at.slot, at.epoch);
         self.settle();
     }
@@ -309,6 +341,9 @@ pub(super) struct App {
     pub memory: Mem,
     pub geometry: Geometry,
     pub lines: Vec<ClientLine>,
+    /// What is said of the datagrams to come.
+    pub said: Said,
+    wishes: u32,
     kicks: Producer<Mem, NOTE_SIZE>,
     tx_fresh: u32,
     tx_free: Vec<u32>,
@@ -450,7 +485,8 @@ impl App {
         payload: &[u8],
     ) {
         let len = payload.len() as u32;
-        let header = Header { len, remote, local, slot: SlotIndex(interface), epoch: Epoch(0) };
+        let header =
+            Header { len, remote, local, slot: SlotIndex(interface), epoch: Epoch(0), said: self.said };
         let mut record = header.to_bytes().to_vec();
         record.extend(payload);
         record.resize(record_size(payload.len()), 0);
@@ -461,6 +497,24 @@ impl App {
     pub fn want(&mut self, slot: u32, flags: u32) {
         self.lines[slot as usize].flags = flags;
         self.publish(slot);
+    }
+
+    /// What the client wishes of a socket from now on.
+    pub fn wish(&mut self, slot: u32, wishes: &Wishes) {
+        let bytes = wishes.encode().expect("they fit");
+        let pages: Vec<u32> = (0..Wishes::pages(bytes.len()) as u32).map(|n| self.tx_fresh + n).collect();
+        self.tx_fresh += pages.len() as u32;
+        Wishes::store(&self.memory, &self.geometry, &pages, &bytes);
+        self.wishes += 1;
+        let line = &mut self.lines[slot as usize];
+        line.set_wishes(self.wishes, pages[0]);
+        self.publish(slot);
+    }
+
+    /// What the stack says of the last wishes: 0, or an errno. `None` before it has looked.
+    pub fn granted(&self, slot: u32) -> Option<u16> {
+        let granted = Granted::from_word(self.stack_line(slot).wishes());
+        (u32::from(granted.number) == self.wishes).then_some(granted.errno)
     }
 
     /// Closes a socket.

@@ -152,7 +152,7 @@ impl Netd {
                 self.open(Kind::Connect, op, socket, local, remote)
             }
             Command::Listen { op, socket, local, .. } => self.open(Kind::Listen, op, socket, local, NOWHERE),
-            Command::Datagram { op, socket, local, remote } => {
+            Command::Datagram { op, socket, local, remote, .. } => {
                 self.open(Kind::Datagram, op, socket, local, remote)
             }
             Command::Withdraw { op, socket } => {
@@ -596,11 +596,11 @@ fn connect(remote: &str) -> Step {
 }
 
 fn listen(local: &str) -> Step {
-    Step::Ask(Ask::Listen { local: addr(local), backlog: 128 })
+    Step::Ask(Ask::listen(addr(local), 128))
 }
 
 fn datagram(local: &str) -> Step {
-    Step::Ask(Ask::Datagram { local: addr(local) })
+    Step::Ask(Ask::udp(addr(local)))
 }
 
 /// Two clients, every kind of request, every kind of end.
@@ -744,7 +744,7 @@ fn a_client_that_skips_a_number_is_sent_away() {
     let mut world = World::new(vec![vec![Step::Ask(hello()), listen("0.0.0.0:8080")]]);
     world.settle();
     world.clients[0].number = 9;
-    world.clients[0].ask(Ask::Datagram { local: NOWHERE });
+    world.clients[0].ask(Ask::udp(NOWHERE));
     world.as_sockd(|world| world.look_at(0));
     world.clients[0].number = 2;
     world.settle();

@@ -13,7 +13,7 @@ use crate::crash::{CrashMemory, Point, Process};
 use crate::oracle::{ConnId, Side, Stream};
 use proto::Instant;
 use proto::arena::line::{ClientLine, Notes, StackLine, level, want};
-use proto::arena::record::{HEADER_SIZE, Header, record_size};
+use proto::arena::record::{HEADER_SIZE, Header, Said, record_size};
 use proto::arena::{Geometry, NOTE_SIZE, PAGE_SIZE};
 use proto::control::client::{Ask, Granted, Reply, Request, VERSION};
 use proto::id::{Epoch, SessionId, SlotIndex};
@@ -327,7 +327,7 @@ impl Client {
                     self.tasks.pop_front();
                     self.place(now, slot, epoch, Kind::Listener { port: local.port() }, 0);
                 }
-                (Ask::Datagram { local }, Ok(Granted::Socket { slot, epoch, .. })) => {
+                (Ask::Datagram { local, .. }, Ok(Granted::Socket { slot, epoch, .. })) => {
                     self.tasks.pop_front();
                     let kind =
                         Kind::Datagram { port: local.port(), sent: 0, to_send: 0, remote: None, len: 0 };
@@ -640,6 +640,7 @@ impl Client {
                 local: SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0),
                 slot: SlotIndex(0),
                 epoch: Epoch(0),
+                said: Said::default(),
             };
             let mut record = header.to_bytes().to_vec();
             let mut payload = vec![0; len as usize];
@@ -724,7 +725,7 @@ impl Client {
                 }
                 Some(Task::Listen { port, backlog }) => {
                     self.ports.insert(port);
-                    Ask::Listen { local: SocketAddr::new(self.addr, port), backlog }
+                    Ask::listen(SocketAddr::new(self.addr, port), backlog)
                 }
                 Some(Task::Connect { .. }) if self.actives() >= self.conns_max => return,
                 Some(Task::Connect { conn, local, remote }) => {
@@ -734,7 +735,7 @@ impl Client {
                     }
                     Ask::Connect { local, remote, hold: false }
                 }
-                Some(Task::Datagram { port }) => Ask::Datagram { local: SocketAddr::new(self.addr, port) },
+                Some(Task::Datagram { port }) => Ask::udp(SocketAddr::new(self.addr, port)),
             };
             if self.process.effect(Point::Message) {
                 let request = Request { number: self.next_request, ask };
