@@ -224,10 +224,11 @@ impl Demux {
     /// # Errors
     /// When another one listens at the same place and does not share it.
     pub fn add_listener(&mut self, addr: BoundAddr, port: u16, member: Member) -> Result<(), BoundTwice> {
-        match self.may_listen(addr, port, member.share) {
-            true => Ok(enter(&mut self.listeners, (addr, port), member)),
-            false => Err(BoundTwice),
+        if !self.may_listen(addr, port, member.share) {
+            return Err(BoundTwice);
         }
+        enter(&mut self.listeners, (addr, port), member);
+        Ok(())
     }
 
     /// Takes a listener out.

@@ -33,7 +33,8 @@ impl<M: Memory + Clone> Stack<M> {
         let Kind::Udp(udp) = &mut socket.kind else { return };
         let told = udp.wished.as_ref().is_some_and(|wished| wished.wishes.errors);
         // Linux: who did not ask for all of them hears of those that last, and of a remote of its own.
-        if !told && !(hard && connected) {
+        let heard = told || hard && connected;
+        if !heard {
             return;
         }
         udp.error = errno.raw_os_error() as u8;
