@@ -100,7 +100,6 @@ impl Fault {
 }
 
 /// What came of an ICMP message.
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and no heap on this path")]
 #[derive(Debug)]
 pub enum Heard {
     /// It was answered, or taken in.
