@@ -163,7 +163,7 @@ fn many_at_once_and_what_became_of_them() {
         let origin = Origin { segment: Some(1200), tos: Some(0x20), hops: Some(7), ..Origin::default() };
         let to = Some(SocketAddr::new(KERNEL.into(), 7000));
         socket.send_from(&[IoSlice::new(&payload)], to, origin, false).expect("sent");
-        let mut all = Vec::new();
+        let mut all: Vec<u8> = Vec::new();
         for expected in [1200, 1200, 1200, 1200, 200] {
             let mut room = [0; 2048];
             let (len, _) = kernel.recv_from(&mut room).expect("received");

@@ -168,7 +168,7 @@ pub fn classes() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         (
             "for a group that nobody joined",
             to_address([1, 0, 0x5e, 1, 2, 3], Ipv4Addr::new(239, 1, 2, 3)),
-            "no_socket",
+            "ip_not_member",
         ),
         ("options beyond the header", with_ip_options(&[7, 40, 4, 0]), "ip_hdr_error"),
         ("an option of no length", with_ip_options(&[7, 0, 0, 0]), "ip_hdr_error"),
