@@ -133,7 +133,13 @@ fn control(dice: &mut Dice) {
         0 => {
             encode(&Command::Connect { op, socket, local: address, remote: address, hold: dice.chance(500) })
         }
-        1 => encode(&Command::Listen { op, socket, local: address, backlog: dice.draw() as u32 }),
+        1 => encode(&Command::Listen {
+            op,
+            socket,
+            local: address,
+            backlog: dice.draw() as u32,
+            share: proto::form::Share::NONE,
+        }),
         2 => encode(&Answer::Done { op, local: address }),
         _ => encode(&Command::Withdraw { op, socket }),
     };

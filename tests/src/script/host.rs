@@ -14,7 +14,7 @@ use proto::cell::{CellTable, table_size};
 use proto::control::messages::Prefix;
 use proto::control::notices::Change;
 use proto::control::operations::{Command, SocketRef};
-use proto::form::Share;
+use proto::form::{Form, Share};
 use proto::hard::conns::{Kind, LAYOUT, Opening, State, TcpState};
 use proto::id::{Epoch, OpId, SessionId, SlotIndex};
 use proto::nic::packet_buf::PacketBuf;
@@ -215,8 +215,8 @@ impl Host {
         // Nothing is for this host itself: nobody would carry it.
         let (local, remote) = (end(0), end(2));
         let command = match number() % 6 {
-            0 => Command::Listen { op, socket, local, backlog: number() as u32 % 10 },
-            1 => Command::Datagram { op, socket, local, remote },
+            0 => Command::Listen { op, socket, local, backlog: number() as u32 % 10, share: Share::NONE },
+            1 => Command::Datagram { op, socket, local, remote, form: Form::Udp, share: Share::NONE },
             2 => Command::Withdraw { op, socket },
             3 if number().is_multiple_of(8) => Command::EndSession { op, session: SESSION },
             _ => Command::Connect { op, socket, local, remote, hold: number().is_multiple_of(2) },
