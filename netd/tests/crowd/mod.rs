@@ -10,13 +10,13 @@ use netd::wire::ipv4::{IpProtocol, Ipv4Header};
 use proto::Instant;
 use proto::arena::line::{ClientLine, Notes, StackLine};
 use proto::arena::place::{Direction, pieces};
-use proto::arena::record::{Header, record_size};
+use proto::arena::record::{Header, Said, record_size};
 use proto::arena::{Geometry, NOTE_SIZE, TABLE_PAGES};
 use proto::cell::table_size;
 use proto::control::messages::Prefix;
 use proto::control::notices::Change;
 use proto::control::operations::{Command, SocketRef};
-use proto::form::Share;
+use proto::form::{Form, Share};
 use proto::id::{Epoch, OpId, SessionId, SlotIndex};
 use proto::nic::packet_buf::{Csum, PacketBuf};
 use proto::nic::pool::FramePool;
@@ -300,7 +300,10 @@ impl Crowd {
         let socket = SocketRef { session: SessionId(1), slot: DATAGRAMS, epoch: Epoch(1) };
         let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT);
         let remote = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-        self.stack.on_command(self.now, &Command::Datagram { op: OpId(2), socket, local, remote });
+        self.stack.on_command(
+            self.now,
+            &Command::Datagram { op: OpId(2), socket, local, remote, form: Form::Udp, share: Share::NONE },
+        );
         self.datagrams = ClientLine { epoch: Epoch(1), ..ClientLine::default() };
         self.datagrams.store(&self.arena, &self.geometry, DATAGRAMS);
         for entry in 0..TABLE_PAGES {
@@ -324,6 +327,7 @@ impl Crowd {
                 local: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT),
                 slot: SlotIndex(0),
                 epoch: Epoch(0),
+                said: Said::default(),
             };
             let mut record = header.to_bytes().to_vec();
             record.resize(record_size(DATAGRAM), 7);
