@@ -63,6 +63,34 @@ require_tools() {
     fi
 }
 
+# program, Debian packages: what the tests run unmodified. None is installed: they are unpacked.
+PROGRAMS='wget wget
+busybox busybox-static
+nginx nginx nginx-common
+redis-server redis-server redis-tools
+iperf3 iperf3 libiperf0 libsctp1
+wrk wrk libluajit-5.1-2 libluajit-5.1-common
+git git
+node nodejs libnode108'
+
+fetch_programs() {
+    local program packages root=$TARGET/programs
+    export AXOLOTL_PROGRAMS=$root
+    command -v apt-get >/dev/null || return 0
+    while read -r program packages; do
+        PATH=$PATH:/usr/sbin:$root/usr/bin:$root/usr/sbin:$root/bin command -v "$program" >/dev/null && continue
+        say "run.sh: fetching $program"
+        mkdir -p "$root/packages"
+        # A machine that can't fetch them skips those tests, and says so.
+        # shellcheck disable=SC2086  # several packages
+        (cd "$root/packages" && apt-get download -q $packages >/dev/null 2>&1) || { say "run.sh: $program can't be fetched"; continue; }
+        find "$root/packages" -name '*.deb' -exec dpkg -x {} "$root" \; -delete
+    done <<<"$PROGRAMS"
+    # Of the group that runs the tests as an ordinary user too.
+    [[ ! -d $root ]] || chmod -R a+rX "$root"
+    export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${LD_LIBRARY_PATH:+:}$root/usr/lib/$(uname -m)-linux-gnu
+}
+
 namespaces_work() {
     if ((EUID == 0)); then unshare -n true 2>/dev/null; else unshare -Urn true 2>/dev/null; fi
 }
@@ -119,7 +147,7 @@ demo) shift; build; exec "$BIN/demo" "$@" ;;
 up | down) built supervisor; from_caller "$BIN/supervisor" "$@" ;;
 exec) shift; built netexec; from_caller "$BIN/netexec" "$@" ;;
 status | restart) built netctl; from_caller "$BIN/netctl" "$@" ;;
-test) shift; require_tools; BIN=$BIN TARGET=$TARGET exec tests/suite.sh "$@" ;;
+test) shift; require_tools; fetch_programs; BIN=$BIN TARGET=$TARGET exec tests/suite.sh "$@" ;;
 rfc) shift; exec tests/rfc.sh "$@" ;;
 bench) shift; build >&2; from_caller "$BIN/bench" "$@" ;;
 vm)

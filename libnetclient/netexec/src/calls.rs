@@ -478,8 +478,18 @@ impl Server {
             return Err(libc::EINVAL);
         }
         let value = caller.read(arguments[3], len)?;
-        native::set_option(self.bridge(index).native, level, name, &value)?;
-        DONE
+        let bridge = self.bridge(index);
+        let outcome = native::set_option(bridge.native, level, name, &value);
+        // The C library's resolver asks for errors. A connected socket is told of them by its calls anyway;
+        // where no queue of them is kept, it is an empty one (ip(7), IP_RECVERR).
+        let errors = matches!(
+            (level, name),
+            (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+        );
+        match outcome {
+            Err(libc::ENOPROTOOPT) if errors && matches!(bridge.state, State::Datagram { .. }) => DONE,
+            outcome => outcome.and(DONE),
+        }
     }
 
     fn get_option(&mut self, index: usize, caller: Caller, arguments: [u64; 6]) -> Answer {
