@@ -74,7 +74,7 @@ git git
 node nodejs libnode108'
 
 fetch_programs() {
-    local program packages root=$TARGET/programs
+    local program packages libraries root=$TARGET/programs
     export AXOLOTL_PROGRAMS=$root
     command -v apt-get >/dev/null || return 0
     while read -r program packages; do
@@ -88,7 +88,8 @@ fetch_programs() {
     done <<<"$PROGRAMS"
     # Of the group that runs the tests as an ordinary user too.
     [[ ! -d $root ]] || chmod -R a+rX "$root"
-    export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${LD_LIBRARY_PATH:+:}$root/usr/lib/$(uname -m)-linux-gnu
+    libraries=$root/usr/lib/$(uname -m)-linux-gnu
+    [[ ! -d $libraries ]] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${LD_LIBRARY_PATH:+:}$libraries
 }
 
 namespaces_work() {

@@ -3,19 +3,19 @@
 use crate::admin;
 use crate::group::{Access, Failure};
 use crate::table::{Family, Form};
-use crate::verb::{addr, capture, crash, link, neigh, nic, restart, route, ss, stats, status};
+use crate::verb::{addr, capture, crash, link, metrics, neigh, nic, restart, route, ss, stats, status};
 use clap::{Args, Parser, Subcommand};
 use proto::control::notices::Change;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Shows and configures a running group.
 #[derive(Debug, Parser)]
-#[command(name = "netctl", version)]
+#[command(name = "netctl", version, infer_subcommands = true)]
 pub struct Cli {
     /// The group's name; AXOLOTL, or `axolotl`, when it is not given.
     #[arg(long, global = true)]
@@ -37,8 +37,8 @@ pub struct Cli {
 enum Verb {
     /// The processes, connections and drops.
     Status,
-    /// The sockets.
-    Ss,
+    /// The sockets; all of them, unless a letter or a filter says which.
+    Ss(SsArgs),
     /// Every counter.
     Stats {
         /// Also those that are 0.
@@ -46,21 +46,25 @@ enum Verb {
         all: bool,
     },
     /// Interfaces: show, set.
+    #[command(infer_subcommands = true)]
     Link {
         #[command(subcommand)]
         what: Option<LinkWhat>,
     },
     /// Addresses: show, add, del.
+    #[command(infer_subcommands = true, alias = "address")]
     Addr {
         #[command(subcommand)]
         what: Option<AddrWhat>,
     },
     /// Routes: show, add, del.
+    #[command(infer_subcommands = true)]
     Route {
         #[command(subcommand)]
         what: Option<RouteWhat>,
     },
     /// Permanent neighbours: show, add, del.
+    #[command(infer_subcommands = true, alias = "neighbour", alias = "neighbor")]
     Neigh {
         #[command(subcommand)]
         what: Option<NeighWhat>,
@@ -71,6 +75,12 @@ enum Verb {
     Nic {
         #[command(subcommand)]
         what: Option<NicWhat>,
+    },
+    /// Counters, processes and sockets as Prometheus text, by HTTP.
+    Metrics {
+        /// Where to listen; port 0 lets the kernel choose. The address is printed.
+        #[arg(long)]
+        listen: SocketAddr,
     },
     /// How each daemon ended last, and its flight recorder.
     Crash,
@@ -141,6 +151,34 @@ enum NeighWhat {
     Add(Words),
     /// del ADDRESS [dev IF]
     Del(Words),
+}
+
+/// The letters of ss(8), and its filters.
+#[derive(Debug, Args)]
+struct SsArgs {
+    /// TCP.
+    #[arg(short, long)]
+    tcp: bool,
+    /// UDP.
+    #[arg(short, long)]
+    udp: bool,
+    /// Only those that wait for somebody.
+    #[arg(short, long)]
+    listening: bool,
+    /// Listening or not, which is how it is without it too.
+    #[arg(short, long, conflicts_with = "listening")]
+    all: bool,
+    /// Numbers instead of names, which is how it is without it too.
+    #[arg(short, long)]
+    numeric: bool,
+    /// Whose they are, which is shown without it too.
+    #[arg(short, long)]
+    processes: bool,
+    /// What TCP knows, which is shown without it too.
+    #[arg(short, long)]
+    info: bool,
+    /// `state NAME`, `sport = PORT`, `dport = PORT`, `src ADDRESS`, `dst ADDRESS`; all must hold.
+    filter: Vec<String>,
 }
 
 /// An object and pairs of words, as ip(8) takes them.
@@ -220,7 +258,19 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
     let change = |change: Change| admin::change(access.place(), change);
     match &cli.verb {
         Verb::Status => status::run(&access, form, out),
-        Verb::Ss => ss::run(&access, form, family, out),
+        Verb::Ss(args) => {
+            let wanted = ss::Wanted {
+                tcp: args.tcp || !args.udp,
+                udp: args.udp || !args.tcp,
+                listening: args.listening,
+                tests: ss::tests(&args.filter)?,
+            };
+            ss::run(&access, form, family, &wanted, out)
+        }
+        Verb::Metrics { listen } => {
+            let stop = stopped_by_signals()?;
+            metrics::run(&access, *listen, &stop, out)
+        }
         Verb::Stats { all } => stats::run(&access, form, *all, out),
         Verb::Crash => crash::run(&access, form, out),
         Verb::Nic { .. } => Ok(()),
@@ -263,11 +313,17 @@ fn neighbour(words: &Words) -> Result<IpAddr, Failure> {
     words.object.parse().map_err(|_| Failure::Usage(format!("'{}' is no address", words.object)))
 }
 
-fn run_capture(access: &Access, args: &CaptureArgs, out: &mut impl Write) -> Result<(), Failure> {
+/// Set when somebody asks the verb to end.
+fn stopped_by_signals() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, stop.clone()).map_err(|e| Failure::Io("signals", e))?;
     }
+    Ok(stop)
+}
+
+fn run_capture(access: &Access, args: &CaptureArgs, out: &mut impl Write) -> Result<(), Failure> {
+    let stop = stopped_by_signals()?;
     let duration = args.seconds.map(Duration::try_from_secs_f64).transpose();
     let duration = duration.map_err(|_| Failure::Usage("seconds must be a number from 0 on".into()))?;
     let limits = capture::Limits { count: args.count, duration };

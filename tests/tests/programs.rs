@@ -1,7 +1,8 @@
 //! Unmodified programs on the stack: what they transfer is what the kernel's peer has, whoever is killed
 //! meanwhile; what they return is what they would have returned.
 
-use std::io::{BufRead, BufReader, Write};
+use libnetclient::Session;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -301,5 +302,56 @@ print('held')
 "#
         );
         assert_eq!(python(&group, &script), "held\n");
+    });
+}
+
+/// Unambiguous beginnings of netctl's verbs, ss's letters and filters, and counters by HTTP.
+#[test]
+fn netctl_speaks_as_iproute2_does_and_serves_its_counters() {
+    private_net::test("netctl_speaks_as_iproute2_does_and_serves_its_counters", || {
+        let group = started();
+        let said = |words: &[&str]| {
+            let output = group.command("netctl").args(words).output().expect("netctl is built");
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        assert_eq!(said(&["-j", "a", "s"]), said(&["-j", "addr", "show"]));
+        assert_eq!(said(&["ne"]), said(&["neigh", "show"]));
+        assert_eq!(said(&["st"]).0, Some(2), "status or stats");
+        let held = Session::at(&group.dir().join(group.name()).join("api.sock"), Default::default());
+        let session = held.expect("a session");
+        let address = format!("{STACK}:7070");
+        let _listener = libnetclient::TcpListener::bind_in(&session, address.as_str()).expect("a port");
+        let _datagrams = libnetclient::UdpSocket::bind_in(&session, address.as_str()).expect("a port");
+        let shown = |words: &[&str]| {
+            let (code, text) = said(words);
+            assert_eq!(code, Some(0), "{words:?}");
+            (text.matches("\"tcp\"").count(), text.matches("\"udp\"").count())
+        };
+        assert_eq!(shown(&["-j", "ss"]), (1, 1));
+        assert_eq!(shown(&["-j", "ss", "-tln"]), (1, 0));
+        assert_eq!(shown(&["-j", "ss", "-u"]), (0, 1));
+        assert_eq!(shown(&["-j", "ss", "state", "established"]), (0, 0));
+        assert_eq!(shown(&["-j", "ss", "sport", "=", ":7070"]), (1, 1));
+        assert_eq!(shown(&["-j", "ss", "sport", "=", "7071"]), (0, 0));
+        assert_eq!(said(&["ss", "colour", "red"]).0, Some(2));
+        let mut netctl = group.command("netctl");
+        netctl.args(["metrics", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped());
+        let mut serving = Running(netctl.spawn().expect("netctl is built"));
+        let mut line = String::new();
+        BufReader::new(serving.0.stdout.take().expect("piped")).read_line(&mut line).expect("its address");
+        let to = line.trim().trim_start_matches("http://").trim_end_matches("/metrics").to_owned();
+        let get = |path: &str| {
+            let mut stream = TcpStream::connect(&to).expect("it listens");
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("a request");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).expect("an answer");
+            text
+        };
+        let text = get("/metrics");
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        assert!(text.contains("axolotl_process_in_service{role=\"netd\",index=\"0\"} 1"), "{text}");
+        assert!(text.contains("axolotl_sockets{proto=\"tcp\",state=\"LISTEN\"} 1"), "{text}");
+        assert!(!text.contains("7070"), "nothing of one socket");
+        assert!(get("/else").starts_with("HTTP/1.1 404"));
     });
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io::Write;
+use std::net::IpAddr;
 
 #[derive(Debug, Serialize)]
 struct Socket {
@@ -59,12 +60,7 @@ fn socket(row: &SocketRow, queues: Option<Queues>) -> Socket {
     let known = |value: u16| (connection && value != 0).then_some(value);
     Socket {
         proto: if tcp { "tcp" } else { "udp" },
-        state: match opening.kind {
-            Kind::TcpListener => "LISTEN",
-            Kind::Udp if opening.remote.port() == 0 => "UNCONN",
-            Kind::Udp => "ESTAB",
-            _ => state.tcp_state.name(),
-        },
+        state: state_name(row),
         recv_q,
         send_q,
         local: zone::to_client(opening.local).to_string(),
@@ -81,13 +77,113 @@ fn socket(row: &SocketRow, queues: Option<Queues>) -> Socket {
     }
 }
 
+/// One condition of a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Test {
+    /// `state NAME`, as ss(8) or the table writes it.
+    State(String),
+    /// `sport = PORT`.
+    LocalPort(u16),
+    /// `dport = PORT`.
+    RemotePort(u16),
+    /// `src ADDRESS`.
+    Local(IpAddr),
+    /// `dst ADDRESS`.
+    Remote(IpAddr),
+}
+
+/// Which sockets are shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// TCP.
+    pub tcp: bool,
+    /// UDP.
+    pub udp: bool,
+    /// Only those that wait for somebody.
+    pub listening: bool,
+    /// All of these hold.
+    pub tests: Vec<Test>,
+}
+
+/// The conditions in a filter's words: `and` and `=` may stand between them.
+///
+/// # Errors
+/// [`Failure::Usage`] for a word that is none.
+pub fn tests(words: &[String]) -> Result<Vec<Test>, Failure> {
+    let mut tests = Vec::new();
+    let mut words =
+        words.iter().map(String::as_str).filter(|word| !matches!(*word, "=" | "==" | "eq" | "and"));
+    while let Some(word) = words.next() {
+        let bad = |value: &str| Failure::Usage(format!("'{word} {value}' is no filter"));
+        let value = words.next().ok_or_else(|| bad(""))?;
+        let port = || value.trim_start_matches(':').parse::<u16>().map_err(|_| bad(value));
+        let addr = || value.parse::<IpAddr>().map_err(|_| bad(value));
+        tests.push(match word {
+            "state" => Test::State(value.to_ascii_lowercase().replace('_', "-")),
+            "sport" => Test::LocalPort(port()?),
+            "dport" => Test::RemotePort(port()?),
+            "src" => Test::Local(addr()?),
+            "dst" => Test::Remote(addr()?),
+            _ => return Err(bad(value)),
+        });
+    }
+    Ok(tests)
+}
+
+/// Whether a state is the one of a filter: ss's long names and short ones, and its classes.
+fn is_state(shown: &str, wanted: &str) -> bool {
+    let shown = shown.to_ascii_lowercase();
+    match wanted {
+        "all" => true,
+        "established" => shown == "estab",
+        "listening" => shown == "listen",
+        "unconnected" => shown == "unconn",
+        "connected" => !matches!(shown.as_str(), "listen" | "unconn" | "closed"),
+        "synchronized" => !matches!(shown.as_str(), "listen" | "unconn" | "closed" | "syn-sent"),
+        wanted => shown == wanted || shown == wanted.replace("fin-wait-", "fin-wait"),
+    }
+}
+
+impl Wanted {
+    fn shows(&self, row: &SocketRow) -> bool {
+        let (local, remote) = (zone::to_client(row.opening.local), zone::to_client(row.opening.remote));
+        let state = state_name(row);
+        let is_tcp = row.opening.kind != Kind::Udp;
+        let waits = matches!(state, "LISTEN" | "UNCONN");
+        (if is_tcp { self.tcp } else { self.udp })
+            && (waits || !self.listening)
+            && self.tests.iter().all(|test| match test {
+                Test::State(wanted) => is_state(state, wanted),
+                Test::LocalPort(port) => local.port() == *port,
+                Test::RemotePort(port) => remote.port() == *port,
+                Test::Local(addr) => local.ip() == *addr,
+                Test::Remote(addr) => remote.ip() == *addr,
+            })
+    }
+}
+
+fn state_name(row: &SocketRow) -> &'static str {
+    match row.opening.kind {
+        Kind::TcpListener => "LISTEN",
+        Kind::Udp if row.opening.remote.port() == 0 => "UNCONN",
+        Kind::Udp => "ESTAB",
+        _ => row.state.tcp_state.name(),
+    }
+}
+
 /// Runs it.
 ///
 /// # Errors
 /// When the answer can't be written.
-pub fn run(access: &Access, form: Form, family: Family, out: &mut impl Write) -> Result<(), Failure> {
+pub fn run(
+    access: &Access,
+    form: Form,
+    family: Family,
+    wanted: &Wanted,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let mut rows = access.sockets();
-    rows.retain(|row| family.shows(row.opening.local.ip()));
+    rows.retain(|row| family.shows(row.opening.local.ip()) && wanted.shows(row));
     let queues = access.queues(&rows)?;
     let mut sockets: Vec<Socket> = Vec::new();
     // What lies in every shard has one operation and one line.
@@ -145,4 +241,22 @@ fn write(sockets: &[Socket], form: Form, out: &mut impl Write) -> std::io::Resul
         ]);
     }
     table.write(out)
+}
+
+#[cfg(test)]
+mod filter_tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_words_of_ss() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let found = tests(&words("state established and dport = :443 src 10.0.0.1")).expect("a filter");
+        let src = Test::Local([10, 0, 0, 1].into());
+        assert_eq!(found, [Test::State("established".into()), Test::RemotePort(443), src]);
+        for bad in ["state", "sport = x", "colour = red", "src 10.0.0", "sport = 65536"] {
+            assert!(tests(&words(bad)).is_err(), "{bad}");
+        }
+        assert!(is_state("ESTAB", "established") && is_state("LISTEN", "listening"));
+        assert!(is_state("TIME-WAIT", "time-wait") && !is_state("LISTEN", "connected"));
+    }
 }
