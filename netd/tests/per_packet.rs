@@ -1,5 +1,6 @@
 //! Instructions for a packet with one connection and with a hundred thousand, and for a segment of a run
 //! with and without software GRO, counted by valgrind: the same on every machine, whatever else runs there.
+//! Counted is a batch from its frames to its end, and not what makes the frames.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -31,7 +32,7 @@ fn instructions(function: &str, words: &[&str]) -> Option<u64> {
 }
 
 #[test]
-#[ignore = "minutes under valgrind: cargo build -p netd --example per_packet, then cargo test -p netd --test per_packet -- --ignored"]
+#[ignore = "minutes under valgrind: cargo build --release -p netd --example per_packet, then cargo test --release -p netd --test per_packet -- --ignored"]
 fn a_packet_costs_as_much_with_many_connections_as_with_one() {
     let count =
         |connections: u32| instructions("take_batch", &[&connections.to_string(), &PACKETS.to_string()]);
@@ -69,7 +70,7 @@ fn a_packet_costs_as_much_with_a_million_connections_as_with_a_thousand() {
 }
 
 #[test]
-#[ignore = "under valgrind: cargo build -p netd --example per_packet, then cargo test -p netd --test per_packet -- --ignored"]
+#[ignore = "under valgrind: cargo build --release -p netd --example per_packet, then cargo test --release -p netd --test per_packet -- --ignored"]
 fn a_run_that_is_joined_costs_less() {
     let count = |how| instructions("take_run", &["1", "128", how]);
     let (Some(plain), Some(joined)) = (count("plain"), count("joined")) else {

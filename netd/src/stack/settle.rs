@@ -166,6 +166,8 @@ impl<M: Memory + Clone> Stack<M> {
             socket.rx.committed();
             if socket.leaving_place() {
                 self.leave_place(index);
+            } else if !socket.is_over() {
+                continue;
             }
             if self.sockets.get_mut(index).is_some_and(|socket| socket.is_over()) {
                 self.remove(index);

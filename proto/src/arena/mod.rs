@@ -95,6 +95,7 @@ impl Geometry {
     }
 
     /// The shard that a place belongs to: the places are dealt out in turn.
+    #[inline]
     pub const fn owner(&self, slot: SlotIndex) -> u16 {
         (slot.0 % self.shards as u32) as u16
     }
@@ -110,6 +111,7 @@ impl Geometry {
     }
 
     /// Number of socket places.
+    #[inline]
     pub const fn sockets(&self) -> u32 {
         self.active + self.passive
     }
@@ -120,6 +122,7 @@ impl Geometry {
         (2 * self.sockets()).next_power_of_two()
     }
 
+    #[inline]
     const fn ring_bytes(&self) -> usize {
         spsc::Place::bytes(self.notes(), NOTE_SIZE)
     }
@@ -134,33 +137,40 @@ impl Geometry {
         spsc::Place::new((shard as usize * 2 + 1) * self.ring_bytes(), self.notes())
     }
 
+    #[inline]
     const fn all_lines_at(&self) -> usize {
         (self.shards as usize * 2 * self.ring_bytes()).next_multiple_of(4096)
     }
 
+    #[inline]
     const fn all_tables_at(&self) -> usize {
         (self.all_lines_at() + self.sockets() as usize * LINES_SIZE).next_multiple_of(4096)
     }
 
+    #[inline]
     pub(crate) const fn lines_at(&self, slot: SlotIndex) -> usize {
         assert!(slot.0 < self.sockets(), "no such socket place");
         self.all_lines_at() + slot.0 as usize * LINES_SIZE
     }
 
+    #[inline]
     pub(crate) const fn tables_at(&self, slot: SlotIndex) -> usize {
         assert!(slot.0 < self.sockets(), "no such socket place");
         self.all_tables_at() + slot.0 as usize * TABLES_SIZE
     }
 
+    #[inline]
     const fn pages_at(&self) -> usize {
         (self.all_tables_at() + self.sockets() as usize * TABLES_SIZE).next_multiple_of(PAGE_SIZE)
     }
 
+    #[inline]
     pub(crate) const fn tx_page_at(&self, page: u32) -> usize {
         assert!(page < self.tx_pages, "no such send page");
         self.pages_at() + page as usize * PAGE_SIZE
     }
 
+    #[inline]
     pub(crate) const fn rx_page_at(&self, shard: u16, page: u32) -> usize {
         assert!(page < self.rx_pages && shard < self.shards, "no such receive page");
         let before = self.tx_pages as usize + shard as usize * self.rx_pages as usize;

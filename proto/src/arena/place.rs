@@ -54,11 +54,13 @@ pub fn pieces(offset: u64, len: usize) -> impl Iterator<Item = Piece> {
 }
 
 /// The table entry for the page that holds `offset`.
+#[inline]
 pub const fn entry_of(offset: u64) -> usize {
     (offset / PAGE_SIZE as u64 % TABLE_PAGES as u64) as usize
 }
 
 impl Direction {
+    #[inline]
     const fn table_at(self, geometry: &Geometry, slot: SlotIndex) -> usize {
         geometry.tables_at(slot)
             + match self {
@@ -104,6 +106,7 @@ impl Direction {
     ///
     /// # Panics
     /// When the page is not one of the arena's: callers have checked it.
+    #[inline]
     pub const fn byte_at(self, geometry: &Geometry, page: u32, within: usize) -> usize {
         assert!(within < PAGE_SIZE, "outside the page");
         within

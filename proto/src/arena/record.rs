@@ -97,6 +97,7 @@ pub const fn interface_index(number: Option<u16>) -> u32 {
 }
 
 /// Bytes that a record of `len` bytes of payload takes in the stream.
+#[inline]
 pub const fn record_size(len: usize) -> usize {
     (HEADER_SIZE + len).next_multiple_of(8)
 }
@@ -120,6 +121,7 @@ fn get_addr(bytes: &[u8]) -> SocketAddr {
 
 impl Header {
     /// To the bytes of the stream.
+    #[inline]
     pub fn to_bytes(&self) -> [u8; HEADER_SIZE] {
         let mut out = [0; HEADER_SIZE];
         out[0..4].copy_from_slice(&self.len.to_le_bytes());
@@ -157,6 +159,7 @@ impl Header {
 
     /// From the bytes of the stream; `None` when the length is impossible. The rest is data of the
     /// other side's choosing.
+    #[inline]
     pub fn from_bytes(bytes: &[u8; HEADER_SIZE]) -> Option<Header> {
         let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);

@@ -51,11 +51,13 @@ pub struct Descriptor {
 
 impl Descriptor {
     /// A descriptor without offload marks.
+    #[inline]
     pub const fn plain(page: PageIndex, offset: u16, len: u32) -> Self {
         Descriptor { page, len, offset, flags: 0, csum_start: 0, gso_size: 0 }
     }
 
     /// To the bytes of a slot.
+    #[inline]
     pub fn to_slot(self) -> [u8; DESCRIPTOR_SIZE] {
         let mut slot = [0; DESCRIPTOR_SIZE];
         slot[0..4].copy_from_slice(&self.page.0.to_ne_bytes());
@@ -70,6 +72,7 @@ impl Descriptor {
     ///
     /// # Errors
     /// [`PeerCorrupt`] when the page does not exist or the bytes do not lie inside it.
+    #[inline]
     pub fn from_slot(slot: &[u8; DESCRIPTOR_SIZE], slab: &SlabGeometry) -> Result<Self, PeerCorrupt> {
         let word = |at: usize| u32::from_ne_bytes([slot[at], slot[at + 1], slot[at + 2], slot[at + 3]]);
         let half = |at: usize| u16::from_ne_bytes([slot[at], slot[at + 1]]);

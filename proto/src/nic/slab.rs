@@ -31,10 +31,12 @@ pub struct PageIndex(pub u32);
 
 impl SlabGeometry {
     /// Number of pages of both sizes.
+    #[inline]
     pub const fn pages(&self) -> u32 {
         self.small + self.large
     }
 
+    #[inline]
     const fn large_at(&self) -> usize {
         (self.small as usize * SMALL_SIZE).next_multiple_of(LARGE_SIZE)
     }
@@ -45,6 +47,7 @@ impl SlabGeometry {
     }
 
     /// Size of page `page` in bytes; `None` when there is no such page.
+    #[inline]
     pub const fn page_size(&self, page: PageIndex) -> Option<usize> {
         if page.0 < self.small {
             Some(SMALL_SIZE)
@@ -59,6 +62,7 @@ impl SlabGeometry {
     ///
     /// # Panics
     /// When there is no such page: callers have checked it.
+    #[inline]
     pub const fn page_at(&self, page: PageIndex) -> usize {
         assert!(page.0 < self.pages(), "no such frame page");
         if page.0 < self.small {

@@ -33,6 +33,7 @@ pub fn sum(bytes: &[u8]) -> u16 {
 }
 
 /// [`sum`] of few bytes, a header's: words as they come, without wide registers to fill and to empty.
+#[inline]
 fn short(bytes: &[u8]) -> u16 {
     let (words, tail) = bytes.as_chunks::<4>();
     // Less than 2^14 words of 32 bits: no carry is lost.
@@ -81,6 +82,7 @@ fn chain<const WORDS: usize>(sum: u64, words: [u64; WORDS]) -> u64 {
 }
 
 /// The sum of two pieces, of which the first has an even length: RFC 1071 §2(A).
+#[inline]
 pub const fn join(first: u16, second: u16) -> u16 {
     let (sum, carry) = first.overflowing_add(second);
     sum + carry as u16
@@ -175,6 +177,7 @@ const fn add(a: u64, b: u64) -> u64 {
 }
 
 /// To 16 bits without losing a carry, as big-endian words.
+#[inline]
 const fn fold(wide: u64) -> u16 {
     let half = (wide >> 32) + (wide & 0xffff_ffff);
     let quarter = (half >> 16 & 0xffff) + (half & 0xffff) + (half >> 32);

@@ -76,15 +76,25 @@ pub trait Memory {
 macro_rules! forward {
     ($($ptr:ty),*) => {$(
         impl<M: Memory> Memory for $ptr {
+            #[inline]
             fn size(&self) -> usize { (**self).size() }
+            #[inline]
             fn load_u32(&self, at: usize, order: Ordering) -> u32 { (**self).load_u32(at, order) }
+            #[inline]
             fn store_u32(&self, at: usize, value: u32, order: Ordering) { (**self).store_u32(at, value, order) }
+            #[inline]
             fn load_u64(&self, at: usize, order: Ordering) -> u64 { (**self).load_u64(at, order) }
+            #[inline]
             fn store_u64(&self, at: usize, value: u64, order: Ordering) { (**self).store_u64(at, value, order) }
+            #[inline]
             fn read(&self, at: usize, out: &mut [u8]) { (**self).read(at, out) }
+            #[inline]
             fn write(&self, at: usize, bytes: &[u8]) { (**self).write(at, bytes) }
+            #[inline]
             fn copy_to(&self, at: usize, to: &Self, to_at: usize, len: usize) { (**self).copy_to(at, &**to, to_at, len) }
+            #[inline]
             fn copy_sum_to(&self, at: usize, to: &Self, to_at: usize, len: usize) -> u16 { (**self).copy_sum_to(at, &**to, to_at, len) }
+            #[inline]
             fn full_fence(&self) { (**self).full_fence() }
         }
     )*};

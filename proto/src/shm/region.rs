@@ -118,6 +118,7 @@ impl Region {
         Ok(Region { base, size, writable: false, guard: None, _map: Map::Ro(map) })
     }
 
+    #[inline]
     fn address(&self, at: usize, len: usize, align: usize) -> NonNull<u8> {
         assert!(at.is_multiple_of(align), "unaligned word");
         assert!(at.checked_add(len).is_some_and(|end| end <= self.size), "offset outside the region");
@@ -125,6 +126,7 @@ impl Region {
         unsafe { self.base.add(at) }
     }
 
+    #[inline]
     fn writable(&self) {
         assert!(self.writable, "store into a read-only region");
     }
@@ -135,12 +137,14 @@ impl Region {
         self.address(at, len, 1).as_ptr()
     }
 
+    #[inline]
     fn word32(&self, at: usize) -> &AtomicU32 {
         // SAFETY: aligned and inside the mapping, which outlives the borrow; an atomic may be
         // written by another process at any time.
         unsafe { AtomicU32::from_ptr(self.address(at, 4, 4).as_ptr().cast()) }
     }
 
+    #[inline]
     fn word64(&self, at: usize) -> &AtomicU64 {
         // SAFETY: as `word32`.
         unsafe { AtomicU64::from_ptr(self.address(at, 8, 8).as_ptr().cast()) }
@@ -215,14 +219,17 @@ fn check_size(fd: BorrowedFd<'_>, size: usize) -> io::Result<()> {
 }
 
 impl Memory for Region {
+    #[inline]
     fn size(&self) -> usize {
         self.size
     }
 
+    #[inline]
     fn load_u32(&self, at: usize, order: Ordering) -> u32 {
         self.word32(at).load(order)
     }
 
+    #[inline]
     fn store_u32(&self, at: usize, value: u32, order: Ordering) {
         self.writable();
         compiler_fence(Ordering::SeqCst);
@@ -230,10 +237,12 @@ impl Memory for Region {
         compiler_fence(Ordering::SeqCst);
     }
 
+    #[inline]
     fn load_u64(&self, at: usize, order: Ordering) -> u64 {
         self.word64(at).load(order)
     }
 
+    #[inline]
     fn store_u64(&self, at: usize, value: u64, order: Ordering) {
         self.writable();
         compiler_fence(Ordering::SeqCst);
@@ -241,6 +250,7 @@ impl Memory for Region {
         compiler_fence(Ordering::SeqCst);
     }
 
+    #[inline]
     fn read(&self, at: usize, out: &mut [u8]) {
         let from = self.address(at, out.len(), 1);
         // SAFETY: `from` is in bounds for `out.len()` bytes, `out` is private memory, and the two
@@ -249,6 +259,7 @@ impl Memory for Region {
         compiler_fence(Ordering::SeqCst);
     }
 
+    #[inline]
     fn write(&self, at: usize, bytes: &[u8]) {
         self.writable();
         let to = self.address(at, bytes.len(), 1);
@@ -258,6 +269,7 @@ impl Memory for Region {
         compiler_fence(Ordering::SeqCst);
     }
 
+    #[inline]
     fn copy_to(&self, at: usize, to: &Self, to_at: usize, len: usize) {
         to.writable();
         let (from, target) = (self.address(at, len, 1), to.address(to_at, len, 1));
@@ -268,6 +280,7 @@ impl Memory for Region {
         compiler_fence(Ordering::SeqCst);
     }
 
+    #[inline]
     fn copy_sum_to(&self, at: usize, to: &Self, to_at: usize, len: usize) -> u16 {
         to.writable();
         let (from, target) = (self.address(at, len, 1), to.address(to_at, len, 1));
@@ -280,6 +293,7 @@ impl Memory for Region {
         sum
     }
 
+    #[inline]
     fn full_fence(&self) {
         fence(Ordering::SeqCst);
     }

@@ -2,6 +2,7 @@
 
 use super::rig::{App, Plan, Rig, addr, exchange, interface};
 use crate::wire::drop_reason::DropReason;
+use crate::wire::ipv4::{IpProtocol, Ipv4Header};
 use proto::arena::Geometry;
 use proto::arena::line::want;
 use std::net::Ipv4Addr;
@@ -83,4 +84,28 @@ fn a_receive_buffer_takes_what_was_asked_for_and_one_datagram_always() {
     assert_eq!(got.len(), 1, "more than the buffer, alone");
     assert_eq!(got[0].0.slot.0, 2, "by the first interface, loopback being 1");
     assert_eq!(pass(100, 10, &mut receiver, &mut other).len(), 3, "160 bytes each with their headers");
+}
+
+/// RFC 768: the sender may leave the checksum out. What lies behind the datagram is padding.
+#[test]
+fn a_datagram_without_a_checksum_is_taken_whole() {
+    let (mut rig, mut app) = host(&["10.0.0.1"]);
+    let payload = b"no sum at all";
+    let (src, us) = (Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 1));
+    let len = 8 + payload.len();
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9, 8, 0];
+    let mut ip = [0; 20];
+    Ipv4Header::new(src, us, IpProtocol::UDP, 64, len).emit(&mut ip);
+    frame.extend(ip);
+    frame.extend(999u16.to_be_bytes());
+    frame.extend(1000u16.to_be_bytes());
+    frame.extend((len as u16).to_be_bytes());
+    frame.extend([0; 2]);
+    frame.extend(payload);
+    frame.resize(60, 0xee);
+    rig.receive(0, &frame);
+    rig.settle();
+    let records = app.records(0);
+    assert_eq!(records.len(), 1);
+    assert_eq!((records[0].0.remote, &records[0].1[..]), (addr("10.0.0.9:999"), &payload[..]));
 }
