@@ -121,7 +121,7 @@ int nc_getsockopt(int fd, int level, int name, void *value, socklen_t *len);
 /* fcntl(2): F_GETFL and F_SETFL (O_NONBLOCK), F_GETFD and F_SETFD, F_DUPFD and F_DUPFD_CLOEXEC. */
 int nc_fcntl(int fd, int command, ...);
 
-/* ioctl(2): FIONREAD, FIONBIO, TIOCOUTQ (SIOCOUTQ), FIOCLEX and FIONCLEX. */
+/* ioctl(2): FIONREAD, FIONBIO, TIOCOUTQ (SIOCOUTQ), SIOCATMARK, FIOCLEX and FIONCLEX. */
 int nc_ioctl(int fd, unsigned long request, ...);
 
 /* poll(2). */
