@@ -262,11 +262,12 @@ impl<M: Memory> CellTable<M> {
     }
 }
 
-/// Binds a part to its place, use and position, so that no valid bytes are valid elsewhere.
+/// The check of `bytes`, which lie `part` bytes into cell `index` in its use `serial`: binds them to all three,
+/// so that no valid bytes are valid elsewhere.
 ///
 /// It finds damage, not malice: who writes the table could write the check too. So it is a chain of
 /// multiplications of which both halves count, in which every bit of every word reaches the result.
-fn check(index: u32, serial: u32, part: usize, bytes: &[u8]) -> u32 {
+pub fn check(index: u32, serial: u32, part: usize, bytes: &[u8]) -> u32 {
     let mut hash = mix(u64::from(index) << 32 | u64::from(serial), part as u64);
     let (words, tail) = bytes.as_chunks::<8>();
     for word in words {

@@ -141,6 +141,9 @@ pub struct Oracle {
     pub ends_seen: u64,
     /// Connections that failed because they were allowed to.
     pub allowed_failures: u64,
+    /// Questions for a link address may all be lost, as many frames in a row are: who connects is then told
+    /// that the host can't be reached.
+    pub questions_lost: bool,
 }
 
 /// More failures than these say nothing new.
@@ -275,7 +278,12 @@ impl Oracle {
     /// An end was told an errno.
     pub fn sees_failure(&mut self, conn: ConnId, side: Side, errno: u32) {
         const ECONNREFUSED: u32 = 111;
+        const EHOSTUNREACH: u32 = 113;
+        let questions_lost = self.questions_lost;
         let known = self.known(conn);
+        if questions_lost && side == Side::Active && errno == EHOSTUNREACH && !known.passive.handed_over {
+            known.may_fail.get_or_insert("nobody heard where its host is");
+        }
         let allowed = known.may_fail.is_some() || (known.may_be_refused && errno == ECONNREFUSED);
         let end = known.end_mut(side);
         if end.failed.is_some() {

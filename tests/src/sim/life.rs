@@ -233,6 +233,12 @@ fn plan_deaths(world: &mut World, rng: &Rng, start: Instant) {
     }
 }
 
+/// How long a life may take to its end when nobody begins anything any more.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// The same where frames are lost in a row: a few retransmissions, which RFC 6298 §2.4 and §5.5 put up to two
+/// minutes apart, all have to get through.
+const STORMY_PATIENCE: Duration = Duration::from_secs(1200);
+
 /// Lives the life of `seed`.
 pub fn live(seed: u64) -> Report {
     let rng = Rng::new(seed ^ 0x6c69_6665);
@@ -256,8 +262,12 @@ pub fn live(seed: u64) -> Report {
         }
     }
     plan_deaths(&mut world, &rng, start);
+    let faults = world.config.faults;
+    let stormy = faults.burst > 0 || faults.storm_every > 0;
+    world.shared.oracle.borrow_mut().questions_lost = stormy;
     world.run_until(start + BUSY, |_| false);
-    let done = world.run_until(start + BUSY + Duration::from_secs(240), World::all_done);
+    let patience = if stormy { STORMY_PATIENCE } else { PATIENCE };
+    let done = world.run_until(start + BUSY + patience, World::all_done);
     let mut report = Report::default();
     if !done {
         for (watch, host) in world.watch.iter().zip(&world.hosts) {

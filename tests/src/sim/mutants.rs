@@ -7,10 +7,8 @@ use crate::crash::{Point, SharedBytes, Store, Tamper};
 use crate::world::host::Who;
 use crate::world::{Part, Wrong};
 use netd::stack::Step;
-use proto::cell::{CELL_SIZE, STATE_SIZE};
+use proto::cell::{CELL_SIZE, STATE_SIZE, check};
 use proto::hard::conns::{Kind, State, TcpState};
-use siphasher::sip::SipHasher13;
-use std::hash::Hasher;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
@@ -76,13 +74,6 @@ struct Altered {
     commits: u32,
     /// The check that belongs to bytes that were altered, and where it lies.
     check: Option<(usize, u32)>,
-}
-
-/// The check of a part, as `proto::cell` computes it.
-fn check(index: u32, serial: u32, part: usize, bytes: &[u8]) -> u32 {
-    let mut hash = SipHasher13::new_with_keys(u64::from(index) << 32 | u64::from(serial), part as u64);
-    hash.write(bytes);
-    hash.finish() as u32
 }
 
 fn is_state(at: usize, len: usize) -> bool {
