@@ -160,7 +160,10 @@ fn nginx_serves_passes_on_and_reloads() {
         let server = ["-p", &top.to_string(), "-c", conf].map(str::to_owned);
         let mut words = vec![nginx.as_str()];
         words.extend(server.iter().map(String::as_str));
-        let _server = Running(on_the_stack(&group, &words).spawn().expect("built"));
+        // Workers outlive a master that is killed: nobody waits for what they might print.
+        let (out, err) = (Stdio::null(), Stdio::null());
+        let server = on_the_stack(&group, &words).stdout(out).stderr(err).spawn();
+        let mut server = Running(server.expect("netexec is built"));
         assert!(listens(8080), "{:?}", std::fs::read_to_string(dir.join("error")));
         let get = |path: &str| {
             let url = format!("http://{STACK}:8080{path}");
@@ -178,6 +181,10 @@ fn nginx_serves_passes_on_and_reloads() {
         let said = String::from_utf8_lossy(&said).into_owned();
         println!("{said}{} servers died", killer.killed());
         assert!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "{said}");
+        drop(killer);
+        output(Command::new("kill").args(["-TERM", pid.trim()]));
+        let gone = || server.0.try_wait().is_ok_and(|status| status.is_some());
+        assert!(wait_until(PATIENCE, gone), "nginx does not end");
     });
 }
 
