@@ -155,6 +155,9 @@ impl Ports {
                 }
         };
         match class {
+            // Ports that netd refuses lie side by side: those of connections that were made one after the other,
+            // in TIME-WAIT, of which a new sockd knows nothing.
+            Class::Connect if not != 0 => select.unconnected(random, free),
             Class::Connect => select.toward(local, ends.remote, free),
             Class::Portless => Some(0),
             Class::Listen | Class::Udp | Class::Ping => select.unconnected(random, free),
@@ -277,5 +280,16 @@ mod tests {
         }
         assert_eq!(ports.choose(Class::Udp, ends(NONE, NONE), 0, 9, |_| true), None);
         assert!(ports.choose(Class::Listen, ends(NONE, NONE), 0, 9, |_| true).is_some());
+    }
+
+    #[test]
+    fn after_a_refusal_the_next_choice_lies_elsewhere() {
+        let mut ports = ports();
+        let ends = ends(NONE, "10.0.0.9:80");
+        let mut choose =
+            |not, random| ports.choose(Class::Connect, ends, not, random, |_| true).expect("a port");
+        let first = choose(0, 1);
+        let next = (1..=16u32).map(|n| choose(first, n.wrapping_mul(0x9e37_79b9)));
+        assert!(next.filter(|port| port.abs_diff(first) < 1000).count() < 4, "beside {first}");
     }
 }

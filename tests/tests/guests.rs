@@ -138,6 +138,8 @@ fn transfers(guest: &mut Guest, what: &str, kills: bool) {
         struck += kill(guest, || !taker.is_finished());
     }
     let (sum, len) = taker.join().expect("the file came");
+    assert!(guest.until(Duration::from_secs(60), "test -e /tmp/done"), "{}", guest.autopsy());
+    guest.must("rm /tmp/done");
     let wanted = guest.must("cat /tmp/file.sum");
     assert_eq!(len, SIZE, "{what}: the file that went out");
     assert!(wanted.starts_with(&sum), "{what}: the file that went out has another sum");
