@@ -2,7 +2,7 @@
 //! killed again and again: each result is byte-equal to what the kernel's side has. A program that is not
 //! here is skipped, and said so; where everything is asked for (`CI=true`) that is a failure.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tests::process::exec::{Running, ServerKiller, on_the_stack, printed};
 use tests::process::group::{Group, Spec};
 use tests::process::{fresh_seed, private_net, skip, wait_until};
-use tests::remote::counter;
+use tests::remote::{counter, web};
 
 const STACK: &str = "10.87.0.2";
 const KERNEL: &str = "10.87.0.1";
@@ -65,25 +65,7 @@ fn assert_is_the_file(bytes: &[u8]) {
 
 /// Serves the file to whoever asks, by the kernel's sockets, not faster than a strike takes.
 fn kernel_server() -> u16 {
-    let listener = TcpListener::bind((KERNEL, 0)).expect("the TAP has its address");
-    let port = listener.local_addr().expect("bound").port();
-    let answer = |mut stream: TcpStream| -> std::io::Result<()> {
-        let mut lines = BufReader::new(stream.try_clone()?).lines();
-        while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
-        write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {SIZE}\r\n\r\n")?;
-        for chunk in file().chunks(1 << 16) {
-            stream.write_all(chunk)?;
-            std::thread::sleep(Duration::from_millis(3));
-        }
-        Ok(())
-    };
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            // A client that goes away is its test's to notice.
-            std::thread::spawn(move || answer(stream).ok());
-        }
-    });
-    port
+    web::serve(KERNEL, SIZE as u64, SEED, Duration::from_millis(3))
 }
 
 fn killer(group: &Group) -> ServerKiller {

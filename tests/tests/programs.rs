@@ -3,7 +3,7 @@
 
 use libnetclient::Session;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -11,8 +11,8 @@ use std::time::Duration;
 use tests::process::exec::{Running, on_the_stack, printed, servers};
 use tests::process::group::{Group, Role, Spec};
 use tests::process::{private_net, wait_until};
-use tests::remote::counter;
 use tests::remote::fetch::Fetch;
+use tests::remote::{counter, web};
 
 const STACK: &str = "10.85.0.2";
 const KERNEL: &str = "10.85.0.1";
@@ -39,26 +39,7 @@ fn python(group: &Group, script: &str) -> String {
 
 /// Serves the counter stream to whoever asks, by the kernel's sockets.
 fn kernel_server() -> u16 {
-    let listener = TcpListener::bind((KERNEL, 0)).expect("the TAP has its address");
-    let port = listener.local_addr().expect("bound").port();
-    let answer = |mut stream: TcpStream| -> std::io::Result<()> {
-        let mut lines = BufReader::new(stream.try_clone()?).lines();
-        while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
-        write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {SIZE}\r\n\r\n")?;
-        let mut chunk = vec![0; 1 << 16];
-        for at in (0..SIZE).step_by(chunk.len()) {
-            counter::fill(SEED, at, &mut chunk);
-            stream.write_all(&chunk)?;
-        }
-        Ok(())
-    };
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            // A client that goes away is its test's to notice.
-            std::thread::spawn(move || answer(stream).ok());
-        }
-    });
-    port
+    web::serve(KERNEL, SIZE, SEED, Duration::ZERO)
 }
 
 fn assert_counts(path: &Path) {

@@ -5,7 +5,8 @@
 //! * [`fleet`]: many connections to an echo server, loaded or idle, with the silence each one sees;
 //! * [`unacked`]: how much a kernel socket has sent that was not acknowledged;
 //! * [`fetch`]: the kernel's curl;
-//! * [`frames`]: frames put together by hand, right or wrong.
+//! * [`frames`]: frames put together by hand, right or wrong;
+//! * [`web`]: a web server with one file.
 
 pub mod counter;
 pub mod fetch;
@@ -13,3 +14,4 @@ pub mod fleet;
 pub mod frames;
 pub mod ping;
 pub mod unacked;
+pub mod web;
