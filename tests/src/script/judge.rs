@@ -106,8 +106,9 @@ impl Kernel {
         Ok(Kernel { tap, next_port: 1000 })
     }
 
-    /// Runs a script.
-    pub fn run(&mut self, script: &Script, patience: Duration) -> Verdict {
+    /// Runs a script that may take `patience`, which is so `busy` a machine: what real time adds is waited for
+    /// that many times as long.
+    pub fn run(&mut self, script: &Script, patience: Duration, busy: u32) -> Verdict {
         if let Some(reason) = unfit(script, patience) {
             return Verdict::NotAsked(reason);
         }
@@ -126,13 +127,14 @@ impl Kernel {
             prepared: Vec::new(),
             acked: 0,
             early: false,
+            busy,
         };
         for (line, step) in &script.steps {
             if let Err(what) = play.step(step) {
                 return Verdict::Differs(Fault { line: *line, what });
             }
         }
-        play.look(QUIET);
+        play.quiet();
         let left = play.nothing_waits();
         play.leave();
         match left {
@@ -158,6 +160,7 @@ struct Play<'a> {
     /// What the kernel has acknowledged so far, and whether by an acknowledgement that nobody asked for.
     acked: u32,
     early: bool,
+    busy: u32,
 }
 
 impl Play<'_> {
@@ -166,14 +169,14 @@ impl Play<'_> {
             Step::Set(name, value) if name == "isn" => self.irs = *value as u32,
             Step::Set(..) => {}
             Step::Inject(seg) => {
-                self.look(QUIET);
+                self.quiet();
                 self.nothing_waits()?;
                 self.inject(seg)?;
-                self.look(QUIET);
+                self.quiet();
             }
             Step::Expect(seg, span) => self.expect(seg, *span)?,
             Step::Silent(ms) => {
-                self.look(QUIET);
+                self.quiet();
                 self.nothing_waits()?;
                 // Its end is as uncertain as a deadline behind it.
                 self.look(Duration::from_millis(*ms).mul_f32(0.9));
@@ -182,12 +185,17 @@ impl Play<'_> {
             Step::Wait(ms) => self.look(Duration::from_millis(*ms)),
             Step::Call(call) => {
                 self.call(call)?;
-                self.look(QUIET);
+                self.quiet();
             }
             Step::Ask(question) => self.ask(question)?,
             Step::Icmp { .. } | Step::Die => return Err("not for the kernel".into()),
         }
         Ok(())
+    }
+
+    /// Takes what the kernel sends at once.
+    fn quiet(&mut self) {
+        self.look(QUIET * self.busy);
     }
 
     /// Takes what the kernel sends for so long.
@@ -255,7 +263,8 @@ impl Play<'_> {
             self.early = false;
             return Ok(());
         }
-        let most = span.map_or(PROMPT, |(_, high)| Duration::from_millis(high) + SLACK);
+        let slack = SLACK * self.busy;
+        let most = span.map_or(PROMPT * self.busy, |(_, high)| Duration::from_millis(high) + slack);
         while self.sent.is_empty() && start.elapsed() < most {
             self.look(Duration::from_millis(1));
         }
@@ -272,7 +281,7 @@ impl Play<'_> {
         }
         if let Some((low, _)) = span.filter(|_| !is_ack) {
             let after = at.saturating_duration_since(start);
-            if after + SLACK < Duration::from_millis(low) {
+            if after + slack < Duration::from_millis(low) {
                 return Err(format!("{} came after {after:?}", self.show(&raw)));
             }
         }
@@ -496,7 +505,7 @@ impl Play<'_> {
     }
 
     fn ask(&mut self, question: &Question) -> Result<(), String> {
-        self.look(QUIET);
+        self.quiet();
         let found = match question {
             Question::State(name) => {
                 let found = self.state();
@@ -535,7 +544,7 @@ impl Play<'_> {
             let _ = sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
         }
         self.listener = None;
-        self.look(QUIET);
+        self.quiet();
     }
 }
 
