@@ -28,7 +28,8 @@ pub fn serve(host: &str, size: u64, seed: u64, pause: Duration) -> u16 {
 fn answer(mut stream: TcpStream, size: u64, seed: u64, pause: Duration) -> io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
-    write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n")?;
+    let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
     let mut chunk = vec![0; CHUNK as usize];
     for at in (0..size).step_by(CHUNK as usize) {
         let piece = &mut chunk[..CHUNK.min(size - at) as usize];
