@@ -337,6 +337,8 @@ impl Server {
                     self.ledger.commit(index, &Record { flags, request, ..record });
                     self.fill(index, caller.descriptor(fd).ok().as_ref());
                 } else {
+                    // First that it connects: a call that waits is answered by what the record says.
+                    self.settle(index);
                     self.park(index, waiting)?;
                 }
                 // It may have come to its end meanwhile.
