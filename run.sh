@@ -92,6 +92,19 @@ fetch_programs() {
     [[ ! -d $libraries ]] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${LD_LIBRARY_PATH:+:}$libraries
 }
 
+# CPython's own tests, of Debian's 3.11, where Python has none beside it.
+fetch_cpython_tests() {
+    local root=$TARGET/programs package=libpython3.11-testsuite
+    export AXOLOTL_PROGRAMS=$root
+    if python3 -c 'import test.test_socket' 2>/dev/null || [[ -e $root/usr/lib/python3.11/test/test_socket.py ]]; then return; fi
+    say "run.sh: fetching $package"
+    mkdir -p "$root/packages"
+    # A machine that can't fetch it skips those tests, and says so.
+    (cd "$root/packages" && apt-get download -q "$package" >/dev/null 2>&1) || { say "run.sh: $package can't be fetched"; return 0; }
+    find "$root/packages" -name '*.deb' -exec dpkg -x {} "$root" \; -delete
+    chmod -R a+rX "$root"
+}
+
 namespaces_work() {
     if ((EUID == 0)); then unshare -n true 2>/dev/null; else unshare -Urn true 2>/dev/null; fi
 }
@@ -148,7 +161,13 @@ demo) shift; build; exec "$BIN/demo" "$@" ;;
 up | down) built supervisor; from_caller "$BIN/supervisor" "$@" ;;
 exec) shift; built netexec; from_caller "$BIN/netexec" "$@" ;;
 status | restart) built netctl; from_caller "$BIN/netctl" "$@" ;;
-test) shift; require_tools; fetch_programs; BIN=$BIN TARGET=$TARGET exec tests/suite.sh "$@" ;;
+test)
+    shift
+    require_tools
+    fetch_programs
+    if [[ " $* " == *" --all "* || " $* " == *" cpython "* ]]; then fetch_cpython_tests; fi
+    BIN=$BIN TARGET=$TARGET exec tests/suite.sh "$@"
+    ;;
 rfc) shift; exec tests/rfc.sh "$@" ;;
 bench) shift; build >&2; from_caller "$BIN/bench" "$@" ;;
 vm)

@@ -26,8 +26,8 @@ PROCESS_SUITES=()
 PURE_SUITES=()
 for file in tests/tests/*.rs; do
     suite=$(basename "$file" .rs)
-    # Guests have a stage of their own.
-    if [[ $suite == guests ]]; then continue; fi
+    # Guests and CPython's tests have stages of their own.
+    if [[ $suite == guests || $suite == cpython ]]; then continue; fi
     if grep -qw 'Group' "$file"; then PROCESS_SUITES+=("$suite"); else PURE_SUITES+=("$suite"); fi
 done
 # Nobody's uid: no name, no home, no privilege.
@@ -177,6 +177,10 @@ for suite in "${PROCESS_SUITES[@]}"; do
 done
 # Emulated guests stand still by themselves now and then: of the long run only.
 if [[ $ALL == yes ]]; then guests; fi
+# Takes minutes, for those tests wait a lot.
+if [[ $ALL == yes ]]; then
+    run tests cpython 1200 cargo test --release --locked -p tests --test cpython -- --nocapture
+fi
 run check demo 240 "$BIN/demo"
 second_run
 finish

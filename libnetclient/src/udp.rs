@@ -16,7 +16,7 @@ use proto::id::{Epoch, SlotIndex};
 use proto::zone;
 use rustix::io::Errno;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +35,20 @@ struct Ends {
     local: SocketAddr,
     peer: Option<SocketAddr>,
     manner: Manner,
+}
+
+/// Where a datagram for an address goes that is nobody's: to this host (RFC 1122 §3.2.1.3 has it as "this
+/// host", and so do kernels).
+fn destination(remote: SocketAddr) -> SocketAddr {
+    let ip = match remote.ip() {
+        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip if !ip.to_canonical().is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(),
+    };
+    let mut to = remote;
+    to.set_ip(ip);
+    to
 }
 
 impl UdpSocket {
@@ -77,7 +91,10 @@ impl UdpSocket {
     /// # Errors
     /// ENETUNREACH, EACCES for a broadcast address.
     pub fn connect<A: ToSocketAddrs>(&self, addr: A) -> io::Result<()> {
-        each_addr(addr, |remote| self.associate(remote, Some(remote)))
+        each_addr(addr, |remote| {
+            let remote = destination(remote);
+            self.associate(remote, Some(remote))
+        })
     }
 
     /// A socket at its place, with what it was told of its two ends.

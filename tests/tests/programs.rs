@@ -230,6 +230,84 @@ print('held')
 }
 
 /// Two hundred connections of one program, then it ends: no socket, no server is left.
+/// Each of these differed from a kernel once.
+#[test]
+fn what_is_closed_is_closed_and_what_came_is_told() {
+    private_net::test("what_is_closed_is_closed_and_what_came_is_told", || {
+        let group = started();
+        let script = r#"
+import ctypes, os, select, socket, struct, threading
+S = socket.SOL_SOCKET
+# A port is free when its socket is closed, whatever it was.
+for n in range(40):
+    s = socket.socket(); s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    if n % 2: s.listen()
+    s.close()
+    c = socket.socket()
+    try: c.connect(('127.0.0.1', port)); assert False, 'somebody listens'
+    except ConnectionRefusedError: pass
+    s = socket.socket(); s.bind(('127.0.0.1', port)); s.listen(); s.close(); c.close()
+    u = socket.socket(type=socket.SOCK_DGRAM); u.bind(('127.0.0.1', 4000)); u.close()
+# A datagram that is looked at stays, whoever waited for it.
+for call in (lambda s, f: s.recvmsg(99, 0, f)[0], lambda s, f: s.recvfrom(99, f)[0], lambda s, f: s.recv(99, f)):
+    a = socket.socket(type=socket.SOCK_DGRAM); a.bind(('127.0.0.1', 0))
+    b = socket.socket(type=socket.SOCK_DGRAM)
+    threading.Timer(0.05, lambda: b.sendto(b'x' * 5, a.getsockname())).start()
+    assert call(a, socket.MSG_PEEK) == call(a, socket.MSG_PEEK) == call(a, 0) == b'x' * 5
+# What came with it is told, what is said of it is done; IPv4 and IPv6, with one remote and with all.
+for family, host, level, ask, told in (
+    (socket.AF_INET6, '::1', socket.IPPROTO_IPV6, (51, 66, 49), {52: 9, 67: 12, 50: None}),
+    (socket.AF_INET, '127.0.0.1', socket.IPPROTO_IP, (12, 13, 8), {2: 9, 1: 12, 8: None}),
+):
+    for connected in (False, True):
+        a = socket.socket(family, socket.SOCK_DGRAM); a.bind((host, 0))
+        b = socket.socket(family, socket.SOCK_DGRAM); b.bind((host, 0))
+        if connected: a.connect(b.getsockname())
+        for option in ask: a.setsockopt(level, option, 1); assert a.getsockopt(level, option) == 1
+        hops, tos = (52, 67) if family == socket.AF_INET6 else (2, 1)
+        control = [(level, hops, struct.pack('i', 9)), (level, tos, struct.pack('i', 12))]
+        for n in range(3): b.sendmsg([b'%d' % n], control, 0, a.getsockname())
+        for n in range(3):
+            data, came, flags, at = a.recvmsg(9, 200)
+            assert (data, flags, at[:2]) == (b'%d' % n, 0, b.getsockname()[:2]), (data, flags, at)
+            came = {name: struct.unpack('i' if len(v) == 4 else 'B', v)[0] if len(v) in (1, 4) else None for _, name, v in came}
+            assert came == told, came
+        b.sendmsg([b'cut'], control, 0, a.getsockname())
+        assert a.recvmsg(9, 18)[2] & socket.MSG_CTRUNC
+        b.setsockopt(level, 16 if family == socket.AF_INET6 else 2, 7)
+        b.sendto(b'own', a.getsockname())
+        assert (level, hops, struct.pack('i', 7)) in a.recvmsg(9, 200)[1]
+# A remote that is taken back takes the address along that was chosen for it; getaddrinfo(3) relies on that.
+libc = ctypes.CDLL(None)
+u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+def to(family, rest): return libc.connect(u.fileno(), family.to_bytes(2, 'little') + rest, 2 + len(rest))
+for _ in range(2):
+    assert to(socket.AF_INET6, (80).to_bytes(2, 'big') + bytes(4) + socket.inet_pton(10, '::1') + bytes(4)) == 0
+    assert u.getsockname()[0] == '::1'
+    assert to(socket.AF_UNSPEC, bytes(14)) == 0 and u.getsockname()[0] == '::'
+    assert to(socket.AF_INET, bytes(14)) == 0 and u.getsockname()[0] == '::ffff:127.0.0.1'
+    assert to(socket.AF_UNSPEC, bytes(14)) == 0
+assert len(socket.getaddrinfo(None, 0, flags=socket.AI_PASSIVE)) >= 2
+# What is not connected has nothing to receive, and takes nothing.
+import ssl
+n = socket.socket()
+for call in (lambda: n.recv(1), lambda: n.recvfrom(9), lambda: n.recvmsg(9)):
+    try: call(); assert False
+    except OSError as e: assert e.errno == 107, e
+try: n.sendmsg([b'x'], [], socket.MSG_NOSIGNAL); assert False
+except BrokenPipeError: pass
+ssl.create_default_context().wrap_socket(n, server_hostname='name').close()
+# An urgent octet comes where it stands.
+l = socket.socket(); l.setsockopt(S, socket.SO_OOBINLINE, 1); l.bind(("127.0.0.1", 0)); l.listen()
+c = socket.create_connection(l.getsockname()); s, _ = l.accept()
+c.sendall(b'ab'); c.send(b'c', socket.MSG_OOB); c.sendall(b'd'); c.shutdown(socket.SHUT_WR)
+assert s.makefile('rb').read() == b'abcd'
+print('held')
+"#;
+        assert_eq!(python(&group, script), "held\n");
+    });
+}
+
 #[test]
 fn nothing_is_left_behind() {
     private_net::test("nothing_is_left_behind", || {

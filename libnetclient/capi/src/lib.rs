@@ -17,6 +17,7 @@
 
 pub mod abi;
 mod control;
+mod datagram_options;
 pub mod entry;
 pub mod epoll;
 pub mod in_place;

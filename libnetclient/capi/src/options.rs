@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "the border to C")]
 
 use crate::abi::{self, Errno, Outcome, int};
+use crate::datagram_options::Told;
 use crate::entry::{Entry, State, lock};
 use crate::resume::OPTIONS_SIZE;
 use crate::table;
@@ -41,6 +42,12 @@ pub(crate) struct Options {
     broadcast: bool,
     packet_info: bool,
     v6_only: bool,
+    /// What is told of a datagram that was received.
+    pub(crate) told: Told,
+    /// Hops of a datagram (IP_TTL, IPV6_UNICAST_HOPS); `None` leaves it to the stack.
+    pub(crate) hops: Option<u8>,
+    /// Differentiated services of a datagram (IP_TOS, IPV6_TCLASS).
+    pub(crate) tos: u8,
     keepalive: bool,
     keep: Keepalive,
     nodelay: bool,
@@ -129,6 +136,13 @@ impl Options {
             self.nodelay,
             self.cork,
             self.quickack,
+            self.reuse_port,
+            self.oob_inline,
+            self.told.ttl,
+            self.told.tos,
+            self.told.hop_limit,
+            self.told.traffic_class,
+            self.told.packet_info_v6,
         ];
         let flags = flags.iter().enumerate().fold(0u32, |all, (n, on)| all | u32::from(*on) << n);
         let words = [
@@ -141,6 +155,8 @@ impl Options {
             self.receive_buffer,
             self.linger
                 .map_or(0, |linger| u32::try_from(linger.as_secs()).unwrap_or(u32::MAX).saturating_add(1)),
+            self.hops.map_or(0, |hops| u32::from(hops) + 1),
+            self.tos.into(),
         ];
         let mut out = [0; OPTIONS_SIZE];
         for (at, word) in out.chunks_exact_mut(4).zip(words) {
@@ -159,7 +175,20 @@ impl Options {
         let keep = Keepalive { idle_s: next(), interval_s: next(), count: next() };
         let (user_timeout_ms, send_buffer, receive_buffer) = (next(), next(), next());
         let linger = next().checked_sub(1).map(|s| Duration::from_secs(s.into()));
+        let hops = next().checked_sub(1).map(|hops| hops as u8);
+        let told = Told {
+            ttl: has(10),
+            tos: has(11),
+            hop_limit: has(12),
+            traffic_class: has(13),
+            packet_info_v6: has(14),
+        };
         Options {
+            reuse_port: has(8),
+            oob_inline: has(9),
+            told,
+            hops,
+            tos: next() as u8,
             reuse_address: has(0),
             broadcast: has(1),
             packet_info: has(2),
@@ -188,6 +217,7 @@ impl Options {
         if self.broadcast != socket.broadcast().unwrap_or(false) {
             let _ = socket.set_broadcast(self.broadcast);
         }
+        socket.set_manner(|manner| (manner.hops, manner.tos) = (self.hops, self.tos));
     }
 
     fn user_timeout(&self) -> Option<Duration> {
@@ -197,7 +227,7 @@ impl Options {
 
 impl Entry {
     /// Changes an option and tells the socket, if it has a place.
-    fn set(
+    pub(crate) fn set(
         &self,
         change: impl FnOnce(&mut Options),
         tell: impl Fn(&Options, &TcpStream) -> std::io::Result<()>,
@@ -259,6 +289,12 @@ impl Entry {
             _ => Err(Errno(libc::EINVAL)),
         };
         let nothing = |_: &Options, _: &TcpStream| Ok(());
+        if self.kind == libc::SOCK_DGRAM
+            && matches!(level, libc::IPPROTO_IP | libc::IPPROTO_IPV6)
+            && let Some(outcome) = number().map_or(None, |number| self.set_of_datagram(level, name, number))
+        {
+            return outcome;
+        }
         match (level, name) {
             (libc::SOL_SOCKET, libc::SO_REUSEADDR) => {
                 let on = number()? != 0;
@@ -407,7 +443,12 @@ impl Entry {
         let options = *lock(&self.options);
         let doubled = |bytes: u32| if bytes == 0 { BUFFER_DEFAULT } else { bytes.saturating_mul(2) } as c_int;
         let or = |value: u32, default: u32| if value == 0 { default } else { value } as c_int;
+        let of_datagram = match self.kind {
+            libc::SOCK_DGRAM => self.get_of_datagram(level, name),
+            _ => None,
+        };
         let number = match (level, name) {
+            _ if of_datagram.is_some() => of_datagram.unwrap_or_default(),
             (libc::SOL_SOCKET, libc::SO_ERROR) => self.take_error()?,
             (libc::SOL_SOCKET, libc::SO_TYPE) => self.kind,
             (libc::SOL_SOCKET, libc::SO_DOMAIN) => self.family,

@@ -3,13 +3,15 @@
 //! (`libnetclient::resume`); nothing here is seen from C.
 
 use crate::abi::{Errno, Outcome};
+use crate::control;
+use crate::datagram_options::Told;
 use crate::entry::{Entry, State};
 use crate::options::Options;
 use crate::table;
 use libc::c_int;
 use libnetclient::resume::{Place, Verdict};
-use libnetclient::{Session, TcpListener, TcpStream, UdpSocket};
-use std::io;
+use libnetclient::{Datagram, Flags, Session, TcpListener, TcpStream, UdpSocket};
+use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -136,6 +138,30 @@ pub fn datagram(fd: c_int) -> Option<Arc<UdpSocket>> {
         State::Datagram(socket) => Some(socket),
         _ => None,
     }
+}
+
+/// One look at what a UDP socket has received: bytes that were copied, and what came with them. A `peek`
+/// leaves it where it is.
+///
+/// # Errors
+/// As recvmsg(2); EAGAIN when there is nothing.
+pub fn receive(fd: c_int, room: &mut [u8], peek: bool) -> Outcome<Datagram> {
+    let socket = table::get(fd)?.datagram()?;
+    Ok(socket.recv_with(&mut [IoSliceMut::new(room)], Flags { dont_wait: true, peek })?)
+}
+
+/// The control messages of a datagram that was received, for a caller who has room for so many bytes, and
+/// whether they were cut.
+///
+/// # Errors
+/// EBADF.
+pub fn control_messages(fd: c_int, datagram: &Datagram, room: usize) -> Outcome<(Vec<u8>, bool)> {
+    Ok(control::of_datagram(&*table::get(fd)?, datagram, room))
+}
+
+/// Whether control messages of received datagrams were asked for.
+pub fn wants_control(fd: c_int) -> bool {
+    table::get(fd).is_ok_and(|entry| entry.wants_packet_info() || entry.told() != Told::default())
 }
 
 /// Lets go of a number without a close towards the stack: what it stands for lives on at its place, for

@@ -11,7 +11,7 @@ use crate::{control, table};
 use libc::{
     c_int, c_uint, c_void, iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec,
 };
-use libnetclient::{Flags, Origin};
+use libnetclient::{Datagram, Flags, Origin};
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -28,8 +28,8 @@ struct Received {
     /// It had more than was copied.
     cut: bool,
     remote: Option<SocketAddr>,
-    /// Of a datagram: our address, and the interface it came in by.
-    arrived: Option<(SocketAddr, u32)>,
+    /// What came with it, of a datagram.
+    datagram: Option<Datagram>,
 }
 
 fn receive(entry: &Entry, bufs: &mut [IoSliceMut<'_>], flags: c_int) -> Outcome<Received> {
@@ -46,14 +46,13 @@ fn receive(entry: &Entry, bufs: &mut [IoSliceMut<'_>], flags: c_int) -> Outcome<
         let datagram = entry.datagram()?.recv_with(bufs, how)?;
         let cut = datagram.len > datagram.copied;
         let count = if truncate { datagram.len } else { datagram.copied };
-        let arrived = Some((datagram.local, datagram.interface));
-        return Ok(Received { count, cut, remote: Some(datagram.remote), arrived });
+        return Ok(Received { count, cut, remote: Some(datagram.remote), datagram: Some(datagram) });
     }
     let stream = entry.stream()?;
     if truncate && !how.peek {
         let wanted = bufs.iter().map(|buf| buf.len()).sum();
         let count = stream.discard(wanted, dont_wait)?;
-        return Ok(Received { count, cut: false, remote: None, arrived: None });
+        return Ok(Received { count, cut: false, remote: None, datagram: None });
     }
     let mut count = stream.recv_with(bufs, how)?;
     if flags & libc::MSG_WAITALL != 0 && !how.peek && !dont_wait {
@@ -70,7 +69,7 @@ fn receive(entry: &Entry, bufs: &mut [IoSliceMut<'_>], flags: c_int) -> Outcome<
             }
         }
     }
-    Ok(Received { count, cut: false, remote: None, arrived: None })
+    Ok(Received { count, cut: false, remote: None, datagram: None })
 }
 
 /// recv(2) with MSG_OOB, as tcp_recv_urg(): it never waits.
@@ -84,7 +83,7 @@ fn receive_urgent(entry: &Entry, bufs: &mut [IoSliceMut<'_>], flags: c_int) -> O
     if let (Some(octet), Some(buf)) = (octet, first) {
         buf[0] = octet;
     }
-    Ok(Received { count, cut: octet.is_some() && count == 0, remote: None, arrived: None })
+    Ok(Received { count, cut: octet.is_some() && count == 0, remote: None, datagram: None })
 }
 
 /// send(2) with MSG_OOB: the last octet is urgent.
@@ -229,9 +228,9 @@ fn receive_message(entry: &Entry, message: &mut msghdr, flags: c_int) -> Outcome
     let bufs = unsafe { abi::buffers(message.msg_iov, message.msg_iovlen) }?;
     let received = receive(entry, bufs, flags)?;
     message.msg_flags = if received.cut { libc::MSG_TRUNC } else { 0 };
-    match received.arrived.filter(|_| entry.wants_packet_info()) {
+    match received.datagram {
         // SAFETY: by the contract of recvmsg(2).
-        Some((local, interface)) => unsafe { control::put_packet_info(message, local, interface) },
+        Some(datagram) => unsafe { control::put(message, entry, &datagram) },
         None => message.msg_controllen = 0,
     }
     match received.remote {
@@ -259,7 +258,7 @@ fn send_message(entry: &Entry, message: &msghdr, flags: c_int) -> Outcome<usize>
     send(entry, parts, flags, to, origin)
 }
 
-/// recvmsg(2); the one control message is IP_PKTINFO, where it was asked for.
+/// recvmsg(2); the control messages are those that were asked for.
 ///
 /// # Safety
 /// As there.
@@ -397,7 +396,7 @@ pub unsafe extern "C" fn nc_sendto(
     })())
 }
 
-/// sendmsg(2); the one control message is IP_PKTINFO.
+/// sendmsg(2), with the control messages of IP and IPv6.
 ///
 /// # Safety
 /// As there.

@@ -20,6 +20,7 @@ use crate::netlink::Protocol;
 use crate::program::{self, Caller, Errno};
 use crate::pump::{self, FULL, Pump, Way};
 use libc::c_int;
+use libnetclient::Datagram;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Errno as Io;
@@ -86,8 +87,8 @@ pub enum State {
         bound: bool,
         /// Has a remote: nobody needs to be told where datagrams come from.
         connected: bool,
-        /// Where the datagram comes from that lies in the pair.
-        head: Vec<u8>,
+        /// What came with the datagram that lies in the pair, where more than its bytes may be asked for.
+        head: Option<Datagram>,
         /// Calls of recvfrom and its kin that wait.
         waiting: VecDeque<Waiting>,
     },
@@ -168,6 +169,9 @@ pub fn pair(kind: c_int, nonblocking: bool) -> Result<(OwnedFd, OwnedFd), Errno>
     set(&ours)?;
     if kind == SocketType::STREAM {
         pump::set_odometer(&ours, FULL)?;
+        // An urgent octet of the program's comes where it stands in the stream, as any other.
+        let inline = rustix::net::sockopt::set_socket_oobinline(&ours, true);
+        inline.map_err(|errno| errno.raw_os_error())?;
     }
     if nonblocking {
         set(&theirs)?;
@@ -282,7 +286,7 @@ impl Bridge {
     fn datagrams_out(&mut self, chunk: &mut [u8; CHUNK]) -> Outcome {
         for _ in 0..TURNS {
             if let Some(datagram) = &self.out {
-                match native::send(self.native, datagram, None) {
+                match native::send(self.native, datagram, None, &[]) {
                     Err(libc::EAGAIN) => {
                         self.stack_writable = false;
                         return Outcome::Rests;
@@ -317,14 +321,15 @@ impl Bridge {
             if !*bound || !waiting.is_empty() || !self.stack_readable {
                 return Outcome::Rests;
             }
-            // One at a time, so that it is known where the one comes from that is read.
-            if !connected && !self.is_pair_empty() {
+            // One at a time, so that it is known where the one comes from that is read, and how.
+            let told = !connected || native::wants_control(self.native);
+            if told && !self.is_pair_empty() {
                 return Outcome::Rests;
             }
             let (datagram, from) = match self.into.take() {
                 Some(datagram) => (datagram, None),
-                None => match native::receive_from(self.native, &mut chunk[..]) {
-                    Ok((len, from)) => (chunk[..len].to_vec(), Some(from)),
+                None => match native::receive_from(self.native, &mut chunk[..], false) {
+                    Ok(datagram) => (chunk[..datagram.copied].to_vec(), Some(datagram)),
                     Err(libc::EINTR) => continue,
                     Err(libc::EAGAIN) => {
                         self.stack_readable = false;
@@ -337,10 +342,10 @@ impl Bridge {
                 },
             };
             if let (State::Datagram { head, .. }, Some(from)) = (&mut self.state, from) {
-                *head = from;
-                if !connected {
+                *head = Some(from);
+                if told {
                     // Before it can be read: a successor must know whom it is from.
-                    self.written.head = native::parse_name(head).into();
+                    self.written.head = (&*head).into();
                     ledger.commit(index, &self.written);
                 }
             }

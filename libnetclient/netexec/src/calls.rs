@@ -12,6 +12,7 @@ use crate::pump;
 use crate::records;
 use crate::server::{Served, Server};
 use libc::{c_int, c_long};
+use libnetclient::Datagram;
 use libnetclient::resume::Verdict;
 use netclient::resume::What;
 use rustix::fd::OwnedFd;
@@ -25,6 +26,8 @@ use zerocopy::FromZeros;
 const NAME_MAX: usize = 128;
 /// The longest value of an option.
 const VALUE_MAX: usize = 4096;
+/// Bytes of control messages of one call at most.
+const CONTROL_MAX: u64 = 4096;
 /// Buffers of one call at most (IOV_MAX of Linux), and messages of sendmmsg and recvmmsg.
 const PARTS_MAX: u64 = 1024;
 /// `struct msghdr` of a 64-bit machine, and where its fields lie.
@@ -53,6 +56,8 @@ pub(crate) struct Message {
     name: u64,
     name_len: u32,
     parts: Vec<(u64, usize)>,
+    control: u64,
+    control_len: u64,
     at: u64,
 }
 
@@ -75,7 +80,8 @@ impl Message {
             u64::from_ne_bytes(half)
         };
         let parts = (0..count as usize).map(|n| (half(n * 16), half(n * 16 + 8) as usize)).collect();
-        Ok(Message { name: word(0), name_len: word(8) as u32, parts, at })
+        let (control, control_len) = (word(32), if word(32) == 0 { 0 } else { word(40) });
+        Ok(Message { name: word(0), name_len: word(8) as u32, parts, control, control_len, at })
     }
 
     /// Bytes of all parts, not more than a datagram may have.
@@ -222,9 +228,7 @@ impl Server {
         let native = native::socket(family, kind, protocol)?;
         let state = match kind {
             libc::SOCK_STREAM => State::Fresh,
-            _ => {
-                State::Datagram { bound: false, connected: false, head: Vec::new(), waiting: VecDeque::new() }
-            }
+            _ => State::Datagram { bound: false, connected: false, head: None, waiting: VecDeque::new() },
         };
         let index = self.new_index().inspect_err(|_| native::close(native))?;
         let made = self.make(index, (family, kind), native, state, caller, (flags, notice.id, 0));
@@ -276,7 +280,9 @@ impl Server {
 
     fn bind(&mut self, index: usize, caller: Caller, arguments: [u64; 6]) -> Answer {
         let name = name_of(caller, arguments[1], arguments[2])?;
-        native::bind(self.bridge(index).native, &name)?;
+        let (native, port) =
+            (self.bridge(index).native, native::parse_name(&name).map_or(0, |name| name.port()));
+        self.once_let_go(port, || native::bind(native, &name))?;
         self.has_name(index);
         DONE
     }
@@ -291,8 +297,13 @@ impl Server {
     }
 
     fn listen(&mut self, index: usize, backlog: c_int) -> Answer {
+        let native = self.bridge(index).native;
+        let port = match native::snapshot(native)?.what {
+            What::Fresh(local) => local.map_or(0, |local| local.port()),
+            _ => 0,
+        };
+        self.once_let_go(port, || native::listen(native, backlog))?;
         let bridge = self.bridge(index);
-        native::listen(bridge.native, backlog)?;
         if matches!(bridge.state, State::Fresh) {
             bridge.state =
                 State::Listening { marked: false, waiting: VecDeque::new(), returned: VecDeque::new() };
@@ -518,6 +529,7 @@ impl Server {
             // A stream's address is nobody's; the kernel would refuse it on the pair.
             return match call {
                 libc::SYS_sendto if matches!(bridge.state, State::Stream) => Err(libc::EISCONN),
+                _ if matches!(bridge.state, State::Fresh | State::Listening { .. }) => Err(libc::EPIPE),
                 libc::SYS_sendto => Err(libc::EPIPE),
                 _ => Ok(Reply::Kernel),
             };
@@ -539,12 +551,17 @@ impl Server {
                 0 => None,
                 at => Some(name_of(caller, at, message.name_len.into())?),
             };
-            native::send(native, &bytes, name.as_deref())
+            if message.control_len > CONTROL_MAX {
+                return Err(libc::ENOBUFS);
+            }
+            let control = caller.read(message.control, message.control_len as usize)?;
+            native::send(native, &bytes, name.as_deref(), &control)
         };
         match call {
             libc::SYS_sendto => {
                 let parts = vec![(arguments[1], arguments[2] as usize)];
-                let message = Message { name: arguments[4], name_len: arguments[5] as u32, parts, at: 0 };
+                let (name, name_len) = (arguments[4], arguments[5] as u32);
+                let message = Message { name, name_len, parts, control: 0, control_len: 0, at: 0 };
                 Ok(Reply::Value(one(0, &message)? as i64))
             }
             libc::SYS_sendmsg => Ok(Reply::Value(one(0, &Message::read(caller, arguments[1])?)? as i64)),
@@ -565,10 +582,16 @@ impl Server {
     }
 
     fn receive(&mut self, index: usize, mut waiting: Waiting) -> Answer {
-        if !matches!(self.bridge(index).state, State::Datagram { .. }) {
-            return Ok(Reply::Kernel);
+        match self.bridge(index).state {
+            State::Datagram { .. } => {}
+            // The pair is connected, but not the socket.
+            State::Fresh | State::Listening { .. } => return Err(libc::ENOTCONN),
+            _ => return Ok(Reply::Kernel),
         }
         let fd = waiting.arguments[0] as c_int;
+        if waiting.call as c_long == libc::SYS_recvfrom && waiting.arguments[4] == 0 {
+            return Ok(Reply::Kernel);
+        }
         let dont_wait = waiting.caller.is_nonblocking(fd) || waiting.flags() & libc::MSG_DONTWAIT != 0;
         // What lies in the pair is older than what the stack has.
         let theirs = waiting.caller.descriptor(fd).map_err(|_| libc::EBADF)?;
@@ -595,7 +618,7 @@ impl Server {
         let (caller, arguments, flags) = (waiting.caller, waiting.arguments, waiting.flags());
         match waiting.call as c_long {
             libc::SYS_recvfrom => {
-                let (bytes, from) = self.next_datagram(index, theirs, flags)?;
+                let (bytes, from, _) = self.next_datagram(index, theirs, flags)?;
                 let room = bytes.len().min(arguments[2] as usize);
                 caller.write(arguments[1], &bytes[..room])?;
                 tell_name(caller, &from, arguments[4], arguments[5])?;
@@ -630,17 +653,24 @@ impl Server {
         theirs: Option<&OwnedFd>,
         flags: c_int,
     ) -> Result<usize, Errno> {
-        let (bytes, from) = self.next_datagram(index, theirs, flags)?;
+        let (bytes, from, datagram) = self.next_datagram(index, theirs, flags)?;
         let taken = message.scatter(caller, &bytes)?;
         if message.name != 0 {
             let room = from.len().min(message.name_len as usize);
             caller.write(message.name, &from[..room])?;
             caller.write(message.at + 8, &(from.len() as u32).to_ne_bytes())?;
         }
-        let truncated = if taken < bytes.len() { libc::MSG_TRUNC } else { 0 };
-        // No control messages: their length, then the flags.
-        caller.write(message.at + 40, &0u64.to_ne_bytes())?;
-        caller.write(message.at + 48, &truncated.to_ne_bytes())?;
+        let room = message.control_len.min(CONTROL_MAX) as usize;
+        let (control, cut) = match datagram {
+            Some(datagram) => native::control_messages(self.bridge(index).native, &datagram, room),
+            None => (Vec::new(), false),
+        };
+        let told = if taken < bytes.len() { libc::MSG_TRUNC } else { 0 };
+        let told = told | if cut { libc::MSG_CTRUNC } else { 0 };
+        // The control messages, their length, then the flags.
+        caller.write(message.control, &control)?;
+        caller.write(message.at + 40, &(control.len() as u64).to_ne_bytes())?;
+        caller.write(message.at + 48, &told.to_ne_bytes())?;
         Ok(if flags & libc::MSG_TRUNC != 0 { bytes.len() } else { taken })
     }
 
@@ -649,7 +679,11 @@ impl Server {
         index: usize,
         theirs: Option<&OwnedFd>,
         flags: c_int,
-    ) -> Result<(Vec<u8>, Vec<u8>), Errno> {
+    ) -> Result<(Vec<u8>, Vec<u8>, Option<Datagram>), Errno> {
+        if flags & libc::MSG_ERRQUEUE != 0 {
+            // Errors are told by the next call; no queue of them is kept.
+            return Err(libc::EAGAIN);
+        }
         let mut bytes = vec![0; CHUNK];
         let peek = if flags & libc::MSG_PEEK != 0 { RecvFlags::PEEK } else { RecvFlags::empty() };
         if let Some(theirs) = theirs {
@@ -662,12 +696,16 @@ impl Server {
                 Ok((_, len)) => {
                     bytes.truncate(len);
                     let bridge = self.bridge(index);
-                    let from = match &bridge.state {
-                        State::Datagram { connected: false, head, .. } => head.clone(),
-                        State::Netlink(_) => netlink::name(0),
-                        _ => native::remote(bridge.native).unwrap_or_default(),
-                    };
-                    return Ok((bytes, from));
+                    let family = bridge.family;
+                    return Ok(match &bridge.state {
+                        State::Datagram { connected, head: Some(head), .. }
+                            if !*connected || native::wants_control(bridge.native) =>
+                        {
+                            (bytes, native::make_name(head.remote, family), Some(*head))
+                        }
+                        State::Netlink(_) => (bytes, netlink::name(0), None),
+                        _ => (bytes, native::remote(bridge.native).unwrap_or_default(), None),
+                    });
                 }
                 Err(Io::AGAIN) => return Err(libc::EAGAIN),
                 Err(errno) => return Err(errno.raw_os_error()),
@@ -677,9 +715,10 @@ impl Server {
         if !matches!(bridge.state, State::Datagram { bound: true, .. }) {
             return Err(libc::EAGAIN);
         }
-        let (len, from) = native::receive_from(bridge.native, &mut bytes)?;
-        bytes.truncate(len);
-        Ok((bytes, from))
+        let peek = flags & libc::MSG_PEEK != 0;
+        let datagram = native::receive_from(bridge.native, &mut bytes, peek)?;
+        bytes.truncate(datagram.copied);
+        Ok((bytes, native::make_name(datagram.remote, bridge.family), Some(datagram)))
     }
 }
 

@@ -40,7 +40,8 @@ const HANDED_OVER: [c_long; 13] = [
     libc::SYS_recvmsg,
     libc::SYS_recvmmsg,
 ];
-/// Calls that are handed over when their fifth argument, an address, is not null.
+/// Calls that are handed over when their fifth argument, an address, is not null; a receive also when it asks
+/// for one octet: so a program looks whether a socket is connected (Python's `ssl` does), which the pair is.
 const WITH_ADDRESS: [c_long; 2] = [libc::SYS_sendto, libc::SYS_recvfrom];
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -101,12 +102,15 @@ pub fn program() -> Vec<sock_filter> {
         code.extend([unless_equal_skip(call as u32, 1), give(HAND_OVER)]);
     }
     for call in WITH_ADDRESS {
+        let octets = if call == libc::SYS_recvfrom { 1 } else { u32::MAX };
         code.extend([
-            unless_equal_skip(call as u32, 6),
+            unless_equal_skip(call as u32, 8),
             load(argument(4)),
-            unless_equal_skip(0, 3),
+            unless_equal_skip(0, 5),
             load(argument(4) + 4),
-            unless_equal_skip(0, 1),
+            unless_equal_skip(0, 3),
+            load(argument(2)),
+            if_equal_skip(octets, 1),
             give(ALLOW),
             give(HAND_OVER),
         ]);
@@ -188,7 +192,9 @@ mod tests {
             assert_eq!(of(libc::SYS_ioctl, [3, request, 1, 0, 0, 0]), want, "request {request:x}");
         }
         for call in WITH_ADDRESS {
-            assert_eq!(of(call, [3, 1, 1, 0, 0, 0]), ALLOW);
+            assert_eq!(of(call, [3, 1, 2, 0, 0, 0]), ALLOW);
+            let one = if call == libc::SYS_recvfrom { HAND_OVER } else { ALLOW };
+            assert_eq!(of(call, [3, 1, 1, 0, 0, 0]), one);
             assert_eq!(of(call, [3, 1, 1, 0, 0x7fff_0000_0000, 16]), HAND_OVER, "high half alone");
             assert_eq!(of(call, [3, 1, 1, 0, 0x1000, 16]), HAND_OVER);
         }

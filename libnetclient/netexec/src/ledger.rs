@@ -13,6 +13,7 @@
 //! shared with a program: it is this user's own memory, and what is read back is trusted as such.
 
 use crate::notices::Notice;
+use libnetclient::Datagram;
 use netclient::resume::OPTIONS_SIZE;
 use proto::arena::Geometry;
 use proto::shm::Memory;
@@ -22,6 +23,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// Sockets of all programs together, returned connections among them.
@@ -194,10 +196,8 @@ pub struct Record {
     pub local: Address,
     /// The remote.
     pub peer: Address,
-    /// Where the datagram comes from that lies in the pair, or where a connect goes.
-    pub head: Address,
-    /// 0: what follows is aligned.
-    pub zero: u32,
+    /// What came with the datagram that lies in the pair.
+    pub head: Head,
     /// What was set.
     pub options: [u8; OPTIONS_SIZE],
     /// Offset in the send stream at which the odometer was full; less than 0 by what filled the pair.
@@ -216,6 +216,39 @@ pub struct Record {
     pub listener: u32,
     /// Who named it last.
     pub caller: u32,
+}
+
+/// What came with a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Head {
+    remote: Address,
+    local: Address,
+    interface: u32,
+    hop_limit: u8,
+    tos: u8,
+    segment: u16,
+    at_ns: u64,
+}
+
+impl From<&Option<Datagram>> for Head {
+    fn from(datagram: &Option<Datagram>) -> Head {
+        let Some(Datagram { remote, local, interface, hop_limit, tos, segment, at, .. }) = *datagram else {
+            return Head::new_zeroed();
+        };
+        let (remote, local, at_ns) = (Some(remote).into(), Some(local).into(), at.as_nanos() as u64);
+        Head { remote, local, interface, hop_limit, tos, segment, at_ns }
+    }
+}
+
+impl From<Head> for Option<Datagram> {
+    fn from(head: Head) -> Option<Datagram> {
+        let Head { interface, hop_limit, tos, segment, at_ns, .. } = head;
+        let (remote, local) =
+            (Option::<SocketAddr>::from(head.remote)?, Option::<SocketAddr>::from(head.local)?);
+        let at = Duration::from_nanos(at_ns);
+        Some(Datagram { copied: 0, len: 0, remote, local, interface, hop_limit, tos, segment, at })
+    }
 }
 
 /// An address.
@@ -595,6 +628,17 @@ mod tests {
         assert_eq!(ledger.open_request(), Some(b"three".to_vec()));
         ledger.settle_requests();
         assert_eq!(ledger.open_request(), None);
+    }
+
+    #[test]
+    fn what_came_with_a_datagram_comes_back() {
+        let remote: SocketAddr = "[fe80::1%3]:7".parse().expect("one");
+        let local = "10.0.0.1:80".parse().expect("one");
+        let at = Duration::from_nanos(77);
+        let (copied, len, interface) = (0, 0, 2);
+        let one = Datagram { copied, len, remote, local, interface, hop_limit: 3, tos: 4, segment: 5, at };
+        assert_eq!(Option::<Datagram>::from(Head::from(&Some(one))), Some(one));
+        assert_eq!(Option::<Datagram>::from(Head::from(&None)), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use crate::program::Errno;
 use libc::{c_int, epoll_event, sockaddr, sockaddr_in6, socklen_t};
+use libnetclient::Datagram;
 use libnetclient::resume::{Place, Verdict};
 use netclient::resume::{self, Snapshot};
 use netclient::{epoll, in_place, names, options, poll, transfer};
@@ -259,17 +260,24 @@ pub fn option(fd: c_int, level: c_int, name: c_int, room: usize) -> Result<Vec<u
     Ok(value)
 }
 
-/// send(2), to `name` when there is one.
+/// sendmsg(2), to `name` when there is one, with control messages.
 ///
 /// # Errors
 /// As there.
-pub fn send(fd: c_int, bytes: &[u8], name: Option<&[u8]>) -> Result<usize, Errno> {
+pub fn send(fd: c_int, bytes: &[u8], name: Option<&[u8]>, control: &[u8]) -> Result<usize, Errno> {
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: plain numbers and null pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+    if let Some(name) = name {
+        (message.msg_name, message.msg_namelen) = (name.as_ptr().cast_mut().cast(), name.len() as socklen_t);
+    }
+    if !control.is_empty() {
+        (message.msg_control, message.msg_controllen) = (control.as_ptr().cast_mut().cast(), control.len());
+    }
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    let (to, to_len) = name.map_or((core::ptr::null(), 0), |name| (name.as_ptr(), name.len()));
-    // SAFETY: slices of ours, with their lengths.
-    counted(unsafe {
-        transfer::nc_sendto(fd, bytes.as_ptr().cast(), bytes.len(), flags, to.cast(), to_len as socklen_t)
-    })
+    // SAFETY: slices of ours, with their lengths; a send only reads them.
+    counted(unsafe { transfer::nc_sendmsg(fd, &raw const message, flags) })
 }
 
 /// recv(2).
@@ -281,19 +289,22 @@ pub fn receive(fd: c_int, room: &mut [u8]) -> Result<usize, Errno> {
     counted(unsafe { transfer::nc_recv(fd, room.as_mut_ptr().cast(), room.len(), libc::MSG_DONTWAIT) })
 }
 
-/// recvfrom(2): bytes, and the address that they come from.
+/// The next datagram: bytes that were copied, and what came with it. A `peek` leaves it where it is.
 ///
 /// # Errors
-/// As there.
-pub fn receive_from(fd: c_int, room: &mut [u8]) -> Result<(usize, Vec<u8>), Errno> {
-    let (mut name, mut len) = (vec![0u8; NAME_MAX], NAME_MAX as socklen_t);
-    let (at, at_len, flags) = (room.as_mut_ptr().cast(), room.len(), libc::MSG_DONTWAIT);
-    // SAFETY: slices of ours, with their lengths.
-    let count = counted(unsafe {
-        transfer::nc_recvfrom(fd, at, at_len, flags, name.as_mut_ptr().cast(), &raw mut len)
-    })?;
-    name.truncate(len as usize);
-    Ok((count, name))
+/// As recvmsg(2).
+pub fn receive_from(fd: c_int, room: &mut [u8], peek: bool) -> Result<Datagram, Errno> {
+    resume::receive(fd, room, peek).map_err(|errno| errno.0)
+}
+
+/// The control messages of a datagram for a caller with so much room, and whether they were cut.
+pub fn control_messages(fd: c_int, datagram: &Datagram, room: usize) -> (Vec<u8>, bool) {
+    resume::control_messages(fd, datagram, room).unwrap_or_default()
+}
+
+/// Whether the program asked for control messages of what a UDP socket receives.
+pub fn wants_control(fd: c_int) -> bool {
+    resume::wants_control(fd)
 }
 
 /// shutdown(2).

@@ -1,7 +1,7 @@
 //! A socket as the ledger has it, and back.
 
 use crate::bridge::{Bridge, State};
-use crate::ledger::{Address, Record, flag, phase, what};
+use crate::ledger::{Head, Record, flag, phase, what};
 use crate::native;
 use crate::program::Errno;
 use libnetclient::resume::Place;
@@ -48,13 +48,13 @@ pub fn of(bridge: &Bridge) -> Result<Record, Errno> {
         });
     }
     let Snapshot { family, kind, what, options } = native::snapshot(bridge.native)?;
-    let (mut flags, mut head, mut filled) = (0, Address::NONE, 0);
+    let (mut flags, mut head, mut filled) = (0, Head::new_zeroed(), 0);
     match &bridge.state {
         State::Connecting { filled: bytes, .. } => filled = *bytes as u64,
         State::Stream => flags |= flag::STREAM,
         State::Datagram { bound, connected, head: from, .. } => {
             flags |= if *bound { flag::BOUND } else { 0 } | if *connected { flag::CONNECTED } else { 0 };
-            head = native::parse_name(from).into();
+            head = from.into();
         }
         State::Fresh | State::Listening { .. } | State::Netlink(_) => {}
     }

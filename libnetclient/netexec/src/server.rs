@@ -7,13 +7,14 @@
 use crate::bridge::{Bridge, CHUNK, NOWHERE, Outcome, State, Waiting};
 use crate::host::Host;
 use crate::ledger::{Ledger, Parked, RECORDS, Record, flag, phase};
-use crate::native::{self, Watcher};
+use crate::native::{self, Event, Watcher};
 use crate::notices::Notices;
 use crate::program::Errno;
 use crate::pump::Pump;
 use crate::records;
 use libc::c_int;
 use libnetclient::Session;
+use netclient::resume::What;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsRawFd;
 use rustix::time::{ClockId, clock_gettime};
@@ -25,6 +26,12 @@ use zerocopy::FromZeros;
 
 /// Notices answered before the bytes get their turn.
 const NOTICES_PER_TURN: usize = 32;
+/// How long the stack may take to let go of a port, also while a netd is started again, and after which time it
+/// is looked at again. Rare, so the others' calls wait meanwhile.
+const LET_GO_TIME: Duration = Duration::from_secs(2);
+const LET_GO_STEP: Duration = Duration::from_micros(200);
+/// How often edges are asked for before a call is answered: each time brings 64 at least, if there are.
+const CLOSE_ROUNDS: usize = 16;
 /// The token of the notices; a bridge's are twice its number, and one more for the session's socket.
 pub(crate) const NOTICES: u64 = u64::MAX;
 
@@ -56,6 +63,8 @@ pub struct Server {
     /// When calls that wait are over, and of which bridge; those that were served since are among them.
     pub(crate) deadlines: BinaryHeap<Reverse<(Instant, usize)>>,
     pub(crate) chunk: Box<[u8; CHUNK]>,
+    /// Ports of sockets that were closed a short time ago: the stack may not have let go of them.
+    closed_ports: VecDeque<(u16, Instant)>,
     pub(crate) verbose: bool,
     /// Nobody is behind the filter any more.
     programs_gone: bool,
@@ -92,6 +101,7 @@ impl Server {
             free_places: Vec::new(),
             deadlines: BinaryHeap::new(),
             chunk: Box::new([0; CHUNK]),
+            closed_ports: VecDeque::new(),
             verbose,
             programs_gone: false,
         })
@@ -108,11 +118,9 @@ impl Server {
                 events.clear();
                 if errno == libc::EINTR { Ok(()) } else { Err(errno) }
             })?;
-            for event in &events {
-                match event.token {
-                    NOTICES => self.on_notices(event.events)?,
-                    token => self.on_edge((token / 2) as usize, token % 2 == 1, event.events),
-                }
+            self.on_edges(&events);
+            if let Some(event) = events.iter().find(|event| event.token == NOTICES) {
+                self.on_notices(event.events)?;
             }
             for _ in 0..self.going.len() {
                 if let Some(index) = self.going.pop_front() {
@@ -141,6 +149,7 @@ impl Server {
             }
             let taken = self.notices.take(&self.ledger);
             if let Some(notice) = taken.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))? {
+                self.see_closes()?;
                 self.on_notice(notice);
             }
             self.ledger.forget_notice();
@@ -150,6 +159,37 @@ impl Server {
             self.watcher.remove(self.notices.descriptor().as_raw_fd());
         }
         Ok(())
+    }
+
+    /// What the caller closed before it called is closed before it is answered: the port is free then.
+    fn see_closes(&mut self) -> Result<(), Errno> {
+        let mut events = Vec::new();
+        for _ in 0..CLOSE_ROUNDS {
+            match self.watcher.wait(&mut events, 0) {
+                Ok(()) => {}
+                Err(libc::EINTR) => break,
+                Err(errno) => return Err(errno),
+            }
+            self.on_edges(&events);
+            // The notices are told as long as one waits; anything else is told once.
+            if events.iter().all(|event| event.token == NOTICES) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Edges of sockets; those that programs have closed are closed.
+    fn on_edges(&mut self, events: &[Event]) {
+        for Event { token, events } in events {
+            if *token != NOTICES {
+                let (index, of_stack) = ((token / 2) as usize, token % 2 == 1);
+                self.on_edge(index, of_stack, *events);
+                if !of_stack && events & libc::EPOLLHUP as u32 != 0 {
+                    self.progress(index);
+                }
+            }
+        }
     }
 
     fn on_edge(&mut self, index: usize, of_stack: bool, events: u32) {
@@ -253,6 +293,12 @@ impl Server {
     /// end, or a reset (`RESET`).
     pub(crate) fn close_as(&mut self, index: usize, how: u32) {
         let bridge = self.remove(index);
+        if let Ok(snapshot) = native::snapshot(bridge.native)
+            && let What::Listener { place, .. } | What::Datagram { place, .. } = snapshot.what
+        {
+            self.closed_ports.retain(|(_, at)| at.elapsed() < LET_GO_TIME);
+            self.closed_ports.push_back((place.local.port(), Instant::now()));
+        }
         let record = Record {
             phase: phase::CLOSING,
             flags: bridge.written.flags & !(flag::ABORT | flag::RESET) | how,
@@ -284,6 +330,19 @@ impl Server {
             bridge.reset(theirs);
         }
         self.free_index(index);
+    }
+
+    /// A call that names a port. With a kernel a port is free as soon as its socket is closed: so a call that
+    /// finds one taken, whose socket was just closed, is done again until the stack has let go of it.
+    pub(crate) fn once_let_go(&self, port: u16, call: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+        loop {
+            let outcome = call();
+            let closing = |(closed, at): &(u16, Instant)| *closed == port && at.elapsed() < LET_GO_TIME;
+            if outcome != Err(libc::EADDRINUSE) || !self.closed_ports.iter().any(closing) {
+                return outcome;
+            }
+            std::thread::sleep(LET_GO_STEP);
+        }
     }
 
     /// The program has closed it.

@@ -189,7 +189,6 @@ impl Server {
             }
             return Ok(());
         };
-        let head = Option::<SocketAddr>::from(record.head);
         let peer = Option::<SocketAddr>::from(record.peer);
         let name = |address: Option<SocketAddr>| {
             address.map_or(Vec::new(), |address| native::make_name(address, record.family))
@@ -208,7 +207,7 @@ impl Server {
             (_, _) if record.what != what::NETLINK && record.kind == libc::SOCK_DGRAM => State::Datagram {
                 bound: has(flag::BOUND),
                 connected: has(flag::CONNECTED),
-                head: name(head),
+                head: record.head.into(),
                 waiting: VecDeque::new(),
             },
             (_, what::NETLINK) => match Protocol::from_number(record.kind) {

@@ -289,14 +289,17 @@ impl<M: Memory> Core<M> {
         if record.kind != Kind::Datagram || matches!(record.form, Form::Packet { .. }) {
             return Err(Errno::OPNOTSUPP);
         }
-        let remote = if remote.ip().is_unspecified() && remote.port() == 0 {
-            NOWHERE
+        // The address of its bind, with the port that it has since.
+        let asked = SocketAddr::new(record.asked.ip(), state.local.port());
+        let (local, remote) = if remote.ip().is_unspecified() && remote.port() == 0 {
+            // connect(2), AF_UNSPEC: the address that was chosen for the remote goes with it.
+            (asked, NOWHERE)
         } else {
             policy::may_associate(state.local, policy::destination(remote))?;
-            policy::destination(remote)
+            (state.local, policy::destination(remote))
         };
-        let record = Operation { id: self.next_op, asked: state.local, replaces, ..*record };
-        let state = OperationState { phase: OperationPhase::Intended, request, remote, local: state.local };
+        let record = Operation { id: self.next_op, asked, replaces, ..*record };
+        let state = OperationState { phase: OperationPhase::Intended, request, remote, local };
         self.write_down(record, state)
     }
 }
