@@ -343,6 +343,9 @@ fn programs_see_the_host_of_the_stack() {
         assert!(ip(&["ip", "-j", "link"]).contains("LOOPBACK"));
         let refused = on_the_stack(&group, &["ip", "link", "set", "lo", "down"]).output().expect("built");
         assert!(!refused.status.success(), "a change");
+        let devices = ip(&["cat", "/proc/net/dev"]);
+        assert!(devices.lines().count() == 4 && devices.contains("    lo:"), "{devices}");
+        assert!(!devices.contains("axl14"), "the kernel's device: {devices}");
         let script = format!(
             r#"
 import array, fcntl, socket, struct, subprocess
@@ -357,6 +360,25 @@ l = socket.socket(); l.bind(('{STACK}', 7001)); l.listen(5); c = socket.create_c
 out = subprocess.run(['ss', '-tn'], capture_output=True, text=True); assert out.returncode == 0, out
 assert '{STACK}:7001' in out.stdout and 'ESTAB' in out.stdout, out
 assert '7001' in subprocess.run(['ss', '-tln'], capture_output=True, text=True).stdout
+# /proc/net: its lines are the stack's, with the inodes of this program's sockets.
+import os
+def hexed(host, port): return '%08X:%04X' % (struct.unpack('=I', socket.inet_aton(host))[0], port)
+lines = [line.split() for line in open('/proc/self/net/tcp').readlines()[1:]]
+found = {{(line[1], line[2], line[3]): int(line[9]) for line in lines}}
+inode = lambda s: os.fstat(s.fileno()).st_ino
+assert found[hexed('{STACK}', 7001), hexed('0.0.0.0', 0), '0A'] == inode(l), lines
+at = hexed(*c.getsockname()), hexed(*c.getpeername())
+assert found[at[0], at[1], '01'] == inode(c), lines
+assert found[at[1], at[0], '01'] == 0, 'nobody has accepted it'
+s.bind(('{STACK}', 7002)); v6 = socket.socket(socket.AF_INET6); v6.bind(('::', 7003)); v6.listen()
+assert any(line.split()[9:10] == [str(inode(s))] for line in open(f'/proc/{{os.getpid()}}/net/udp'))
+assert any(line.split()[9:10] == [str(inode(v6))] for line in open('/proc/net/tcp6'))
+assert any(line.split()[1:3] == [hexed('10.85.0.0', 0)[:8], '00000000'] for line in open('/proc/net/route'))
+assert [line.split()[5] for line in open('/proc/net/if_inet6')][0] == 'lo'
+assert open('/proc/net/arp').read().startswith('IP address') and open('/proc/net/raw').read().count('\n') == 1
+assert os.read(os.open('/proc/net/tcp', os.O_RDONLY), 4) == b'  sl' and os.path.exists('/proc/net/unix')
+try: open('/proc/net/none'); assert False
+except FileNotFoundError: pass
 print('held')
 "#
         );

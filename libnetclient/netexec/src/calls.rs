@@ -1,12 +1,15 @@
 //! What each call does. Everything in its arguments is the program's word: copied, checked, used.
 
 use crate::bridge::{self, Bridge, CHUNK, NOWHERE, State, Waiting};
+use crate::filter;
 use crate::holder;
+use crate::host::Socket;
 use crate::interfaces;
 use crate::ledger::{Record, flag, phase};
 use crate::native;
 use crate::netlink::{self, Protocol};
 use crate::notices::Notice;
+use crate::proc_net;
 use crate::program::{Caller, Errno};
 use crate::pump;
 use crate::records;
@@ -18,7 +21,7 @@ use netclient::resume::What;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno as Io;
 use rustix::net::{RecvFlags, recv};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 use zerocopy::FromZeros;
 
@@ -50,6 +53,15 @@ pub enum Reply {
 }
 
 const DONE: Answer = Ok(Reply::Value(0));
+
+/// A datagram for a program.
+struct Received {
+    bytes: Vec<u8>,
+    /// Whom it is from, as the program wants it.
+    from: Vec<u8>,
+    /// What came with it, where that is known.
+    datagram: Option<Datagram>,
+}
 
 /// A message's header, as the program has it.
 pub(crate) struct Message {
@@ -153,6 +165,9 @@ impl Server {
             let [_, request, at, ..] = notice.arguments;
             return interfaces::request(&mut self.host, caller, request as u32, at).map(|()| Reply::Value(0));
         }
+        if filter::OPENS.iter().any(|(open, _)| *open == call) {
+            return self.open_file(notice, caller);
+        }
         let fd = notice.arguments[0] as c_int;
         let found = caller.socket(fd).and_then(|socket| self.find(socket));
         // What was looked up was the caller's only if it is still the caller.
@@ -186,6 +201,33 @@ impl Server {
         }
         self.settle(index);
         outcome
+    }
+
+    /// A file that is opened for reading: one of /proc/net is made here, any other one is the kernel's.
+    fn open_file(&mut self, notice: Notice, caller: Caller) -> Answer {
+        let at = notice.arguments[usize::from(notice.call as c_long == libc::SYS_openat)];
+        let flags = notice.arguments[1 + usize::from(notice.call as c_long == libc::SYS_openat)] as c_int;
+        let Some(path) = caller.read_text(at, proc_net::PATH_MAX) else { return Ok(Reply::Kernel) };
+        let own = |process: u32| process == caller.tid || process == caller.leader();
+        let Some(file) = proc_net::File::of(&path, own) else { return Ok(Reply::Kernel) };
+        let inodes: HashMap<_, _> = self
+            .bridges
+            .iter()
+            .flatten()
+            .filter_map(|bridge| {
+                Some((records::ends(native::snapshot(bridge.native).ok()?.what)?, bridge.socket))
+            })
+            .collect();
+        let of = |socket: &Socket| {
+            let remote = Some(socket.remote).filter(|remote| !remote.ip().is_unspecified());
+            inodes.get(&(socket.local, remote)).copied().unwrap_or(0)
+        };
+        let text = file.text(&mut self.host, of);
+        let made = proc_net::make(&text).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+        match self.install(notice.id, &made, flags & libc::O_CLOEXEC != 0) {
+            0 => Ok(Reply::Nothing),
+            errno => Err(errno),
+        }
     }
 
     fn call_of(&mut self, index: usize, notice: Notice, caller: Caller) -> Answer {
@@ -618,7 +660,7 @@ impl Server {
         let (caller, arguments, flags) = (waiting.caller, waiting.arguments, waiting.flags());
         match waiting.call as c_long {
             libc::SYS_recvfrom => {
-                let (bytes, from, _) = self.next_datagram(index, theirs, flags)?;
+                let Received { bytes, from, .. } = self.next_datagram(index, theirs, flags)?;
                 let room = bytes.len().min(arguments[2] as usize);
                 caller.write(arguments[1], &bytes[..room])?;
                 tell_name(caller, &from, arguments[4], arguments[5])?;
@@ -653,7 +695,7 @@ impl Server {
         theirs: Option<&OwnedFd>,
         flags: c_int,
     ) -> Result<usize, Errno> {
-        let (bytes, from, datagram) = self.next_datagram(index, theirs, flags)?;
+        let Received { bytes, from, datagram } = self.next_datagram(index, theirs, flags)?;
         let taken = message.scatter(caller, &bytes)?;
         if message.name != 0 {
             let room = from.len().min(message.name_len as usize);
@@ -679,7 +721,7 @@ impl Server {
         index: usize,
         theirs: Option<&OwnedFd>,
         flags: c_int,
-    ) -> Result<(Vec<u8>, Vec<u8>, Option<Datagram>), Errno> {
+    ) -> Result<Received, Errno> {
         if flags & libc::MSG_ERRQUEUE != 0 {
             // Errors are told by the next call; no queue of them is kept.
             return Err(libc::EAGAIN);
@@ -697,15 +739,16 @@ impl Server {
                     bytes.truncate(len);
                     let bridge = self.bridge(index);
                     let family = bridge.family;
-                    return Ok(match &bridge.state {
+                    let (from, datagram) = match &bridge.state {
                         State::Datagram { connected, head: Some(head), .. }
                             if !*connected || native::wants_control(bridge.native) =>
                         {
-                            (bytes, native::make_name(head.remote, family), Some(*head))
+                            (native::make_name(head.remote, family), Some(*head))
                         }
-                        State::Netlink(_) => (bytes, netlink::name(0), None),
-                        _ => (bytes, native::remote(bridge.native).unwrap_or_default(), None),
-                    });
+                        State::Netlink(_) => (netlink::name(0), None),
+                        _ => (native::remote(bridge.native).unwrap_or_default(), None),
+                    };
+                    return Ok(Received { bytes, from, datagram });
                 }
                 Err(Io::AGAIN) => return Err(libc::EAGAIN),
                 Err(errno) => return Err(errno.raw_os_error()),
@@ -718,7 +761,8 @@ impl Server {
         let peek = flags & libc::MSG_PEEK != 0;
         let datagram = native::receive_from(bridge.native, &mut bytes, peek)?;
         bytes.truncate(datagram.copied);
-        Ok((bytes, native::make_name(datagram.remote, bridge.family), Some(datagram)))
+        let from = native::make_name(datagram.remote, bridge.family);
+        Ok(Received { bytes, from, datagram: Some(datagram) })
     }
 }
 

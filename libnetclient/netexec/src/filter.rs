@@ -44,6 +44,17 @@ const HANDED_OVER: [c_long; 13] = [
 /// for one octet: so a program looks whether a socket is connected (Python's `ssl` does), which the pair is.
 const WITH_ADDRESS: [c_long; 2] = [libc::SYS_sendto, libc::SYS_recvfrom];
 
+/// Calls that open a file, each with the number of the argument that has the flags: handed over when it is
+/// opened for reading alone and in the plain way, as the files of /proc are.
+#[cfg(target_arch = "x86_64")]
+pub const OPENS: &[(c_long, u32)] = &[(libc::SYS_open, 1), (libc::SYS_openat, 2)];
+/// See there.
+#[cfg(not(target_arch = "x86_64"))]
+pub const OPENS: &[(c_long, u32)] = &[(libc::SYS_openat, 2)];
+/// Flags of which none is set then; servers open what they send with O_NONBLOCK or look it up with O_PATH.
+const NOT_PLAIN: u32 =
+    (libc::O_ACCMODE | libc::O_CREAT | libc::O_NONBLOCK | libc::O_DIRECTORY | libc::O_PATH) as u32;
+
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const HAND_OVER: u32 = libc::SECCOMP_RET_USER_NOTIF;
 const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
@@ -74,6 +85,7 @@ const fn argument(number: u32) -> u32 {
 /// The program.
 pub fn program() -> Vec<sock_filter> {
     let at_least = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+    let and = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
     let mut code = vec![
         load(ARCH),
         if_equal_skip(NATIVE_ARCH, 1),
@@ -113,6 +125,16 @@ pub fn program() -> Vec<sock_filter> {
             if_equal_skip(octets, 1),
             give(ALLOW),
             give(HAND_OVER),
+        ]);
+    }
+    for (call, flags) in OPENS {
+        code.extend([
+            unless_equal_skip(*call as u32, 5),
+            load(argument(*flags)),
+            sock_filter { code: and, jt: 0, jf: 0, k: NOT_PLAIN },
+            unless_equal_skip(0, 1),
+            give(HAND_OVER),
+            give(ALLOW),
         ]);
     }
     code.push(give(ALLOW));
@@ -167,6 +189,7 @@ mod tests {
                 c if c == libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K => {
                     at += usize::from(if a >= step.k { step.jt } else { step.jf });
                 }
+                c if c == libc::BPF_ALU | libc::BPF_AND | libc::BPF_K => a &= step.k,
                 c if c == libc::BPF_RET | libc::BPF_K => return step.k,
                 other => panic!("instruction {other}"),
             }
@@ -197,6 +220,15 @@ mod tests {
             assert_eq!(of(call, [3, 1, 1, 0, 0, 0]), one);
             assert_eq!(of(call, [3, 1, 1, 0, 0x7fff_0000_0000, 16]), HAND_OVER, "high half alone");
             assert_eq!(of(call, [3, 1, 1, 0, 0x1000, 16]), HAND_OVER);
+        }
+        for (flags, want) in [
+            (libc::O_RDONLY | libc::O_CLOEXEC, HAND_OVER),
+            (libc::O_RDWR, ALLOW),
+            (libc::O_RDONLY | libc::O_NONBLOCK, ALLOW),
+            (libc::O_PATH, ALLOW),
+            (libc::O_WRONLY | libc::O_CREAT, ALLOW),
+        ] {
+            assert_eq!(of(libc::SYS_openat, [0, 1, flags as u64, 0, 0, 0]), want, "flags {flags:o}");
         }
         for call in [libc::SYS_read, libc::SYS_write, libc::SYS_close, libc::SYS_execve, libc::SYS_shutdown] {
             assert_eq!(of(call, [3, 1, 1, 1, 1, 1]), ALLOW, "call {call}");

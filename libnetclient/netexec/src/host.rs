@@ -5,11 +5,12 @@ use netctl::group::{Access, SocketRow};
 use proto::arena::record::interface_index;
 use proto::hard::config::{Key, LOOPBACK_MTU, LOOPBACK_NAME, LOOPBACK_NETWORK, Mac, Record as Config, Value};
 use proto::hard::conns::{Kind, TcpState};
+use proto::id::{Role, Seat};
 use proto::zone;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// rtnetlink(7): RT_TABLE_MAIN.
-const TABLE_MAIN: u32 = 254;
+pub const TABLE_MAIN: u32 = 254;
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +68,25 @@ pub struct Route {
     pub table: u32,
     /// It follows from an address.
     pub of_address: bool,
+}
+
+/// What an interface has carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Frames that came in.
+    pub received: u64,
+    /// Bytes in them.
+    pub received_bytes: u64,
+    /// Frames that came in damaged.
+    pub received_errors: u64,
+    /// Frames that came in and were dropped for another reason.
+    pub received_drops: u64,
+    /// Frames that left.
+    pub sent: u64,
+    /// Bytes in them.
+    pub sent_bytes: u64,
+    /// Frames that could not leave.
+    pub sent_errors: u64,
 }
 
 /// A permanent neighbour.
@@ -189,6 +209,28 @@ impl Host {
         links.extend(self.config().into_iter().filter_map(link));
         links.sort_by_key(|link| link.index);
         links
+    }
+
+    /// What an interface has carried, by the counters of its nicd; of loopback nobody counts it.
+    pub fn traffic(&mut self, link: &Link) -> Traffic {
+        let mut traffic = Traffic::default();
+        let Some(access) = self.access() else { return traffic };
+        let of_link = |seat: Seat| seat.role == Role::Nicd && interface_index(Some(seat.index)) == link.index;
+        for (_, region) in access.stats().filter(|(seat, _)| of_link(*seat)) {
+            for (name, count) in proto::stats::table::read(region).unwrap_or_default() {
+                match name.as_str() {
+                    "rx_frames" => traffic.received += count,
+                    "rx_bytes" => traffic.received_bytes += count,
+                    "tx_frames" => traffic.sent += count,
+                    "tx_bytes" => traffic.sent_bytes += count,
+                    "drop_rx_error" => traffic.received_errors += count,
+                    name if name.starts_with("drop_rx") => traffic.received_drops += count,
+                    name if name.starts_with("drop_tx") => traffic.sent_errors += count,
+                    _ => {}
+                }
+            }
+        }
+        traffic
     }
 
     /// The addresses, those of loopback first.

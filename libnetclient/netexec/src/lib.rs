@@ -14,7 +14,7 @@
 //! the server, again when it is killed: what [`ledger`] says, as [`records`], is taken up by its
 //! [`successor`]; [`filter`] decides which calls are
 //! handed over; [`notices`] takes and answers them; [`program`] looks into the caller; [`calls`] is what
-//! each call does; [`host`] is what [`netlink`] and [`interfaces`] answer from; [`bridge`] is a socket, [`pump`] carries a connection's bytes exactly once; [`server`] is the loop. Everything that a program
+//! each call does; [`host`] is what [`netlink`], [`interfaces`] and [`proc_net`] answer from; [`bridge`] is a socket, [`pump`] carries a connection's bytes exactly once; [`server`] is the loop. Everything that a program
 //! says is checked here, in a process of the same user: it never reaches sockd or netd but as what any
 //! client may ask.
 
@@ -30,6 +30,7 @@ pub mod native;
 pub mod netlink;
 pub mod netlink_calls;
 pub mod notices;
+pub mod proc_net;
 pub mod program;
 pub mod pump;
 pub mod records;

@@ -10,6 +10,9 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use std::io;
 
+/// Bytes of a page of memory at least: no less is mapped or not.
+const PAGE: u64 = 4096;
+
 /// An errno.
 pub type Errno = c_int;
 
@@ -68,6 +71,19 @@ impl Caller {
         self.copy(at, bytes.as_ptr().cast_mut(), bytes.len(), Way::Out)
     }
 
+    /// A text that ends with a zero, of at most so many bytes with it; `None` when it is longer, or not there.
+    pub fn read_text(self, at: u64, most: usize) -> Option<Vec<u8>> {
+        // It may end at the end of what is mapped.
+        let first = (PAGE - at % PAGE).min(most as u64) as usize;
+        let mut text = self.read(at, first).ok()?;
+        if !text.contains(&0) && first < most {
+            text.extend(self.read(at + first as u64, most - first).ok()?);
+        }
+        let end = text.iter().position(|octet| *octet == 0)?;
+        text.truncate(end);
+        Some(text)
+    }
+
     /// A number of four bytes.
     ///
     /// # Errors
@@ -94,7 +110,7 @@ impl Caller {
     }
 
     /// The process that the thread belongs to.
-    fn leader(self) -> u32 {
+    pub fn leader(self) -> u32 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.tid)).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
         line.and_then(|number| number.trim().parse().ok()).unwrap_or(self.tid)
@@ -150,6 +166,10 @@ mod tests {
         us().write(place.as_ptr() as u64, &7u32.to_ne_bytes()).expect("ours");
         assert_eq!(place.get(), 7);
         assert_eq!(us().read(0, 0), Ok(Vec::new()));
+        let text = c"/proc/net/tcp";
+        assert_eq!(us().read_text(text.as_ptr() as u64, 14), Some(text.to_bytes().to_vec()));
+        assert_eq!(us().read_text(text.as_ptr() as u64, 13), None, "too long");
+        assert_eq!(us().read_text(8, 14), None);
     }
 
     #[test]

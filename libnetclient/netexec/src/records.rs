@@ -81,6 +81,18 @@ pub fn of(bridge: &Bridge) -> Result<Record, Errno> {
     Ok(with_what(record, what))
 }
 
+/// The two ends of a socket as the stack shows them, the second if there is one; `None` of one that has no
+/// place.
+pub fn ends(what: What) -> Option<(SocketAddr, Option<SocketAddr>)> {
+    let plain = |addr: SocketAddr| SocketAddr::new(addr.ip().to_canonical(), addr.port());
+    match what {
+        What::Fresh(_) => None,
+        What::Listener { place, .. } => Some((place.local, None)),
+        What::Stream { place, peer, .. } => Some((plain(place.local), Some(plain(peer)))),
+        What::Datagram { place, peer } => Some((plain(place.local), peer.map(plain))),
+    }
+}
+
 fn with_what(mut record: Record, what: What) -> Record {
     let bit = |on: bool, bit: u32| if on { bit } else { 0 };
     let (number, place, peer, more) = match what {

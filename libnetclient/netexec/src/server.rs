@@ -5,6 +5,7 @@
 //! followed by one that begins with [`Server::take_up`] (`successor`).
 
 use crate::bridge::{Bridge, CHUNK, NOWHERE, Outcome, State, Waiting};
+use crate::filter;
 use crate::host::Host;
 use crate::ledger::{Ledger, Parked, RECORDS, Record, flag, phase};
 use crate::native::{self, Event, Watcher};
@@ -12,7 +13,7 @@ use crate::notices::Notices;
 use crate::program::Errno;
 use crate::pump::Pump;
 use crate::records;
-use libc::c_int;
+use libc::{c_int, c_long};
 use libnetclient::Session;
 use netclient::resume::What;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -149,7 +150,10 @@ impl Server {
             }
             let taken = self.notices.take(&self.ledger);
             if let Some(notice) = taken.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))? {
-                self.see_closes()?;
+                // What a file has to do with sockets is what is shown at the time.
+                if filter::OPENS.iter().all(|(open, _)| *open != notice.call as c_long) {
+                    self.see_closes()?;
+                }
                 self.on_notice(notice);
             }
             self.ledger.forget_notice();

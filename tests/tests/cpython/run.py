@@ -10,7 +10,7 @@ if os.environ.get("TESTS"):
 import test.support
 
 test.support.verbose = False
-test.support.use_resources = []
+test.support.use_resources = ["network"]
 # Neither of IPv4 nor of IPv6, or another transport.
 OTHERS = re.compile("VSOCK|CAN|ISOTP|J1939|BlueTooth|Bluetooth|RDS|TIPC|Qipcrtr|UDPLITE|Crypto|HyperV|Unix|AFUNIX|SCMRights")
 
