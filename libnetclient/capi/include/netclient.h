@@ -68,7 +68,7 @@ ssize_t nc_recv(int fd, void *buf, size_t len, int flags);
 /* recvfrom(2). */
 ssize_t nc_recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *addr, socklen_t *addr_len);
 
-/* recvmsg(2); the one control message is IP_PKTINFO, where it was asked for. */
+/* recvmsg(2); the control messages are those that were asked for. */
 ssize_t nc_recvmsg(int fd, struct msghdr *message, int flags);
 
 /* recvmmsg(2). */
@@ -86,7 +86,7 @@ ssize_t nc_send(int fd, const void *buf, size_t len, int flags);
 /* sendto(2). */
 ssize_t nc_sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *addr, socklen_t addr_len);
 
-/* sendmsg(2); the one control message is IP_PKTINFO. */
+/* sendmsg(2), with the control messages of IP and IPv6. */
 ssize_t nc_sendmsg(int fd, const struct msghdr *message, int flags);
 
 /* sendmmsg(2). */
