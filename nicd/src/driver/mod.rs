@@ -2,8 +2,8 @@
 //!
 //! [`hardware`] is all that a driver sees of the machine: registers, memory that the chip reaches, one
 //! interrupt. A folder per chip holds its registers (`regs`), its descriptors (`desc`) and what is done
-//! with them (`device`), with the sections of its data sheet. The Intel chips share the rings
-//! ([`receive`], [`transmit`]) and what stands between rings and datapath ([`intel`]).
+//! with them (`device`), with the sections of its data sheet. The Intel chips share rings
+//! ([`receive`], [`transmit`]), what they have alike, and what stands between rings and datapath ([`intel`]).
 //!
 //! What a chip says is checked like a hostile peer's word: lengths, flags, counts. No page is used again
 //! before the chip has provably stopped writing to it ([`hardware::Hardware::quiesce`]).

@@ -40,7 +40,12 @@ pub struct Arrived {
 /// How a chip writes receive descriptors, as two words of 64 bits.
 pub trait Format {
     /// An empty page at `iova`. [`Format::take`] of its second word is `None`.
-    fn post(iova: u64) -> [u64; 2];
+    ///
+    /// 82574 §7.1.4: nothing else is read. 82576 §7.1.5.1: the second word is the header's buffer, of which there
+    /// is none.
+    fn post(iova: u64) -> [u64; 2] {
+        [iova, 0]
+    }
     /// What the second word says once the chip has written it.
     fn take(word: u64) -> Option<Arrived>;
 }

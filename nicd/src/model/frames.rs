@@ -67,6 +67,14 @@ pub fn is_right(frame: &[u8]) -> Option<bool> {
     Some((total & 0xffff) + (total >> 16) == 0xffff)
 }
 
+/// Fills the sum of everything from `start` on in at `at`; nothing where the frame has no such place.
+pub fn fill_in(frame: &mut [u8], start: usize, at: usize) {
+    if at + 2 <= frame.len() && start <= frame.len() {
+        let sum = !sum(&frame[start..]);
+        frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
 /// What a chip was told of a super-frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Template {

@@ -1,10 +1,10 @@
 //! Descriptors of the 82574L: legacy ones for receiving, extended ones for sending.
 
+use crate::driver::intel::desc::{DataHigh, Marks, data};
 use crate::driver::offload::Wanted;
 use crate::driver::receive::{self, Arrived};
 use crate::driver::transmit::{self, Piece};
 use bitfield_struct::bitfield;
-use proto::nic::descriptor::flag;
 
 /// Second word of a receive descriptor, §7.1.4.
 #[bitfield(u64)]
@@ -36,17 +36,17 @@ pub struct ReceiveWord {
 pub struct Receive;
 
 impl receive::Format for Receive {
-    fn post(iova: u64) -> [u64; 2] {
-        [iova, 0]
-    }
-
     fn take(word: u64) -> Option<Arrived> {
         let word = ReceiveWord::from(word);
-        let bad = word.crc_error() || word.symbol_error() || word.sequence_error() || word.receive_error();
-        // §7.1.11: the marks stand in the last descriptor of a frame.
-        let summed = !word.ignore_sums() && (word.tcp_checked() || word.udp_checked());
-        let flags = if summed && !word.transport_sum_wrong() { flag::CSUM_VALID } else { 0 };
-        word.done().then(|| Arrived { len: word.length().into(), last: word.end_of_packet(), bad, flags })
+        Marks {
+            done: word.done(),
+            end_of_packet: word.end_of_packet(),
+            // §7.1.11: the marks stand in the last descriptor of a frame.
+            summed: !word.ignore_sums() && (word.tcp_checked() || word.udp_checked()),
+            sum_wrong: word.transport_sum_wrong(),
+            damaged: word.crc_error() || word.symbol_error() || word.sequence_error() || word.receive_error(),
+        }
+        .arrived(word.length())
     }
 }
 
@@ -80,33 +80,6 @@ pub struct ContextHigh {
     pub status: u8,
     pub header: u8,
     pub segment: u16,
-}
-
-/// Second word of a data descriptor, §7.2.7. The first is the address.
-#[bitfield(u64)]
-pub struct DataHigh {
-    #[bits(20)]
-    pub length: u32,
-    /// 1 in a data descriptor.
-    #[bits(4)]
-    pub kind: u8,
-    pub end_of_packet: bool,
-    pub insert_crc: bool,
-    pub cut: bool,
-    pub report: bool,
-    #[bits(1)]
-    _1: u8,
-    pub extended: bool,
-    pub vlan: bool,
-    pub delay: bool,
-    pub done: bool,
-    #[bits(7)]
-    _2: u8,
-    pub ip_sum: bool,
-    pub transport_sum: bool,
-    #[bits(6)]
-    _3: u8,
-    pub tag: u16,
 }
 
 /// Bytes of an Ethernet header, where IP begins: IEEE 802.3 clause 3.
@@ -144,17 +117,7 @@ impl transmit::Format for Transmit {
     }
 
     fn piece(piece: &Piece) -> [u64; 2] {
-        let cut = piece.wanted.cut;
-        let high = DataHigh::new()
-            .with_length(piece.len)
-            .with_kind(1)
-            .with_extended(true)
-            .with_insert_crc(true)
-            .with_end_of_packet(piece.last)
-            .with_report(piece.last)
-            .with_cut(cut.is_some())
-            .with_ip_sum(cut.is_some_and(|cut| !cut.v6))
-            .with_transport_sum(piece.wanted.sum.is_some());
+        let high = data(piece).with_kind(1).with_cut_extended(piece.wanted.cut.is_some());
         [piece.iova, high.into()]
     }
 

@@ -1,10 +1,10 @@
 //! Advanced descriptors of the 82576.
 
+use crate::driver::intel::desc::{DataHigh, Marks, data};
 use crate::driver::offload::Wanted;
 use crate::driver::receive::{self, Arrived};
 use crate::driver::transmit::{self, Piece};
 use bitfield_struct::bitfield;
-use proto::nic::descriptor::flag;
 
 /// Second word of a receive descriptor that the chip has written, §7.1.5.2.
 #[bitfield(u64)]
@@ -36,17 +36,14 @@ pub struct ReceiveWord {
 pub struct Receive;
 
 impl receive::Format for Receive {
-    fn post(iova: u64) -> [u64; 2] {
-        // §7.1.5.1: the second word is the header's buffer, of which there is none.
-        [iova, 0]
-    }
-
     fn take(word: u64) -> Option<Arrived> {
         let word = ReceiveWord::from(word);
-        let bad = word.crc_error() || word.symbol_error() || word.sequence_error() || word.receive_error();
-        let valid = word.transport_checked() && !word.transport_sum_wrong();
-        let flags = if valid { flag::CSUM_VALID } else { 0 };
-        word.done().then(|| Arrived { len: word.length().into(), last: word.end_of_packet(), bad, flags })
+        let damaged =
+            word.crc_error() || word.symbol_error() || word.sequence_error() || word.receive_error();
+        let (summed, sum_wrong) = (word.transport_checked(), word.transport_sum_wrong());
+        let marks =
+            Marks { done: word.done(), end_of_packet: word.end_of_packet(), summed, sum_wrong, damaged };
+        marks.arrived(word.length())
     }
 }
 
@@ -82,37 +79,6 @@ pub struct ContextHigh {
     pub segment: u16,
 }
 
-/// Second word of a data descriptor, §7.2.2.3. The first is the address.
-#[bitfield(u64)]
-pub struct DataHigh {
-    pub length: u16,
-    #[bits(4)]
-    _1: u8,
-    /// 3 in a data descriptor.
-    #[bits(4)]
-    pub kind: u8,
-    pub end_of_packet: bool,
-    pub insert_crc: bool,
-    #[bits(1)]
-    _2: u8,
-    pub report: bool,
-    #[bits(1)]
-    _3: u8,
-    pub extended: bool,
-    pub vlan: bool,
-    pub cut: bool,
-    pub done: bool,
-    #[bits(7)]
-    _4: u8,
-    pub ip_sum: bool,
-    pub transport_sum: bool,
-    #[bits(4)]
-    _5: u8,
-    /// Bytes behind the headers of a super-frame; of any other frame all of it.
-    #[bits(18)]
-    pub payload: u32,
-}
-
 /// Bytes of an Ethernet header: IEEE 802.3 clause 3.
 const MAC_LENGTH: u8 = 14;
 
@@ -138,19 +104,8 @@ impl transmit::Format for Transmit {
     fn piece(piece: &Piece) -> [u64; 2] {
         let cut = piece.wanted.cut;
         let headers = cut.map_or(0, |cut| usize::from(cut.header));
-        let high = DataHigh::new()
-            // A page has 16 KiB.
-            .with_length(piece.len as u16)
-            .with_kind(3)
-            .with_extended(true)
-            .with_insert_crc(true)
-            .with_end_of_packet(piece.last)
-            .with_report(piece.last)
-            .with_cut(cut.is_some())
-            .with_ip_sum(cut.is_some_and(|cut| !cut.v6))
-            .with_transport_sum(piece.wanted.sum.is_some())
-            .with_payload((piece.total - headers) as u32);
-        [piece.iova, high.into()]
+        let high = data(piece).with_kind(3).with_cut_advanced(cut.is_some());
+        [piece.iova, high.with_payload((piece.total - headers) as u32).into()]
     }
 
     fn is_done(word: u64) -> bool {

@@ -1,139 +1,10 @@
-//! Registers of the 82576 that the driver uses: chapter 8 of its data sheet.
+//! Registers of the 82576 alone that the driver uses: chapter 8 of its data sheet. The others are in
+//! [`crate::driver::intel::regs`].
 
-use crate::driver::hardware::Register;
+use crate::driver::intel::regs::registers;
 use bitfield_struct::bitfield;
 
-macro_rules! registers {
-    ($($name:ident = $at:literal),* $(,)?) => {
-        $(impl Register for $name { const AT: usize = $at; })*
-    };
-}
-
-registers! {
-    Control = 0x0000, Status = 0x0008, ControlExt = 0x0018, Mdi = 0x0020,
-    ReceiveControl = 0x0100, TransmitControl = 0x0400, ReceiveChecksum = 0x5000,
-    InterruptControl = 0x1514, QueueVectors = 0x1700, MiscVectors = 0x1740,
-    ReceiveSplit = 0xc00c, ReceiveQueue = 0xc028, TransmitQueue = 0xe028,
-}
-
-/// CTRL, §8.2.1.
-#[bitfield(u32)]
-pub struct Control {
-    pub full_duplex: bool,
-    #[bits(1)]
-    _1: u8,
-    /// No new access to memory; [`Status::master_enabled`] says when the last one has ended.
-    pub master_disable: bool,
-    #[bits(3)]
-    _2: u8,
-    pub set_link_up: bool,
-    #[bits(4)]
-    _3: u8,
-    pub force_speed: bool,
-    pub force_duplex: bool,
-    #[bits(13)]
-    _4: u16,
-    /// Clears itself.
-    pub reset: bool,
-    #[bits(3)]
-    _5: u8,
-    /// VLAN tags are taken out and put in.
-    pub vlan_mode: bool,
-    pub phy_reset: bool,
-}
-
-/// STATUS, §8.2.2.
-#[bitfield(u32)]
-pub struct Status {
-    pub full_duplex: bool,
-    pub link_up: bool,
-    #[bits(4)]
-    _1: u8,
-    /// 0: 10, 1: 100, 2: 1000 Mbit/s.
-    #[bits(2)]
-    pub speed: u8,
-    #[bits(11)]
-    _2: u16,
-    pub master_enabled: bool,
-    #[bits(12)]
-    _3: u16,
-}
-
-/// CTRL_EXT, §8.2.3.
-#[bitfield(u32)]
-pub struct ControlExt {
-    #[bits(28)]
-    _1: u32,
-    /// A driver has the chip; the management firmware leaves it alone.
-    pub driver_loaded: bool,
-    #[bits(3)]
-    _2: u8,
-}
-
-/// MDIC, §8.2.4.
-#[bitfield(u32)]
-pub struct Mdi {
-    pub value: u16,
-    #[bits(5)]
-    pub register: u8,
-    #[bits(5)]
-    pub phy: u8,
-    /// 1 writes, 2 reads.
-    #[bits(2)]
-    pub operation: u8,
-    pub ready: bool,
-    pub interrupt: bool,
-    pub error: bool,
-    #[bits(1)]
-    _1: u8,
-}
-
-/// RCTL, §8.10.1.
-#[bitfield(u32)]
-pub struct ReceiveControl {
-    #[bits(1)]
-    _1: u8,
-    pub enable: bool,
-    #[bits(1)]
-    _2: u8,
-    pub all_unicast: bool,
-    pub all_multicast: bool,
-    /// Frames of more than 1522 bytes, up to [`LONGEST`].
-    pub long: bool,
-    #[bits(9)]
-    _3: u16,
-    pub broadcast: bool,
-    #[bits(10)]
-    _4: u16,
-    /// Frames come without their CRC.
-    pub strip_crc: bool,
-    #[bits(5)]
-    _5: u8,
-}
-
-/// TCTL, §8.12.1.
-#[bitfield(u32)]
-pub struct TransmitControl {
-    #[bits(1)]
-    _1: u8,
-    pub enable: bool,
-    #[bits(1)]
-    _2: u8,
-    pub pad_short: bool,
-    pub collision_threshold: u8,
-    #[bits(20)]
-    _3: u32,
-}
-
-/// RXCSUM, §8.10.13.
-#[bitfield(u32)]
-pub struct ReceiveChecksum {
-    pub start: u8,
-    pub ip: bool,
-    pub transport: bool,
-    #[bits(22)]
-    _1: u32,
-}
+registers! { InterruptControl = 0x1514, QueueVectors = 0x1700, MiscVectors = 0x1740, ReceiveSplit = 0xc00c }
 
 /// GPIE, §8.8.11.
 #[bitfield(u32)]
@@ -196,9 +67,9 @@ pub struct ReceiveSplit {
     _2: u8,
 }
 
-/// RXDCTL of queue 0, §8.10.7.
+/// RXDCTL §8.10.7, TXDCTL §8.12.15: whether a queue is on.
 #[bitfield(u32)]
-pub struct ReceiveQueue {
+pub struct QueueControl {
     #[bits(16)]
     _1: u16,
     #[bits(5)]
@@ -211,21 +82,8 @@ pub struct ReceiveQueue {
     _3: u8,
 }
 
-/// TXDCTL of queue 0, §8.12.15.
-#[bitfield(u32)]
-pub struct TransmitQueue {
-    #[bits(16)]
-    _1: u16,
-    #[bits(5)]
-    pub write_back_threshold: u8,
-    #[bits(4)]
-    _2: u8,
-    /// As [`ReceiveQueue::enable`].
-    pub enable: bool,
-    #[bits(6)]
-    _3: u8,
-}
-
+/// [`QueueControl`] of receive queue 0 and of transmit queue 0.
+pub const QUEUE_CONTROLS: [usize; 2] = [0xc028, 0xe028];
 /// Extended causes, a bit a vector: EICR, §8.8.1; what is written as 1 is cleared.
 pub const VECTOR_CAUSES: usize = 0x1580;
 /// Their mask: set, §8.8.3.
@@ -256,13 +114,3 @@ pub const TRANSMIT_RING: [usize; 5] = [0xe000, 0xe004, 0xe008, 0xe010, 0xe018];
 pub const LONGEST: usize = 0x5004;
 /// Which queue a frame goes to: MRQC, §8.10.18. 0: the first.
 pub const QUEUES: usize = 0x5818;
-/// Multicast table, §8.10.15, and its words.
-pub const MULTICAST: usize = 0x5200;
-/// As [`MULTICAST`].
-pub const MULTICAST_WORDS: usize = 128;
-/// Receive address low of entry 0, §8.10.16; high is behind it, then entry 1.
-pub const ADDRESS: usize = 0x5400;
-/// Entries of the address table in one piece.
-pub const ADDRESSES: usize = 16;
-/// An entry counts: RAH, §8.10.17.
-pub const ADDRESS_VALID: u32 = 1 << 31;

@@ -7,8 +7,15 @@
 //! Pages: those of one shard at a time lie in the receive ring; the datapath copies for the others. When a
 //! netd is gone the chip is brought to rest, and its rings begin anew without that netd's pages; what
 //! other shards had handed down is lost with it, as in a link flap.
+//!
+//! The chips are one family: registers ([`regs`]), descriptors ([`desc`]) and what is done with them
+//! ([`bring_up`]) are here as far as they are alike, and in a chip's own folder where they are not.
 
-use super::hardware::{GONE, Hardware, gone};
+pub mod bring_up;
+pub mod desc;
+pub mod regs;
+
+use super::hardware::Hardware;
 use super::offload::{prepare, wanted};
 use super::receive::{self, ReceiveRing, Taken};
 use super::transmit::{self, TransmitRing};
@@ -68,6 +75,10 @@ pub struct Causes {
 pub trait Chip: Sized {
     /// Its name for people.
     const NAME: &'static str;
+    /// Registers of its receive ring: base low and high, length, head, tail.
+    const RECEIVE_RING: [usize; 5];
+    /// Registers of its transmit ring, as [`Chip::RECEIVE_RING`].
+    const TRANSMIT_RING: [usize; 5];
     /// How it writes received frames.
     type Receive: receive::Format;
     /// How it reads frames to send.
@@ -85,7 +96,8 @@ pub trait Chip: Sized {
     fn forget<H: Hardware>(&self, _hw: &H) -> io::Result<bool> {
         Ok(false)
     }
-    /// Programs its rings and interrupts, after a reset or when it has forgotten the former ones.
+    /// Programs what else there is, after a reset or when it has forgotten the former rings; where the rings lie
+    /// it has been told.
     ///
     /// # Errors
     /// When it does not answer.
@@ -95,8 +107,6 @@ pub trait Chip: Sized {
     /// # Errors
     /// When it does not answer.
     fn run<H: Hardware>(&self, hw: &H, setup: &Setup) -> io::Result<()>;
-    /// Which frames it lets through.
-    fn filter<H: Hardware>(&self, hw: &H, filter: &AddressFilter, setup: &Setup);
     /// Masks all interrupts.
     fn mask<H: Hardware>(&self, hw: &H);
     /// Clears what frames have raised, and has done so when this returns. What the link raised stays.
@@ -108,15 +118,6 @@ pub trait Chip: Sized {
     fn unmask<H: Hardware>(&self, hw: &H);
     /// Why it interrupted; cleared.
     fn causes<H: Hardware>(&self, hw: &H) -> Causes;
-    /// Whether there is a link.
-    ///
-    /// # Errors
-    /// When it is gone.
-    fn link<H: Hardware>(&self, hw: &H) -> io::Result<bool>;
-    /// The end of what is posted.
-    fn receive_tail<H: Hardware>(&self, hw: &H, tail: u32);
-    /// The end of what is to be sent.
-    fn transmit_tail<H: Hardware>(&self, hw: &H, tail: u32);
 }
 
 /// An Intel chip.
@@ -202,12 +203,14 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
         if reset || !self.chip.forget(&self.hw)? {
             self.chip.reset(&self.hw, &self.setup)?;
         }
+        bring_up::program_ring(&self.hw, C::RECEIVE_RING, self.setup.receive);
+        bring_up::program_ring(&self.hw, C::TRANSMIT_RING, self.setup.transmit);
         self.chip.program(&self.hw, &self.setup)?;
         // Only now: a ring of the last owner would be written to otherwise.
         self.hw.start()?;
         self.chip.run(&self.hw, &self.setup)?;
-        self.chip.filter(&self.hw, &self.filter, &self.setup);
-        self.carrier = self.chip.link(&self.hw)?;
+        bring_up::listen(&self.hw, Some(&self.filter), &self.setup);
+        self.carrier = bring_up::answers(&self.hw)?.link_up();
         self.masked = true;
         Ok(())
     }
@@ -233,12 +236,12 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
         }
         if receive {
             self.receive_told = self.receive.tail();
-            self.chip.receive_tail(&self.hw, self.receive_told);
+            self.hw.write32(C::RECEIVE_RING[4], self.receive_told);
             self.doorbells += 1;
         }
         if transmit {
             self.transmit_told = self.transmit.tail();
-            self.chip.transmit_tail(&self.hw, self.transmit_told);
+            self.hw.write32(C::TRANSMIT_RING[4], self.transmit_told);
             self.doorbells += 1;
         }
     }
@@ -250,7 +253,7 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
     }
 
     fn see_link(&mut self, counts: &mut Counts) -> io::Result<()> {
-        let carrier = self.chip.link(&self.hw)?;
+        let carrier = bring_up::answers(&self.hw)?.link_up();
         if carrier != self.carrier {
             counts.count(if carrier { Count::CarrierUp } else { Count::CarrierDown });
             self.carrier = carrier;
@@ -430,38 +433,10 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
 
     fn set_filter(&mut self, filter: &AddressFilter) {
         self.filter = filter.clone();
-        self.chip.filter(&self.hw, filter, &self.setup);
+        bring_up::listen(&self.hw, Some(filter), &self.setup);
     }
 
     fn recalled(&self) -> Option<BorrowedFd<'_>> {
         self.hw.recalled()
     }
-}
-
-/// A status register that a chip which is gone can't answer.
-///
-/// # Errors
-/// When it reads as all ones.
-pub fn present(status: u32) -> io::Result<u32> {
-    if status == GONE { Err(gone("its status")) } else { Ok(status) }
-}
-
-/// A ring's registers: base low and high, length, head and tail.
-pub fn program_ring<H: Hardware>(hw: &H, [low, high, len, head, tail]: [usize; 5], ring: RingPlace) {
-    hw.write32(low, ring.iova as u32);
-    hw.write32(high, (ring.iova >> 32) as u32);
-    hw.write32(len, ring.bytes as u32);
-    hw.write32(head, 0);
-    hw.write32(tail, 0);
-}
-
-/// The multicast table: a bit for each value of the upper 12 bits of an address (82574 data sheet
-/// §10.2.5.16, 82576 data sheet §8.10.15).
-pub fn group_table(filter: &AddressFilter) -> [u32; 128] {
-    let mut table = [0; 128];
-    for mac in filter.groups().unwrap_or_default() {
-        let bit = usize::from(mac[4]) >> 4 | usize::from(mac[5]) << 4;
-        table[bit >> 5] |= 1 << (bit & 31);
-    }
-    table
 }
