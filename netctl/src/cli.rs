@@ -48,6 +48,9 @@ enum Verb {
     /// Interfaces: show, set.
     #[command(infer_subcommands = true)]
     Link {
+        /// What each has moved, and how: wake-ups, polls, frames of a poll.
+        #[arg(short, long)]
+        statistics: bool,
         #[command(subcommand)]
         what: Option<LinkWhat>,
     },
@@ -276,8 +279,13 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Nic { .. } => Ok(()),
         Verb::Restart { role, shard } => restart::run(&access, role, *shard),
         Verb::Capture(args) => run_capture(&access, args, out),
-        Verb::Link { what: None | Some(LinkWhat::Show) } => link::show(&access, form, out),
-        Verb::Link { what: Some(LinkWhat::Set { dev, words }) } => change(link::set(&access, dev, words)?),
+        Verb::Link { what: None | Some(LinkWhat::Show), statistics: true } => {
+            link::statistics(&access, form, out)
+        }
+        Verb::Link { what: None | Some(LinkWhat::Show), .. } => link::show(&access, form, out),
+        Verb::Link { what: Some(LinkWhat::Set { dev, words }), .. } => {
+            change(link::set(&access, dev, words)?)
+        }
         Verb::Addr { what: None | Some(AddrWhat::Show) } => addr::show(&access, form, family, out),
         Verb::Addr { what: Some(AddrWhat::Add(words)) } => {
             let nic = link::index(&access, words.get(&["dev"], "dev")?)?;

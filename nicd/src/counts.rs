@@ -33,6 +33,8 @@ proto::counters! {
         RxOtherHost = "drop_rx_other_host",
         /// Frames that the device reported as bad, or cut off.
         RxError = "drop_rx_error",
+        /// Frames that came for us while the kernel's ring was full.
+        RxRing = "drop_rx_ring",
         /// Frames longer than the MTU allows, or shorter than a header.
         TxLength = "drop_tx_length",
         /// Frames that ask for what the device does not do.

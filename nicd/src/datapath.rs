@@ -202,6 +202,7 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
                 port.rings.fill.disarm();
             }
         }
+        self.counts.count(Count::Polls);
         let before = self.moved();
         self.take_pages()?;
         let received = self.receive(now)?;
@@ -483,7 +484,7 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
 
     /// Device → completion rings, and everything is published; the shards that must be woken.
     fn give_back(&mut self) -> Result<u64, Broken> {
-        self.nic.flush();
+        self.nic.flush(&mut self.counts);
         while let Some((whose, page)) = self.nic.complete() {
             if let Some(port) = &mut self.shards[usize::from(whose)].port {
                 port.give(page).map_err(broken(whose))?;

@@ -57,6 +57,29 @@ impl<M: Memory> Slab<M> {
         (at, descriptor.len as usize)
     }
 
+    /// Where the pieces of a frame lie, as vectored transfers want it: the first so many as it has.
+    pub fn places(&self, frame: &Frame) -> [(usize, usize); CHAIN_MAX] {
+        let mut places = [(0, 0); CHAIN_MAX];
+        for (place, piece) in places.iter_mut().zip(frame.pieces()) {
+            *place = self.piece(piece);
+        }
+        places
+    }
+
+    /// Writes bytes into the pieces of a frame, which have room for them.
+    ///
+    /// # Panics
+    /// When they have not.
+    pub fn write(&self, frame: &Frame, mut bytes: &[u8]) {
+        for piece in frame.pieces() {
+            let (at, len) = self.piece(piece);
+            let (part, rest) = bytes.split_at(len.min(bytes.len()));
+            self.memory.write(at, part);
+            bytes = rest;
+        }
+        assert!(bytes.is_empty(), "a frame with room");
+    }
+
     /// Size of a page.
     ///
     /// # Panics
@@ -219,7 +242,7 @@ pub trait Nic<M: Memory> {
     ) -> io::Result<Transmitted>;
 
     /// The end of a batch: what was transmitted leaves now, if it waited for more.
-    fn flush(&mut self) {}
+    fn flush(&mut self, _counts: &mut Counts) {}
 
     /// A page of a transmitted frame that the device has done with, and the shard whose it is.
     fn complete(&mut self) -> Option<(u16, PageIndex)>;

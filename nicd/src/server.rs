@@ -5,6 +5,8 @@
 //! Before it says ready, a TAP that it had to make is in the vaults. When a netd is gone its rings and
 //! pages are dropped at once and that is said; its frames wait until the next one.
 
+use crate::backend::namespace;
+use crate::backend::packet::Packet;
 use crate::backend::tap::{self, Tap};
 use crate::backend::wire::Wire;
 use crate::counts::Count;
@@ -53,9 +55,9 @@ pub enum ServerError {
     /// No supervisor is left.
     #[error(transparent)]
     Gone(#[from] Gone),
-    /// The TAP could not be made.
+    /// The kernel's device can't be had.
     #[error(transparent)]
-    Tap(#[from] tap::OpenError),
+    Open(#[from] namespace::OpenError),
     /// There can be no wire at that path.
     #[error("cannot lay a wire at {path}: {source}")]
     Wire {
@@ -85,7 +87,7 @@ impl ServerError {
     /// The exit code that tells the supervisor what to do.
     pub fn exit_code(&self) -> u8 {
         match self {
-            ServerError::Tap(_) | ServerError::Vfio(_) => EXIT_MISSING,
+            ServerError::Open(_) | ServerError::Vfio(_) => EXIT_MISSING,
             ServerError::Wire { .. } | ServerError::NoInterface(_) => EXIT_REFUSED,
             ServerError::Gone(_) | ServerError::Device(_) | ServerError::Recalled | ServerError::Io(_) => 1,
         }
@@ -117,6 +119,10 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), ServerError> 
             };
             let nic = Tap::new(device, config.mtu, features);
             Server::new(start, supervised, &config, nic, kept)?.serve(early)
+        }
+        Backend::Packet { name, netns } => {
+            let nic = Packet::open(name, netns.as_deref(), config.mac, config.mtu, config.offload)?;
+            Server::new(start, supervised, &config, nic, None)?.serve(early)
         }
         Backend::Vfio { bdf } => {
             let opened = Opened::open(&Place::new(bdf))?;

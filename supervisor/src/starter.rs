@@ -170,14 +170,19 @@ fn requirements(group: &GroupConfig, programs: &Path) -> Result<(), StarterError
         }
     }
     for nic in &group.nics {
-        let Backend::Tap { netns, .. } = &nic.backend else { continue };
+        let netns = match &nic.backend {
+            Backend::Tap { netns, .. } | Backend::Packet { netns, .. } => netns.as_ref(),
+            Backend::Vfio { .. } | Backend::Wire { .. } => continue,
+        };
         let tun = Path::new("/dev/net/tun");
-        if let Err(errno) = rustix::fs::access(tun, Access::READ_OK | Access::WRITE_OK) {
+        if matches!(nic.backend, Backend::Tap { .. })
+            && let Err(errno) = rustix::fs::access(tun, Access::READ_OK | Access::WRITE_OK)
+        {
             return Err(StarterError::Missing(format!(
                 "/dev/net/tun can't be used ({errno}); load the module with `modprobe tun`, or use wire:PATH"
             )));
         }
-        if let Some(netns) = netns.as_ref().filter(|netns| !Path::new(NETNS).join(netns).exists()) {
+        if let Some(netns) = netns.filter(|netns| !Path::new(NETNS).join(netns).exists()) {
             return Err(StarterError::Missing(format!(
                 "there is no network namespace '{netns}'; make it with `ip netns add {netns}`"
             )));

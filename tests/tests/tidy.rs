@@ -23,6 +23,9 @@ const UNSAFE: &[&str] = &[
     "libnetclient/netexec/src/program.rs",
     "libnetclient/netexec/src/pump.rs",
     "libnetclient/netexec/src/successor.rs",
+    // Sockets that share memory with the kernel, and calls on them.
+    "nicd/src/backend/kernel_calls.rs",
+    "nicd/src/backend/kernel_memory.rs",
     "nicd/src/backend/tap/open.rs",
     // Registers of a chip are mapped and reached by address; memory is given to a device.
     "nicd/src/vfio/bar.rs",

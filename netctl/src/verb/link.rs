@@ -1,9 +1,11 @@
-//! `netctl link`: the interfaces, `lo` behind the others; `link set IF up|down|mtu N|promisc on|off`.
+//! `netctl link`: the interfaces, `lo` behind the others; `link -s`: what their nicds moved, and how; `link set IF up|down|mtu N|promisc on|off`.
 
 use crate::group::{Access, Failure};
 use crate::table::{Form, Table, json};
 use proto::control::notices::Change;
 use proto::hard::config::{Key, LOOPBACK, LOOPBACK_MTU, LOOPBACK_NAME, Mac, Value};
+use proto::id::Role;
+use proto::stats::table;
 use serde::Serialize;
 use std::io::Write;
 
@@ -15,6 +17,36 @@ struct Link {
     mtu: u16,
     up: bool,
     promiscuous: bool,
+}
+
+/// What the nicd of an interface moved, and how: NAPI in user space.
+#[derive(Debug, Serialize)]
+struct Statistics {
+    index: u16,
+    name: String,
+    rx_frames: u64,
+    rx_bytes: u64,
+    tx_frames: u64,
+    tx_bytes: u64,
+    /// Frames that were dropped, whatever the reason: `stats` knows it.
+    dropped: u64,
+    napi: Napi,
+}
+
+#[derive(Debug, Serialize)]
+struct Napi {
+    /// Times that it slept, and was woken.
+    wakeups: u64,
+    /// Rounds of polling; a wake-up is followed by one or more.
+    polls: u64,
+    /// Rounds that ended with work left, because the budget was used up.
+    squeezed: u64,
+    /// Frames of both directions.
+    frames: u64,
+    /// Of a round that is; 0 without one.
+    frames_per_poll: f64,
+    /// Calls and register writes that told the device of frames.
+    doorbells: u64,
 }
 
 /// A hardware address as `ip` writes it.
@@ -107,6 +139,74 @@ pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Fai
     written.map_err(|e| Failure::Io("standard output", e))
 }
 
+fn of_nicd(index: u16, name: String, counts: &[(String, u64)]) -> Statistics {
+    let count = |wanted: &str| counts.iter().find(|(name, _)| name == wanted).map_or(0, |(_, count)| *count);
+    let (rx_frames, tx_frames, polls) = (count("rx_frames"), count("tx_frames"), count("polls"));
+    let frames = rx_frames + tx_frames;
+    Statistics {
+        index,
+        name,
+        rx_frames,
+        rx_bytes: count("rx_bytes"),
+        tx_frames,
+        tx_bytes: count("tx_bytes"),
+        dropped: counts.iter().filter(|(name, _)| name.starts_with("drop_")).map(|(_, count)| count).sum(),
+        napi: Napi {
+            wakeups: count("sleeps"),
+            polls,
+            squeezed: count("time_squeeze"),
+            frames,
+            frames_per_poll: if polls == 0 { 0.0 } else { frames as f64 / polls as f64 },
+            doorbells: count("doorbells"),
+        },
+    }
+}
+
+/// Shows what each interface's nicd moved, and how.
+///
+/// # Errors
+/// When the answer can't be written.
+pub fn statistics(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Failure> {
+    let names = names(access);
+    let name = |index: u16| names.get(usize::from(index)).cloned().unwrap_or_else(|| index.to_string());
+    let nicds = access.stats().filter(|(seat, _)| seat.role == Role::Nicd);
+    let mut rows: Vec<Statistics> = nicds
+        .map(|(seat, region)| {
+            // A table that can't be read now is of a nicd that is being started.
+            let counts: Vec<(String, u64)> = table::read(region).unwrap_or_default().into_iter().collect();
+            of_nicd(seat.index, name(seat.index), &counts)
+        })
+        .collect();
+    rows.sort_by_key(|row| row.index);
+    let written = match form {
+        Form::Json => json(out, &rows),
+        Form::Table => {
+            let mut table = Table::new(&[
+                "INDEX",
+                "NAME",
+                "RX",
+                "RX-BYTES",
+                "TX",
+                "TX-BYTES",
+                "DROPPED",
+                "WAKEUPS",
+                "POLLS",
+                "FRAMES/POLL",
+            ]);
+            for row in &rows {
+                let numbers = [row.rx_frames, row.rx_bytes, row.tx_frames, row.tx_bytes, row.dropped];
+                let [rx, rx_bytes, tx, tx_bytes, dropped] = numbers.map(|number| number.to_string());
+                let (index, name, napi) = (row.index.to_string(), row.name.clone(), &row.napi);
+                let [wakeups, polls] = [napi.wakeups, napi.polls].map(|number| number.to_string());
+                let per_poll = format!("{:.2}", napi.frames_per_poll);
+                table.row([index, name, rx, rx_bytes, tx, tx_bytes, dropped, wakeups, polls, per_poll]);
+            }
+            table.write(out)
+        }
+    };
+    written.map_err(|e| Failure::Io("standard output", e))
+}
+
 /// The change that `link set IF WORDS` asks for.
 ///
 /// # Errors
@@ -133,6 +233,17 @@ pub fn set(access: &Access, wanted: &str, words: &[String]) -> Result<Change, Fa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frames_of_a_poll_need_polls() {
+        let counts = |polls| {
+            let all = [("rx_frames", 30), ("tx_frames", 34), ("polls", polls), ("drop_rx_error", 2)];
+            all.map(|(name, count)| (name.to_owned(), count))
+        };
+        let some = of_nicd(0, "eth0".into(), &counts(16));
+        assert_eq!((some.napi.frames, some.napi.frames_per_poll, some.dropped), (64, 4.0, 2));
+        assert_eq!(of_nicd(0, "eth0".into(), &counts(0)).napi.frames_per_poll, 0.0);
+    }
 
     #[test]
     fn hardware_addresses_there_and_back() {

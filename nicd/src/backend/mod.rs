@@ -1,4 +1,9 @@
-//! Devices that are not chips: software on either side of the cable.
+//! Devices that are not chips: software on either side of the cable, and interfaces of the kernel.
 
+mod kernel_calls;
+mod kernel_memory;
+pub mod namespace;
+pub mod packet;
 pub mod tap;
+mod virtio_header;
 pub mod wire;

@@ -108,6 +108,13 @@ pub enum Backend {
         /// What the cable does to frames.
         faults: WireFaults,
     },
+    /// An interface of the kernel, shared with it by packet(7): the stack is a station of its own beside it.
+    Packet {
+        /// The interface's name.
+        name: String,
+        /// Network namespace by name, if not the group's own.
+        netns: Option<String>,
+    },
 }
 
 /// What a `wire` does to frames. Probabilities are in parts per million.

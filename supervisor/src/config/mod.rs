@@ -166,7 +166,9 @@ fn check_nic(nic: &WantedNic, identity: (&str, &str, usize)) -> Result<NicConfig
     let kernel = nic.tap_addrs.iter().map(spec::host_prefix).collect::<Result<Vec<_>, _>>()?;
     let (spec, offload) = spec::offload(&nic.spec)?;
     let backend = spec::backend(&spec, &kernel)?;
-    if let (Backend::Wire { .. } | Backend::Vfio { .. }, Some(given)) = (&backend, nic.tap_addrs.first()) {
+    if !matches!(backend, Backend::Tap { .. })
+        && let Some(given) = nic.tap_addrs.first()
+    {
         return Err(given.error("only a TAP has a kernel side", "leave the address out, or use tap:NAME"));
     }
     if let Some((given, _)) =

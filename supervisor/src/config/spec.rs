@@ -28,7 +28,7 @@ pub fn offload(given: &Given<String>) -> Result<(Given<String>, bool), ConfigErr
     Ok((Given { value: rest.join(","), at: given.at.clone() }, offload))
 }
 
-/// `tap:IF[@NETNS]`, `vfio:BDF` or `wire:PATH[,KEY=VALUE…]`.
+/// `tap:IF[@NETNS]`, `packet:IF[@NETNS]`, `vfio:BDF` or `wire:PATH[,KEY=VALUE…]`.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -38,18 +38,25 @@ pub fn backend(given: &Given<String>, kernel_addrs: &[Prefix]) -> Result<Backend
         "tap" => tap(given, rest, kernel_addrs),
         "wire" => wire(given, rest),
         "vfio" => vfio(given, rest),
-        "xdp" | "packet" => {
-            Err(given
-                .error(format!("this build has no backend '{kind}'"), "use tap:NAME, vfio:BDF or wire:PATH"))
+        "packet" => {
+            let (name, netns) = interface(given, kind, rest)?;
+            Ok(Backend::Packet { name, netns })
         }
+        "xdp" => Err(given.error("this build has no backend 'xdp'", "use packet:NAME, which needs no more")),
         _ => Err(given.error(
             format!("'{}' is no interface", given.value),
-            "write tap:NAME[@NETNS], vfio:BDF or wire:PATH[,loss=1%,delay=5ms,…]",
+            "write tap:NAME[@NETNS], packet:NAME[@NETNS], vfio:BDF or wire:PATH[,loss=1%,delay=5ms,…]",
         )),
     }
 }
 
 fn tap(given: &Given<String>, rest: &str, kernel_addrs: &[Prefix]) -> Result<Backend, ConfigError> {
+    let (name, netns) = interface(given, "tap", rest)?;
+    Ok(Backend::Tap { name, netns, kernel_addrs: kernel_addrs.to_vec() })
+}
+
+/// `IF[@NETNS]`: an interface of the kernel, and the network namespace that it is in.
+fn interface(given: &Given<String>, kind: &str, rest: &str) -> Result<(String, Option<String>), ConfigError> {
     let (name, netns) = rest.split_once('@').map_or((rest, None), |(name, netns)| (name, Some(netns)));
     let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
     if !(1..=INTERFACE_NAME_MAX).contains(&name.len()) || !visible(name) || name == "." || name == ".." {
@@ -59,13 +66,10 @@ fn tap(given: &Given<String>, rest: &str, kernel_addrs: &[Prefix]) -> Result<Bac
         ));
     }
     if netns.is_some_and(|netns| netns.is_empty() || !visible(netns) || netns.starts_with('.')) {
-        return Err(given.error("the network namespace has no sound name", "write tap:NAME@NETNS"));
+        let remedy = format!("write {kind}:NAME@NETNS");
+        return Err(given.error("the network namespace has no sound name", remedy));
     }
-    Ok(Backend::Tap {
-        name: name.to_owned(),
-        netns: netns.map(str::to_owned),
-        kernel_addrs: kernel_addrs.to_vec(),
-    })
+    Ok((name.to_owned(), netns.map(str::to_owned)))
 }
 
 /// A PCI address as sysfs writes it, `0000:03:00.0`; without a domain as lspci(8) does.
@@ -246,6 +250,16 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_may_be_in_a_namespace() {
+        let packet = |name: &str, netns: Option<&str>| Backend::Packet {
+            name: name.to_owned(),
+            netns: netns.map(str::to_owned),
+        };
+        assert_eq!(backend(&given("packet:eth0"), &[]), Ok(packet("eth0", None)));
+        assert_eq!(backend(&given("packet:eth0@blue"), &[]), Ok(packet("eth0", Some("blue"))));
+    }
+
+    #[test]
     fn bad_backends_are_refused() {
         for bad in [
             "tap",
@@ -260,6 +274,8 @@ mod tests {
             "wire:/w,loss=nan",
             "wire:/w,delay=-1ms",
             "wire:/w,colour=1",
+            "packet:",
+            "packet:eth0@",
             "xdp:eth0",
             "eth0",
         ] {

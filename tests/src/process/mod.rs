@@ -1,6 +1,7 @@
 //! Groups of real processes: started, watched, killed and always cleaned away.
 //!
 //! * [`private_net`]: a network namespace of one's own, for root and for ordinary users;
+//! * [`other_net`]: a second one, the far end of a cable to an interface of the kernel;
 //! * [`raw_link`]: frames as they are, onto an interface and off it;
 //! * [`autopsy`]: what is known of a group when a test gives it up;
 //! * [`exec`]: unmodified programs, and kills of the servers behind them;
@@ -13,6 +14,7 @@
 pub mod autopsy;
 pub mod exec;
 pub mod group;
+pub mod other_net;
 pub mod private_net;
 pub mod raw_client;
 pub mod raw_link;

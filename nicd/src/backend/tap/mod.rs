@@ -7,13 +7,13 @@
 //! The descriptor lives in the vault: the device, its addresses and what it has queued outlive this
 //! process. Opening one is [`open`]; adopting one is [`configure`] and [`Tap::new`].
 
-mod header;
 mod netlink;
 mod open;
 
-pub use header::VIRTIO_HEADER_SIZE;
-pub use open::{FEATURES, OpenError, configure, open};
+pub use open::{FEATURES, configure, open};
 
+use crate::backend::virtio_header;
+pub use crate::backend::virtio_header::VIRTIO_HEADER_SIZE;
 use crate::counts::{Count, Counts};
 use crate::nic::{
     Capabilities, Frame, HEADER_MAX, HEADER_MIN, Nic, Received, SUPER_FRAME_MAX, Slab, Transmitted,
@@ -21,9 +21,7 @@ use crate::nic::{
 use crate::stock::Stock;
 use proto::Instant;
 use proto::control::notices::feature;
-use proto::nic::descriptor::Descriptor;
-use proto::nic::slab::{CHAIN_MAX, PageIndex};
-use proto::shm::Memory;
+use proto::nic::slab::PageIndex;
 use proto::shm::region::Region;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -56,28 +54,6 @@ impl Tap {
     }
 }
 
-/// Where the pieces lie, as vectored transfers want it.
-fn places(slab: &Slab<Arc<Region>>, frame: &Frame) -> [(usize, usize); CHAIN_MAX] {
-    let mut places = [(0, 0); CHAIN_MAX];
-    for (place, piece) in places.iter_mut().zip(frame.pieces()) {
-        *place = slab.piece(piece);
-    }
-    places
-}
-
-/// Where the headers of a TCP super-frame end; 0 when it is none. RFC 9293 §3.1: the data offset stands in
-/// the upper half of byte 12.
-fn headers_end(slab: &Slab<Arc<Region>>, first: &Descriptor) -> u16 {
-    const DATA_OFFSET_AT: u32 = 12;
-    let at = u32::from(first.csum_start) + DATA_OFFSET_AT;
-    if first.gso_size == 0 || at >= first.len {
-        return 0;
-    }
-    let mut byte = [0];
-    slab.memory.read(slab.piece(first).0 + at as usize, &mut byte);
-    first.csum_start.saturating_add(u16::from(byte[0] >> 4) * 4)
-}
-
 impl Nic<Arc<Region>> for Tap {
     fn capabilities(&self) -> Capabilities {
         Capabilities { driver: "tap", features: self.features, carrier: true }
@@ -106,7 +82,7 @@ impl Nic<Arc<Region>> for Tap {
         if !self.stock.take(slab, frame, self.frame_max + 1) {
             return Ok(Received::NoPages);
         }
-        let places = &places(slab, frame)[..frame.pieces().len()];
+        let places = &slab.places(frame)[..frame.pieces().len()];
         let mut head = [0; VIRTIO_HEADER_SIZE];
         let read = loop {
             match slab.memory.read_vectored(self.device.as_fd(), &mut head, places) {
@@ -127,7 +103,7 @@ impl Nic<Arc<Region>> for Tap {
         let whole = (HEADER_MIN..=self.frame_max).contains(&len);
         let sound = whole && {
             self.stock.cut(slab, frame, len);
-            header::decode(&head, len, frame.first_mut().expect("a frame has bytes"))
+            virtio_header::decode(&head, len, frame.first_mut().expect("a frame has bytes"))
         };
         if sound {
             return Ok(Received::Frame);
@@ -144,9 +120,8 @@ impl Nic<Arc<Region>> for Tap {
         _: Instant,
         counts: &mut Counts,
     ) -> io::Result<Transmitted> {
-        let first = frame.first().expect("the datapath sends frames of some length");
-        let head = header::encode(first, headers_end(slab, first));
-        let places = &places(slab, frame)[..frame.pieces().len()];
+        let head = virtio_header::of_frame(slab, frame);
+        let places = &slab.places(frame)[..frame.pieces().len()];
         let written = loop {
             match slab.memory.write_vectored(self.device.as_fd(), &head, places) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

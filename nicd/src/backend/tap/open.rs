@@ -1,22 +1,16 @@
 //! Making a TAP device, perhaps in another network namespace.
-//!
-//! A thread of its own enters the namespace, makes the device and ends; the descriptor works from
-//! anywhere.
 
 #![expect(unsafe_code, reason = "ioctls of /dev/net/tun")]
 
-use super::header::VIRTIO_HEADER_SIZE;
 use super::netlink;
+use crate::backend::namespace::{self, OpenError, failed};
+use crate::backend::virtio_header::VIRTIO_HEADER_SIZE;
 use proto::control::messages::Prefix;
 use proto::control::notices::feature;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::ioctl::{IntegerSetter, Setter, Updater, opcode};
 use rustix::net::{AddressFamily, SocketType, netdevice};
-use rustix::thread::LinkNameSpaceType;
-use std::io;
-use std::path::Path;
-use thiserror::Error;
 
 /// What a TAP does for the stack: all that the kernel's own side of it does for a program.
 pub const FEATURES: u32 =
@@ -24,8 +18,6 @@ pub const FEATURES: u32 =
 
 /// Where the device is made.
 const CONTROL: &str = "/dev/net/tun";
-/// Where ip-netns(8) keeps namespaces by name.
-const NAMESPACES: &str = "/run/netns";
 /// Bytes of an interface's name with its zero: IFNAMSIZ of linux/if.h.
 const NAME_SIZE: usize = 16;
 /// sizeof(struct ifreq) of netdevice(7).
@@ -43,20 +35,6 @@ const TUNSETIFF: rustix::ioctl::Opcode = opcode::write::<i32>(b'T', 202);
 const TUNSETOFFLOAD: rustix::ioctl::Opcode = opcode::write::<u32>(b'T', 208);
 const TUNSETVNETHDRSZ: rustix::ioctl::Opcode = opcode::write::<i32>(b'T', 216);
 
-/// Why there is no TAP.
-#[derive(Debug, Error)]
-#[error("cannot {step}: {source}")]
-pub struct OpenError {
-    /// What failed.
-    pub step: String,
-    /// What the kernel says.
-    pub source: io::Error,
-}
-
-fn failed<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> OpenError {
-    move |source| OpenError { step: step.into(), source: source.into() }
-}
-
 /// Makes TAP device `name` in namespace `netns` (the caller's own, when there is none), gives the
 /// kernel's side its MTU and addresses, and sets it up. The kernel may give us frames as `features`
 /// (bits of [`feature`]) says: with none, only whole frames with checksums.
@@ -70,24 +48,7 @@ pub fn open(
     addrs: &[Prefix],
     features: u32,
 ) -> Result<OwnedFd, OpenError> {
-    std::thread::scope(|scope| {
-        let inside = || {
-            netns.map_or(Ok(()), enter)?;
-            make(name, mtu, addrs, features)
-        };
-        let maker = std::thread::Builder::new().name("tap".to_owned()).spawn_scoped(scope, inside);
-        let outcome = maker.map_err(failed("make a thread"))?.join();
-        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-fn enter(netns: &str) -> Result<(), OpenError> {
-    let path = Path::new(NAMESPACES).join(netns);
-    let step = format!("enter network namespace {netns}");
-    let namespace = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed(step.clone()))?;
-    let kind = Some(LinkNameSpaceType::Network);
-    rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).map_err(failed(step))
+    namespace::inside(netns, || make(name, mtu, addrs, features))
 }
 
 fn make(name: &str, mtu: u16, addrs: &[Prefix], features: u32) -> Result<OwnedFd, OpenError> {

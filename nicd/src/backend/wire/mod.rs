@@ -231,7 +231,7 @@ impl Nic<Arc<Region>> for Wire {
         Ok(Transmitted::Taken)
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self, _: &mut Counts) {
         let Some(cable) = &mut self.cable else { return };
         if cable.publish_and_release() {
             self.link.wake_peer();
@@ -261,7 +261,7 @@ impl Nic<Arc<Region>> for Wire {
         }
         self.waits &= now < self.grace;
         self.release_held(now, counts);
-        self.flush();
+        self.flush(counts);
         Ok(())
     }
 

@@ -2,8 +2,8 @@
 
 use super::desc;
 use super::regs::{
-    CAUSE_LINK, CAUSES, InterruptControl, LONGEST, MASK_CLEAR, MASK_SET, MiscVectors, QUEUES, QueueVectors,
-    QUEUE_CONTROLS, QueueControl, RECEIVE_RING, ReceiveSplit, THROTTLE, TRANSMIT_RING, VECTOR,
+    CAUSE_LINK, CAUSES, InterruptControl, LONGEST, MASK_CLEAR, MASK_SET, MiscVectors, QUEUE_CONTROLS, QUEUES,
+    QueueControl, QueueVectors, RECEIVE_RING, ReceiveSplit, THROTTLE, TRANSMIT_RING, VECTOR,
     VECTOR_AUTO_CLEAR, VECTOR_AUTO_MASK, VECTOR_CAUSES, VECTOR_MASK_CLEAR, VECTOR_MASK_SET,
 };
 use crate::driver::hardware::{GONE, Hardware, stuck};

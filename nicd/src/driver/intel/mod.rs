@@ -143,7 +143,6 @@ pub struct IntelNic<H: Hardware, C: Chip> {
     /// Frames were moved since the last look.
     active: bool,
     /// What is counted where the datapath's counts are out of reach.
-    doorbells: u64,
     stops: u64,
     /// It did not answer where that could not be said.
     lost: Option<io::Error>,
@@ -181,7 +180,6 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
             masked: true,
             look_again: None,
             active: false,
-            doorbells: 0,
             stops: 0,
             lost: None,
         };
@@ -225,7 +223,8 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
         }
     }
 
-    fn tell(&mut self) {
+    /// Tells the chip of new descriptors where that is due; doorbells that it took.
+    fn tell(&mut self) -> u64 {
         let posted = self.receive.tail().wrapping_sub(self.receive_told) & (RECEIVE_SLOTS - 1);
         let known = self.receive.posted() - posted.min(self.receive.posted());
         let receive = posted >= DOORBELL_BATCH || (posted > 0 && known < RECEIVE_SLOTS / 2);
@@ -237,13 +236,12 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
         if receive {
             self.receive_told = self.receive.tail();
             self.hw.write32(C::RECEIVE_RING[4], self.receive_told);
-            self.doorbells += 1;
         }
         if transmit {
             self.transmit_told = self.transmit.tail();
             self.hw.write32(C::TRANSMIT_RING[4], self.transmit_told);
-            self.doorbells += 1;
         }
+        u64::from(receive) + u64::from(transmit)
     }
 
     /// A frame came or went.
@@ -346,9 +344,9 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
         Ok(Transmitted::Taken)
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self, counts: &mut Counts) {
         self.post();
-        self.tell();
+        counts.add(Count::Doorbells, self.tell());
     }
 
     fn complete(&mut self) -> Option<(u16, PageIndex)> {
@@ -399,7 +397,6 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
             counts.count(Count::LinkInterrupts);
         }
         self.see_link(counts)?;
-        counts.add(Count::Doorbells, core::mem::take(&mut self.doorbells));
         counts.add(Count::DeviceStops, core::mem::take(&mut self.stops));
         self.look_again = core::mem::take(&mut self.active).then_some(now + LOOK_AGAIN);
         Ok(())

@@ -1,4 +1,5 @@
-//! The header before each frame of a TAP: struct virtio_net_hdr_mrg_rxbuf, VIRTIO 1.2 §5.1.6.
+//! The header before each frame of a TAP: struct virtio_net_hdr_mrg_rxbuf, VIRTIO 1.2 §5.1.6. Before those of a packet
+//! socket stands the same without its last field.
 //!
 //! ```text
 //! byte 0      1         2        4         6           8            10           12
@@ -7,10 +8,14 @@
 //!      └──────┴─────────┴────────┴─────────┴───────────┴────────────┴────────────┘
 //! ```
 
+use crate::nic::{Frame, Slab};
 use proto::nic::descriptor::{Descriptor, flag};
+use proto::shm::Memory;
 
 /// Its size in bytes, as set by TUNSETVNETHDRSZ.
 pub const VIRTIO_HEADER_SIZE: usize = 12;
+/// Without the number of buffers: struct virtio_net_hdr of linux/virtio_net.h, as PACKET_VNET_HDR has it.
+pub(super) const SHORT_SIZE: usize = 10;
 
 // VIRTIO 1.2 §5.1.6.
 const NEEDS_CSUM: u8 = 1;
@@ -26,9 +31,31 @@ const TCP_CHECKSUM_AT: u16 = 16;
 /// Where the checksum lies in a UDP header: RFC 768.
 const UDP_CHECKSUM_AT: u16 = 6;
 
+/// Where the headers of a TCP super-frame end; 0 when it is none. RFC 9293 §3.1: the data offset stands in
+/// the upper half of byte 12.
+fn headers_end<M: Memory>(slab: &Slab<M>, first: &Descriptor) -> u16 {
+    const DATA_OFFSET_AT: u32 = 12;
+    let at = u32::from(first.csum_start) + DATA_OFFSET_AT;
+    if first.gso_size == 0 || at >= first.len {
+        return 0;
+    }
+    let mut byte = [0];
+    slab.memory.read(slab.piece(first).0 + at as usize, &mut byte);
+    first.csum_start.saturating_add(u16::from(byte[0] >> 4) * 4)
+}
+
+/// The header for a frame to send.
+///
+/// # Panics
+/// When it is empty: the datapath sends frames of some length.
+pub(super) fn of_frame<M: Memory>(slab: &Slab<M>, frame: &Frame) -> [u8; VIRTIO_HEADER_SIZE] {
+    let first = frame.first().expect("the datapath sends frames of some length");
+    encode(first, headers_end(slab, first))
+}
+
 /// The header for a frame whose first descriptor this is; a super-frame's headers end at `headers_end`,
 /// which is a hint.
-pub(super) fn encode(first: &Descriptor, headers_end: u16) -> [u8; VIRTIO_HEADER_SIZE] {
+fn encode(first: &Descriptor, headers_end: u16) -> [u8; VIRTIO_HEADER_SIZE] {
     let has = |bit: u16| first.flags & bit != 0;
     let mut head = [0; VIRTIO_HEADER_SIZE];
     let mut half = |at: usize, value: u16| head[at..at + 2].copy_from_slice(&value.to_ne_bytes());
@@ -49,8 +76,12 @@ pub(super) fn encode(first: &Descriptor, headers_end: u16) -> [u8; VIRTIO_HEADER
     head
 }
 
-/// Sets the marks of a received frame of `len` bytes; false when the header makes no sense.
-pub(super) fn decode(head: &[u8; VIRTIO_HEADER_SIZE], len: usize, first: &mut Descriptor) -> bool {
+/// Sets the marks of a received frame of `len` bytes; false when the header makes no sense. The number of buffers
+/// says nothing here.
+///
+/// # Panics
+/// When the header is shorter than [`SHORT_SIZE`].
+pub(super) fn decode(head: &[u8], len: usize, first: &mut Descriptor) -> bool {
     let half = |at: usize| u16::from_ne_bytes([head[at], head[at + 1]]);
     if head[0] & NEEDS_CSUM != 0 {
         let (udp, size) = match half(8) {

@@ -1,0 +1,272 @@
+//! Interfaces of the kernel that the stack shares with it: a cable to another network namespace, the kernel's own
+//! station on it going on, the stack a second one, and kills of its processes. Every test for every way to get at
+//! frames.
+//!
+//! `AXOLOTL_INTERFACE_KILLS` (24), `AXOLOTL_STORM_SEED` (random).
+
+use libnetclient::{Size, TcpListener, TcpStream, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+use tests::process::group::{Group, Program, Role, Spec, kernel_sockets};
+use tests::process::other_net::{OtherNet, ip};
+use tests::process::strike::{Plan, Strikes, table};
+use tests::process::{fresh_seed, private_net, wait_until};
+use tests::remote::fleet::{Fleet, Load};
+use tests::remote::ping::ping4;
+
+const HERE: &str = "axlif0";
+const THERE: &str = "axlif1";
+/// The kernel of the group's namespace, the stack beside it, and the remote.
+const KERNEL: &str = "10.90.0.1";
+const STACK: &str = "10.90.0.2";
+const REMOTE: &str = "10.90.0.9";
+const ECHO: u16 = 7007;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Connections to the stack, those of them under load, and connections to the kernel.
+const CONNECTIONS: usize = 64;
+const LOADED: usize = 16;
+const BESIDE: usize = 4;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn at(host: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(host.parse().expect("an address"), port)
+}
+
+fn v4(host: &str) -> Ipv4Addr {
+    host.parse().expect("an address")
+}
+
+/// The kernel has an address on the interface, and a group takes a second one.
+fn started(nic: &str, more: &[&str]) -> (OtherNet, Group) {
+    let other = OtherNet::new().expect("a second namespace");
+    other.cable((HERE, &format!("{KERNEL}/24")), (THERE, &format!("{REMOTE}/24"))).expect("a cable");
+    let spec = Spec {
+        nic: nic.into(),
+        addr: format!("{STACK}/24"),
+        tap_addr: None,
+        more: more.iter().map(|word| (*word).to_owned()).collect(),
+    };
+    let group = Group::up(&spec).expect("a group");
+    (other, group)
+}
+
+/// Resets that the kernel of this namespace sent: RFC 4022, tcpOutRsts.
+fn kernel_resets() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").expect("counters of the kernel");
+    let mut rows = text.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
+    let (Some(names), Some(values)) = (rows.next(), rows.next()) else { panic!("no row of TCP: {text}") };
+    let found = names.zip(values).find(|(name, _)| *name == "OutRsts");
+    found.and_then(|(_, value)| value.parse().ok()).expect("a count of resets")
+}
+
+fn count(group: &Group, name: &str) -> u64 {
+    group.access().counters().get(&(Role::Nicd, name.to_owned())).copied().unwrap_or(0)
+}
+
+/// A server of the kernel on its own address that echoes; ends with its connections.
+fn kernel_echo(port: u16, connections: usize) {
+    let listener = std::net::TcpListener::bind(at(KERNEL, port)).expect("the kernel's listener");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(connections) {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let mut out = stream.try_clone().expect("a second handle");
+                std::io::copy(&mut stream, &mut out)
+            });
+        }
+    });
+}
+
+fn stack_echo(group: &Group, other: &OtherNet) -> Program {
+    let server = group.example("echo", &[&ECHO.to_string()]).expect("the echo server");
+    let listening = || std::net::TcpStream::connect_timeout(&at(STACK, ECHO), Duration::from_secs(2)).is_ok();
+    other.run(|| assert!(wait_until(PATIENCE, listening), "echo does not listen"));
+    server
+}
+
+/// Bytes there and back over one connection.
+fn talk(mut one: impl Read + Write + Send, mut other: impl Read + Write) {
+    let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| one.write_all(&sent).expect("written"));
+        let mut got = vec![0; sent.len()];
+        other.read_exact(&mut got).expect("read");
+        assert!(got == sent, "there");
+    });
+    std::thread::scope(|scope| {
+        scope.spawn(|| other.write_all(&sent).expect("written"));
+        let mut got = vec![0; sent.len()];
+        one.read_exact(&mut got).expect("read");
+        assert!(got == sent, "back");
+    });
+}
+
+fn beside_the_kernel(nic: &str, more: &[&str]) {
+    let (other, group) = started(nic, more);
+    let session = group.session(Size::default()).expect("a session");
+    for host in [STACK, KERNEL] {
+        let answers = || other.run(|| ping4(v4(host), &[7; 1_000], Duration::from_secs(2)).is_ok());
+        assert!(wait_until(PATIENCE, answers), "{host} does not answer an echo");
+    }
+    let before = kernel_resets();
+    // One port, two servers: each has its own address.
+    let ours = TcpListener::bind_in(&session, at(STACK, ECHO)).expect("the stack's listener");
+    let theirs = std::net::TcpListener::bind(at(KERNEL, ECHO)).expect("the kernel's listener");
+    let reach = |host| {
+        other.run(|| std::net::TcpStream::connect_timeout(&at(host, ECHO), PATIENCE).expect("connected"))
+    };
+    talk(reach(STACK), ours.accept().expect("accepted").0);
+    talk(reach(KERNEL), theirs.accept().expect("accepted").0);
+    // The other way: from the stack to the remote.
+    let remote = other.run(|| std::net::TcpListener::bind(at(REMOTE, 0)).expect("the remote's listener"));
+    let port = remote.local_addr().expect("bound").port();
+    let caller = TcpStream::connect_in(&session, at(REMOTE, port)).expect("connected");
+    talk(caller, remote.accept().expect("accepted").0);
+    // Where nobody listens, the stack says so, and says it alone.
+    let refused = other.run(|| {
+        std::net::TcpStream::connect_timeout(&at(STACK, 1), PATIENCE).map(drop).map_err(|e| e.kind())
+    });
+    assert_eq!(refused, Err(std::io::ErrorKind::ConnectionRefused));
+    // Datagrams, whole and in fragments, both ways.
+    let ours = UdpSocket::bind_in(&session, at(STACK, 0)).expect("a socket");
+    let to_us = ours.local_addr().expect("bound");
+    let theirs = other.run(|| std::net::UdpSocket::bind(at(REMOTE, 0)).expect("a socket"));
+    theirs.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    ours.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut room = vec![0; 1 << 16];
+    for len in [1, 1_472, 1_473, 9_000] {
+        let sent: Vec<u8> = (0..len).map(|n| (n * 3) as u8).collect();
+        theirs.send_to(&sent, to_us).expect("sent");
+        let (got, from) = ours.recv_from(&mut room).expect("received");
+        assert!(room[..got] == sent, "{len} bytes to the stack");
+        assert_eq!(ours.send_to(&sent, from).expect("sent"), len);
+        let (got, _) = theirs.recv_from(&mut room).expect("received");
+        assert!(room[..got] == sent, "{len} bytes from the stack");
+    }
+    assert_eq!(kernel_resets(), before, "the kernel reset what was the stack's");
+    // A cable that is pulled: no carrier; in again, all goes on.
+    let (mut one, listener) = {
+        let listener = TcpListener::bind_in(&session, at(STACK, 7_100)).expect("a listener");
+        let one = other.run(|| std::net::TcpStream::connect_timeout(&at(STACK, 7_100), PATIENCE));
+        (one.expect("connected"), listener)
+    };
+    let (mut accepted, _) = listener.accept().expect("accepted");
+    let downs = count(&group, "carrier_down");
+    other.ip(&format!("link set {THERE} down")).expect("pulled");
+    assert!(wait_until(PATIENCE, || count(&group, "carrier_down") > downs), "no carrier is noticed");
+    let ups = count(&group, "carrier_up");
+    other.ip(&format!("link set {THERE} up")).expect("plugged in");
+    assert!(wait_until(PATIENCE, || count(&group, "carrier_up") > ups), "a carrier is noticed");
+    one.write_all(b"still").expect("written");
+    let mut got = [0; 5];
+    accepted.read_exact(&mut got).expect("read");
+    assert_eq!(&got, b"still");
+}
+
+fn kills(nic: &str, more: &[&str]) {
+    let seed = setting("AXOLOTL_STORM_SEED", fresh_seed());
+    println!("AXOLOTL_STORM_SEED={seed}");
+    let (other, group) = started(nic, more);
+    let _server = stack_echo(&group, &other);
+    kernel_echo(ECHO + 1, BESIDE);
+    let streams = other.run(|| kernel_sockets(CONNECTIONS, at(STACK, ECHO))).expect("every connection opens");
+    let beside = other.run(|| kernel_sockets(BESIDE, at(KERNEL, ECHO + 1))).expect("the kernel accepts");
+    let load = Load {
+        loaded: LOADED,
+        ahead: 128 * 1024,
+        rate: u64::MAX,
+        murmur_every: Duration::from_millis(20),
+        seed,
+    };
+    let fleet = Fleet::launch(streams, load).expect("a fleet");
+    // The kernel's own goes on at a pace that leaves the cable to the stack.
+    let slow = Load { loaded: BESIDE, rate: 1 << 20, seed: !seed, ..load };
+    let kernels = Fleet::launch(beside, slow).expect("a fleet");
+    let resets = kernel_resets();
+    let pause = Duration::from_millis(20)..Duration::from_millis(120);
+    let mut strikes = Strikes::new(&group, &fleet, || fleet.bytes(), seed, pause);
+    let roles = [Role::Nicd, Role::Netd, Role::Nicd, Role::Sockd, Role::Netd, Role::Supervisor];
+    for n in 0..setting("AXOLOTL_INTERFACE_KILLS", 24) as usize {
+        let plan = Plan::one(roles[n % roles.len()]);
+        strikes.strike(&plan).expect("the group heals and bytes move");
+        assert_eq!((fleet.lost(), fleet.wrong()), (0, 0), "after {plan:?}");
+    }
+    strikes.end();
+    let tallies = strikes.tallies().clone();
+    drop(strikes);
+    assert_eq!(kernel_resets(), resets, "the kernel reset what was the stack's");
+    let went_on = kernels.bytes();
+    assert!(wait_until(PATIENCE, || kernels.bytes() > went_on), "the kernel's own connections go on");
+    let report = fleet.finish(PATIENCE).expect("a report");
+    println!("{}", table(&tallies, CONNECTIONS as u64, &report.silences));
+    assert_eq!(report.lost, Vec::<String>::new());
+    assert_eq!((report.clean, report.bytes_wrong), (CONNECTIONS, 0));
+    let report = kernels.finish(PATIENCE).expect("a report");
+    assert_eq!((report.lost, report.bytes_wrong), (Vec::new(), 0), "the kernel's own connections");
+}
+
+/// What is wrong is said in words that help.
+fn refusals(kind: &str) {
+    let other = OtherNet::new().expect("a second namespace");
+    other.cable((HERE, &format!("{KERNEL}/24")), (THERE, &format!("{REMOTE}/24"))).expect("a cable");
+    let up = |nic: String, more: &[&str]| {
+        let more = more.iter().map(|word| (*word).to_owned()).collect();
+        let spec = Spec { nic, addr: format!("{STACK}/24"), tap_addr: None, more };
+        Group::up(&spec).map(drop).expect_err("refused").to_string()
+    };
+    let said = up(format!("{kind}:axlnone"), &[]);
+    assert!(said.contains("axlnone"), "{said}");
+    ip(&format!("link set {HERE} mtu 1400")).expect("a smaller MTU");
+    let said = up(format!("{kind}:{HERE}"), &[]);
+    assert!(said.contains("its MTU is 1400"), "{said}");
+    let said = up(format!("{kind}:{HERE}@axlnone"), &[]);
+    assert!(said.contains("ip netns add axlnone"), "{said}");
+}
+
+macro_rules! tests {
+    ($($name:ident = $body:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            private_net::test(stringify!($name), || $body);
+        })*
+    };
+}
+
+tests! {
+    packet_beside_the_kernel = beside_the_kernel(&format!("packet:{HERE}"), &[]);
+    packet_without_offloads = beside_the_kernel(&format!("packet:{HERE},offload=off"), &[]);
+    packet_with_two_shards = beside_the_kernel(&format!("packet:{HERE}"), &["--shards", "2"]);
+    packet_kills_lose_nothing = kills(&format!("packet:{HERE}"), &[]);
+    packet_refusals = refusals("packet");
+}
+
+/// netctl shows how often nicd woke, how often it polled, and how many frames a poll moved.
+#[test]
+fn polls_are_shown() {
+    private_net::test("polls_are_shown", || {
+        let (other, group) = started(&format!("packet:{HERE}"), &[]);
+        let _server = stack_echo(&group, &other);
+        let shown = |group: &Group| -> serde_json::Value {
+            let output = group.command("netctl").args(["-j", "link", "-s"]).output().expect("netctl runs");
+            serde_json::from_slice(&output.stdout).expect("JSON")
+        };
+        let of_ours = |shown: &serde_json::Value, what: &str| shown[0]["napi"][what].as_f64().unwrap_or(-1.0);
+        let before = shown(&group);
+        let mut caller = other
+            .run(|| std::net::TcpStream::connect_timeout(&at(STACK, ECHO), PATIENCE).expect("connected"));
+        caller.write_all(&[7; 10_000]).expect("written");
+        caller.read_exact(&mut [0; 10_000]).expect("read");
+        let more = |what| of_ours(&shown(&group), what) > of_ours(&before, what);
+        assert!(
+            wait_until(PATIENCE, || more("wakeups") && more("polls") && more("frames")),
+            "{:?}",
+            shown(&group)
+        );
+        let text = group.command("netctl").args(["link", "-s"]).output().expect("netctl runs");
+        assert!(String::from_utf8_lossy(&text.stdout).contains("FRAMES/POLL"), "{text:?}");
+    });
+}
