@@ -207,7 +207,7 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
         self.take_pages()?;
         let received = self.receive(now)?;
         let transmitted = self.transmit(now)?;
-        let wake = self.give_back()?;
+        let wake = self.give_back(now)?;
         let again = received || transmitted;
         if again {
             self.counts.count(Count::TimeSqueeze);
@@ -483,8 +483,8 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
     }
 
     /// Device → completion rings, and everything is published; the shards that must be woken.
-    fn give_back(&mut self) -> Result<u64, Broken> {
-        self.nic.flush(&mut self.counts);
+    fn give_back(&mut self, now: Instant) -> Result<u64, Broken> {
+        self.nic.flush(now, &mut self.counts);
         while let Some((whose, page)) = self.nic.complete() {
             if let Some(port) = &mut self.shards[usize::from(whose)].port {
                 port.give(page).map_err(broken(whose))?;

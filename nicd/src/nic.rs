@@ -242,7 +242,7 @@ pub trait Nic<M: Memory> {
     ) -> io::Result<Transmitted>;
 
     /// The end of a batch: what was transmitted leaves now, if it waited for more.
-    fn flush(&mut self, _counts: &mut Counts) {}
+    fn flush(&mut self, _now: Instant, _counts: &mut Counts) {}
 
     /// A page of a transmitted frame that the device has done with, and the shard whose it is.
     fn complete(&mut self) -> Option<(u16, PageIndex)>;

@@ -9,6 +9,7 @@ use crate::backend::namespace;
 use crate::backend::packet::Packet;
 use crate::backend::tap::{self, Tap};
 use crate::backend::wire::Wire;
+use crate::backend::xdp::Xdp;
 use crate::counts::Count;
 use crate::datapath::{Broken, Datapath, TurnError};
 use crate::driver::e1000e::{self, E1000e};
@@ -123,6 +124,16 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), ServerError> 
         Backend::Packet { name, netns } => {
             let nic = Packet::open(name, netns.as_deref(), config.mac, config.mtu, config.offload)?;
             Server::new(start, supervised, &config, nic, None)?.serve(early)
+        }
+        Backend::Xdp { name, netns } => {
+            match Xdp::open(name, netns.as_deref(), config.mac, config.mtu) {
+                Ok(nic) => Server::new(start, supervised, &config, nic, None)?.serve(early),
+                Err(reason) => {
+                    let nic = Packet::open(name, netns.as_deref(), config.mac, config.mtu, config.offload)?;
+                    tracing::warn!("no AF_XDP on {name}, AF_PACKET instead: {reason}");
+                    Server::new(start, supervised, &config, nic, None)?.serve(early)
+                }
+            }
         }
         Backend::Vfio { bdf } => {
             let opened = Opened::open(&Place::new(bdf))?;

@@ -181,7 +181,7 @@ impl Remote {
         frame.add(Descriptor::plain(PageIndex(0), 0, bytes.len() as u32));
         let sent = self.wire.transmit(&self.slab, &frame, clock::now(), &mut self.counts).expect("a device");
         assert_eq!(sent, Transmitted::Taken);
-        self.wire.flush(&mut self.counts);
+        self.wire.flush(clock::now(), &mut self.counts);
     }
 
     fn receive(&mut self) -> Vec<u8> {
@@ -196,7 +196,7 @@ impl Remote {
             let (at, len) = self.slab.piece(frame.first()?);
             let mut bytes = vec![0; len];
             self.slab.memory.read(at, &mut bytes);
-            self.wire.flush(&mut self.counts);
+            self.wire.flush(clock::now(), &mut self.counts);
             Some(bytes)
         })
     }

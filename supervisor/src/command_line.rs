@@ -12,7 +12,7 @@ pub struct Up {
     /// The group's name.
     #[arg(long, default_value_t = proto::run_dir::default_name())]
     name: String,
-    /// An interface: tap:IF[@NETNS], packet:IF[@NETNS], vfio:BDF or wire:PATH[,loss=…,delay=…,reorder=…,dup=…,corrupt=…,seed=…], and perhaps ,offload=off.
+    /// An interface: tap:IF[@NETNS], xdp:IF[@NETNS], packet:IF[@NETNS], vfio:BDF or wire:PATH[,loss=…,delay=…,reorder=…,dup=…,corrupt=…,seed=…], and perhaps ,offload=off.
     #[arg(long, value_name = "SPEC")]
     nic: Vec<String>,
     /// The stack's addresses on the interface.

@@ -171,7 +171,9 @@ fn requirements(group: &GroupConfig, programs: &Path) -> Result<(), StarterError
     }
     for nic in &group.nics {
         let netns = match &nic.backend {
-            Backend::Tap { netns, .. } | Backend::Packet { netns, .. } => netns.as_ref(),
+            Backend::Tap { netns, .. } | Backend::Packet { netns, .. } | Backend::Xdp { netns, .. } => {
+                netns.as_ref()
+            }
             Backend::Vfio { .. } | Backend::Wire { .. } => continue,
         };
         let tun = Path::new("/dev/net/tun");

@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tests::process::group::{Group, Program, Role, Spec, kernel_sockets};
 use tests::process::other_net::{OtherNet, ip};
+use tests::process::raw_link::close_checksums;
 use tests::process::strike::{Plan, Strikes, table};
 use tests::process::{fresh_seed, private_net, wait_until};
 use tests::remote::fleet::{Fleet, Load};
@@ -44,6 +45,9 @@ fn v4(host: &str) -> Ipv4Addr {
 fn started(nic: &str, more: &[&str]) -> (OtherNet, Group) {
     let other = OtherNet::new().expect("a second namespace");
     other.cable((HERE, &format!("{KERNEL}/24")), (THERE, &format!("{REMOTE}/24"))).expect("a cable");
+    if nic.starts_with("xdp:") {
+        other.run(|| close_checksums(THERE)).expect("frames as they are on a cable");
+    }
     let spec = Spec {
         nic: nic.into(),
         addr: format!("{STACK}/24"),
@@ -242,6 +246,34 @@ tests! {
     packet_with_two_shards = beside_the_kernel(&format!("packet:{HERE}"), &["--shards", "2"]);
     packet_kills_lose_nothing = kills(&format!("packet:{HERE}"), &[]);
     packet_refusals = refusals("packet");
+    xdp_beside_the_kernel = beside_the_kernel(&format!("xdp:{HERE}"), &[]);
+    xdp_with_two_shards = beside_the_kernel(&format!("xdp:{HERE}"), &["--shards", "2"]);
+    xdp_kills_lose_nothing = kills(&format!("xdp:{HERE}"), &[]);
+    xdp_refusals = refusals("xdp");
+}
+
+/// Where AF_XDP is not to be had, AF_PACKET takes its place, and the log says why.
+#[test]
+fn xdp_falls_back_with_a_reason() {
+    private_net::test("xdp_falls_back_with_a_reason", || {
+        let other = OtherNet::new().expect("a second namespace");
+        other.cable((HERE, &format!("{KERNEL}/24")), (THERE, &format!("{REMOTE}/24"))).expect("a cable");
+        // Longer frames than a chunk of the sockets' memory holds.
+        ip(&format!("link set {HERE} mtu 9000")).expect("jumbo frames");
+        other.ip(&format!("link set {THERE} mtu 9000")).expect("jumbo frames");
+        let spec = Spec {
+            nic: format!("xdp:{HERE}"),
+            addr: format!("{STACK}/24"),
+            tap_addr: None,
+            more: vec!["--mtu".into(), "9000".into()],
+        };
+        let group = Group::up(&spec).expect("a group");
+        let answers = || other.run(|| ping4(v4(STACK), &[7; 8_000], Duration::from_secs(2)).is_ok());
+        assert!(wait_until(PATIENCE, answers), "no answer to an echo");
+        let logs = group.logs().into_iter().filter_map(|path| std::fs::read_to_string(path).ok());
+        let said = logs.collect::<String>();
+        assert!(said.contains("AF_PACKET instead: frames of 9018 bytes"), "{said}");
+    });
 }
 
 /// netctl shows how often nicd woke, how often it polled, and how many frames a poll moved.

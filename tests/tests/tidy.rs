@@ -27,6 +27,7 @@ const UNSAFE: &[&str] = &[
     "nicd/src/backend/kernel_calls.rs",
     "nicd/src/backend/kernel_memory.rs",
     "nicd/src/backend/tap/open.rs",
+    "nicd/src/backend/xdp/program.rs",
     // Registers of a chip are mapped and reached by address; memory is given to a device.
     "nicd/src/vfio/bar.rs",
     "nicd/src/vfio/device.rs",

@@ -7,3 +7,4 @@ pub mod packet;
 pub mod tap;
 mod virtio_header;
 pub mod wire;
+pub mod xdp;

@@ -115,6 +115,13 @@ pub enum Backend {
         /// Network namespace by name, if not the group's own.
         netns: Option<String>,
     },
+    /// As `Packet`, by AF_XDP where that is to be had.
+    Xdp {
+        /// The interface's name.
+        name: String,
+        /// Network namespace by name, if not the group's own.
+        netns: Option<String>,
+    },
 }
 
 /// What a `wire` does to frames. Probabilities are in parts per million.

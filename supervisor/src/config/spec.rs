@@ -28,7 +28,7 @@ pub fn offload(given: &Given<String>) -> Result<(Given<String>, bool), ConfigErr
     Ok((Given { value: rest.join(","), at: given.at.clone() }, offload))
 }
 
-/// `tap:IF[@NETNS]`, `packet:IF[@NETNS]`, `vfio:BDF` or `wire:PATH[,KEY=VALUE…]`.
+/// `tap:IF[@NETNS]`, `xdp:IF[@NETNS]`, `packet:IF[@NETNS]`, `vfio:BDF` or `wire:PATH[,KEY=VALUE…]`.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -42,10 +42,13 @@ pub fn backend(given: &Given<String>, kernel_addrs: &[Prefix]) -> Result<Backend
             let (name, netns) = interface(given, kind, rest)?;
             Ok(Backend::Packet { name, netns })
         }
-        "xdp" => Err(given.error("this build has no backend 'xdp'", "use packet:NAME, which needs no more")),
+        "xdp" => {
+            let (name, netns) = interface(given, kind, rest)?;
+            Ok(Backend::Xdp { name, netns })
+        }
         _ => Err(given.error(
             format!("'{}' is no interface", given.value),
-            "write tap:NAME[@NETNS], packet:NAME[@NETNS], vfio:BDF or wire:PATH[,loss=1%,delay=5ms,…]",
+            "write tap:NAME[@NETNS], xdp:NAME[@NETNS], packet:NAME[@NETNS], vfio:BDF or wire:PATH[,loss=1%,delay=5ms,…]",
         )),
     }
 }
@@ -257,6 +260,8 @@ mod tests {
         };
         assert_eq!(backend(&given("packet:eth0"), &[]), Ok(packet("eth0", None)));
         assert_eq!(backend(&given("packet:eth0@blue"), &[]), Ok(packet("eth0", Some("blue"))));
+        let xdp = Backend::Xdp { name: "eth0".to_owned(), netns: Some("blue".to_owned()) };
+        assert_eq!(backend(&given("xdp:eth0@blue"), &[]), Ok(xdp));
     }
 
     #[test]
@@ -276,7 +281,8 @@ mod tests {
             "wire:/w,colour=1",
             "packet:",
             "packet:eth0@",
-            "xdp:eth0",
+            "xdp:",
+            "pcap:eth0",
             "eth0",
         ] {
             assert!(backend(&given(bad), &[]).is_err(), "{bad}");

@@ -126,6 +126,16 @@ impl Packet {
         })
     }
 
+    /// Number of the interface.
+    pub(in crate::backend) fn index(&self) -> u32 {
+        self.socket.index()
+    }
+
+    /// A frame has left by another way: its pages are done with.
+    pub(in crate::backend) fn give_back(&mut self, shard: u16, frame: &Frame) {
+        self.done.extend(frame.pieces().iter().map(|piece| (shard, piece.page)));
+    }
+
     /// Asks for a notice when there is room, or not.
     fn block(&mut self, blocked: bool) {
         if self.blocked != blocked {
@@ -248,7 +258,7 @@ impl Nic<Arc<Region>> for Packet {
         Ok(Transmitted::Taken)
     }
 
-    fn flush(&mut self, counts: &mut Counts) {
+    fn flush(&mut self, _: Instant, counts: &mut Counts) {
         if !self.blocked {
             self.send(counts);
         }

@@ -41,6 +41,8 @@ const SEND_BUFFER: usize = 8 << 20;
 pub(in crate::backend) enum Takes {
     /// All to a station, and to groups.
     Station(Mac),
+    /// Those to groups.
+    Groups,
     /// All.
     Everything,
 }
@@ -140,6 +142,11 @@ impl PacketSocket {
         set_option(self.socket.as_fd(), SOL_PACKET, way, &request)
     }
 
+    /// Number of the interface.
+    pub(in crate::backend) fn index(&self) -> u32 {
+        self.index
+    }
+
     /// Frames that found no room since the last call: struct tpacket_stats_v3.
     pub(in crate::backend) fn lost_frames(&self) -> u64 {
         let mut stats = [0; 12];
@@ -195,6 +202,7 @@ fn filter(takes: Takes) -> Vec<libc::sock_filter> {
     let (all, nothing) = (line(RETURN, 0, 0, u32::MAX), line(RETURN, 0, 0, 0));
     match takes {
         Takes::Everything => vec![all],
+        Takes::Groups => vec![line(LOAD_WORD, 0, 0, 0), line(IF_BITS, 0, 1, GROUP), all, nothing],
         Takes::Station([a, b, c, d, e, f]) => vec![
             line(LOAD_WORD, 0, 0, 0),
             line(IF_BITS, 3, 0, GROUP),

@@ -231,7 +231,7 @@ impl Nic<Arc<Region>> for Wire {
         Ok(Transmitted::Taken)
     }
 
-    fn flush(&mut self, _: &mut Counts) {
+    fn flush(&mut self, _: Instant, _: &mut Counts) {
         let Some(cable) = &mut self.cable else { return };
         if cable.publish_and_release() {
             self.link.wake_peer();
@@ -261,7 +261,7 @@ impl Nic<Arc<Region>> for Wire {
         }
         self.waits &= now < self.grace;
         self.release_held(now, counts);
-        self.flush(counts);
+        self.flush(now, counts);
         Ok(())
     }
 

@@ -344,7 +344,7 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
         Ok(Transmitted::Taken)
     }
 
-    fn flush(&mut self, counts: &mut Counts) {
+    fn flush(&mut self, _: Instant, counts: &mut Counts) {
         self.post();
         counts.add(Count::Doorbells, self.tell());
     }
