@@ -18,3 +18,4 @@ mod port;
 pub mod server;
 pub mod stock;
 pub mod vfio;
+mod virtio_header;

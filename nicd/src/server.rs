@@ -15,6 +15,8 @@ use crate::datapath::{Broken, Datapath, TurnError};
 use crate::driver::e1000e::{self, E1000e};
 use crate::driver::igb::{self, Igb};
 use crate::driver::intel::IntelNic;
+use crate::driver::virtio::regs::Layout;
+use crate::driver::virtio::{self, Virtio};
 use crate::nic::{Nic, Slab};
 use crate::vfio::device::{OpenError, Opened};
 use crate::vfio::place::Place;
@@ -125,16 +127,14 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), ServerError> 
             let nic = Packet::open(name, netns.as_deref(), config.mac, config.mtu, config.offload)?;
             Server::new(start, supervised, &config, nic, None)?.serve(early)
         }
-        Backend::Xdp { name, netns } => {
-            match Xdp::open(name, netns.as_deref(), config.mac, config.mtu) {
-                Ok(nic) => Server::new(start, supervised, &config, nic, None)?.serve(early),
-                Err(reason) => {
-                    let nic = Packet::open(name, netns.as_deref(), config.mac, config.mtu, config.offload)?;
-                    tracing::warn!("no AF_XDP on {name}, AF_PACKET instead: {reason}");
-                    Server::new(start, supervised, &config, nic, None)?.serve(early)
-                }
+        Backend::Xdp { name, netns } => match Xdp::open(name, netns.as_deref(), config.mac, config.mtu) {
+            Ok(nic) => Server::new(start, supervised, &config, nic, None)?.serve(early),
+            Err(reason) => {
+                let nic = Packet::open(name, netns.as_deref(), config.mac, config.mtu, config.offload)?;
+                tracing::warn!("no AF_XDP on {name}, AF_PACKET instead: {reason}");
+                Server::new(start, supervised, &config, nic, None)?.serve(early)
             }
-        }
+        },
         Backend::Vfio { bdf } => {
             let opened = Opened::open(&Place::new(bdf))?;
             let slabs = slabs(&start);
@@ -151,11 +151,22 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), ServerError> 
                     Server::new(start, supervised, &config, nic.map_err(ServerError::Device)?, None)?
                         .serve(early)
                 }
+                id if virtio::IDS.contains(&id) => {
+                    let read8 = |at: usize| opened.config().read8(at as u64).unwrap_or(u8::MAX);
+                    let Some(layout) = Layout::find(read8) else {
+                        let words = "it has no modern registers in one BAR";
+                        return Err(ServerError::Device(io::Error::new(io::ErrorKind::Unsupported, words)));
+                    };
+                    let hw = opened.set_up(layout.bar.into(), 1, &slabs)?;
+                    let nic = Virtio::new(hw, layout, config.mtu, config.offload);
+                    Server::new(start, supervised, &config, nic.map_err(ServerError::Device)?, None)?
+                        .serve(early)
+                }
                 (vendor, device) => Err(OpenError::Unknown {
                     bdf: bdf.clone(),
                     vendor,
                     device,
-                    known: "82574L (8086:10d3) and 82576 (8086:10c9)",
+                    known: "82574L (8086:10d3), 82576 (8086:10c9) and virtio-net (1af4:1041)",
                 }
                 .into()),
             }

@@ -9,12 +9,15 @@ use chip::{Chip, GEOMETRY, LENT, OURS, Shared, THEIRS, World, frame, heap, marks
 use core::time::Duration;
 use nicd::counts::Count;
 use nicd::driver::e1000e::E1000e;
-use nicd::driver::hardware::RINGS_SIZE;
+use nicd::driver::hardware::{Hardware, RINGS_SIZE};
 use nicd::driver::igb::Igb;
 use nicd::driver::intel::IntelNic;
+use nicd::driver::virtio::Virtio;
+use nicd::driver::virtio::regs::Layout;
 use nicd::model::e1000e::E1000eModel;
 use nicd::model::igb::IgbModel;
 use nicd::model::machine::Model;
+use nicd::model::virtio::VirtioModel;
 use nicd::nic::Slab;
 use proptest::prelude::*;
 use proto::control::notices::FilterNotice;
@@ -55,6 +58,23 @@ impl Chip for OnIgb {
     }
 }
 
+struct OnVirtio;
+
+impl Chip for OnVirtio {
+    type Model = VirtioModel<Shared>;
+    type Nic = Virtio<Rc<VirtioModel<Shared>>>;
+    const NAME: &'static str = "virtio";
+
+    fn model(slabs: &[Slab<Shared>]) -> Rc<Self::Model> {
+        VirtioModel::new(heap(RINGS_SIZE), slabs)
+    }
+
+    fn driver(model: &Rc<Self::Model>, mtu: u16) -> io::Result<Self::Nic> {
+        let layout = Layout::find(|at| model.config8(at)).ok_or(io::ErrorKind::NotConnected)?;
+        Virtio::new(model.clone(), layout, mtu, true)
+    }
+}
+
 /// Every test on every chip.
 macro_rules! on_every_chip {
     ($($name:ident)*) => {
@@ -67,6 +87,11 @@ macro_rules! on_every_chip {
             #[test]
             fn igb() {
                 super::checks::$name::<super::OnIgb>();
+            }
+
+            #[test]
+            fn virtio() {
+                super::checks::$name::<super::OnVirtio>();
             }
         })*
     };
@@ -530,5 +555,25 @@ mod checks {
                 }
             }
         });
+    }
+}
+
+/// Without the features that a modern device need not have, and not without those that it must have.
+#[test]
+fn virtio_with_fewer_features() {
+    let slab = Slab { shard: 0, memory: heap(GEOMETRY.bytes()), geometry: GEOMETRY };
+    let over = |without: u64| {
+        let model = VirtioModel::lacking(without, heap(RINGS_SIZE), std::slice::from_ref(&slab));
+        OnVirtio::driver(&model, 1500).map(|nic| nicd::nic::Nic::capabilities(&nic))
+    };
+    let (all, plain) =
+        (over(0).expect("a device"), over(1 | 2 | 1 << 15 | 1 << 16 | 1 << 29).expect("a device"));
+    assert!(all.carrier && all.features != 0);
+    assert!(plain.carrier && plain.features == 0, "no status: there is always a link");
+    // A device that cuts must fill in: VIRTIO 1.2 §5.1.3.1.
+    assert_eq!(over(1).expect("a device").features, proto::control::notices::feature::RX_CHECKSUM);
+    for (bit, word) in [(1u64 << 32, "legacy"), (1 << 33, "IOMMU")] {
+        let error = over(bit).expect_err("refused").to_string();
+        assert!(error.contains(word), "{error}");
     }
 }

@@ -18,6 +18,9 @@ pub(crate) struct KernelMemory {
     len: usize,
 }
 
+// SAFETY: a mapping has no thread affinity, and this is its only owner.
+unsafe impl Send for KernelMemory {}
+
 impl KernelMemory {
     /// `len` bytes of what `socket` shares at `offset`.
     ///

@@ -5,6 +5,5 @@ mod kernel_memory;
 pub mod namespace;
 pub mod packet;
 pub mod tap;
-mod virtio_header;
 pub mod wire;
 pub mod xdp;

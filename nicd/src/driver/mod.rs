@@ -15,3 +15,4 @@ pub mod intel;
 pub mod offload;
 pub mod receive;
 pub mod transmit;
+pub mod virtio;

@@ -363,19 +363,14 @@ impl<M: Memory + Clone, C: Chip> Hardware for Rc<IntelModel<M, C>> {
     }
 
     fn pause(&self, time: Duration) {
-        self.machine.time.set(self.machine.time.get() + time);
+        self.machine.pause(time);
     }
 
     fn start(&self) -> io::Result<()> {
-        self.machine.master.set(true);
-        Ok(())
+        self.machine.start()
     }
 
     fn quiesce(&self) -> io::Result<()> {
-        if self.machine.faults.borrow().restless {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.machine.master.set(false);
-        Ok(())
+        self.machine.quiesce()
     }
 }

@@ -8,6 +8,7 @@ use proto::shm::Memory;
 use rustix::event::EventfdFlags;
 use rustix::fd::OwnedFd;
 use std::cell::{Cell, RefCell};
+use std::io;
 
 /// What a test makes a model do wrong.
 #[derive(Debug, Clone, Default)]
@@ -107,6 +108,32 @@ impl<M: Memory> Machine<M> {
     /// The chip writes memory; nothing where it may not.
     pub fn write(&self, iova: u64, bytes: &[u8]) -> bool {
         self.reach(iova, bytes.len(), |memory, at| memory.write(at, bytes))
+    }
+
+    /// Time goes by, while a driver waits.
+    pub fn pause(&self, time: Duration) {
+        self.time.set(self.time.get() + time);
+    }
+
+    /// Bus mastering is on from now on.
+    ///
+    /// # Errors
+    /// Never here.
+    pub fn start(&self) -> io::Result<()> {
+        self.master.set(true);
+        Ok(())
+    }
+
+    /// Bus mastering is off from now on, unless access to memory does not end.
+    ///
+    /// # Errors
+    /// `TimedOut` then.
+    pub fn quiesce(&self) -> io::Result<()> {
+        if self.faults.borrow().restless {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.master.set(false);
+        Ok(())
     }
 
     /// An interrupt.

@@ -9,3 +9,4 @@ pub mod frames;
 pub mod igb;
 pub mod intel;
 pub mod machine;
+pub mod virtio;

@@ -2,7 +2,7 @@
 
 use crate::netd_side::NetdSide;
 use nicd::counts::Count;
-use nicd::datapath::Datapath;
+use nicd::datapath::{Datapath, TurnError};
 use nicd::model::machine::Model;
 use nicd::nic::{Nic, Slab};
 use proto::Instant;
@@ -109,7 +109,10 @@ impl<C: Chip> World<C> {
             if self.sleeps {
                 return Ok(());
             }
-            let turn = self.nicd.turn(self.now).expect("netd is honest");
+            let turn = match self.nicd.turn(self.now) {
+                Err(TurnError::Device(error)) => return Err(error),
+                outcome => outcome.expect("netd is honest"),
+            };
             self.take();
             if !turn.again && !turn.moved && self.nicd.may_sleep().expect("netd is honest") {
                 self.sleeps = true;

@@ -43,9 +43,9 @@ impl OtherNet {
     /// When there can be none.
     pub fn new() -> io::Result<OtherNet> {
         // It ends with its standard input, which only this process holds.
-        let holder = Command::new("unshare").args(["--net", "sh", "-c", "ip link set lo up; echo; cat"]);
-        let holder = { holder }.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let mut other = OtherNet { holder };
+        let mut holder = Command::new("unshare");
+        holder.args(["--net", "sh", "-c", "ip link set lo up; echo; cat >/dev/null"]);
+        let mut other = OtherNet { holder: holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()? };
         let mut said = other.holder.stdout.take().ok_or_else(|| io::Error::other("no output"))?;
         // It is there when it says so.
         io::Read::read_exact(&mut said, &mut [0])?;

@@ -14,11 +14,11 @@ pub(in crate::backend) use socket::{PacketSocket, Takes};
 
 use crate::backend::kernel_calls::{Outgoing, SEND_MAX, send_frames};
 use crate::backend::namespace::OpenError;
-use crate::backend::virtio_header::{self, SHORT_SIZE};
 use crate::counts::{Count, Counts};
 use crate::filter::AddressFilter;
 use crate::nic::{Capabilities, Frame, HEADER_MIN, Nic, Received, SUPER_FRAME_MAX, Slab, Transmitted};
 use crate::stock::Stock;
+use crate::virtio_header::{self, SHORT_SIZE};
 use proto::Instant;
 use proto::control::notices::{Mac, feature};
 use proto::nic::slab::{CHAIN_MAX, PageIndex};

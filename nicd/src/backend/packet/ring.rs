@@ -12,7 +12,7 @@
 
 use crate::backend::kernel_calls::set_option;
 use crate::backend::kernel_memory::KernelMemory;
-use crate::backend::virtio_header::SHORT_SIZE;
+use crate::virtio_header::SHORT_SIZE;
 use core::sync::atomic::Ordering;
 use rustix::fd::BorrowedFd;
 use std::io;

@@ -12,13 +12,13 @@ mod open;
 
 pub use open::{FEATURES, configure, open};
 
-use crate::backend::virtio_header;
-pub use crate::backend::virtio_header::VIRTIO_HEADER_SIZE;
 use crate::counts::{Count, Counts};
 use crate::nic::{
     Capabilities, Frame, HEADER_MAX, HEADER_MIN, Nic, Received, SUPER_FRAME_MAX, Slab, Transmitted,
 };
 use crate::stock::Stock;
+use crate::virtio_header;
+pub use crate::virtio_header::VIRTIO_HEADER_SIZE;
 use proto::Instant;
 use proto::control::notices::feature;
 use proto::nic::slab::PageIndex;

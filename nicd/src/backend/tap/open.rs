@@ -4,7 +4,7 @@
 
 use super::netlink;
 use crate::backend::namespace::{self, OpenError, failed};
-use crate::backend::virtio_header::VIRTIO_HEADER_SIZE;
+use crate::virtio_header::VIRTIO_HEADER_SIZE;
 use proto::control::messages::Prefix;
 use proto::control::notices::feature;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};

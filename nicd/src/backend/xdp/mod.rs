@@ -21,7 +21,6 @@ use program::Sockets;
 use proto::Instant;
 use proto::control::notices::Mac;
 use proto::nic::slab::PageIndex;
-use proto::shm::Memory;
 use proto::shm::region::Region;
 use queue::{FRAME_MAX, Queue};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -71,7 +70,7 @@ fn doing<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> String {
     move |error| format!("cannot {step}: {}", error.into())
 }
 
-fn parts(packet: &Packet, mac: &Mac, index: u32) -> Result<Parts, String> {
+fn parts(groups: BorrowedFd<'_>, mac: &Mac, index: u32) -> Result<Parts, String> {
     let sockets = Sockets::new(QUEUES_MAX).map_err(doing("make a map of sockets (bpf(2))"))?;
     let mut queues = Vec::new();
     for number in 0..QUEUES_MAX {
@@ -82,7 +81,7 @@ fn parts(packet: &Packet, mac: &Mac, index: u32) -> Result<Parts, String> {
         }
     }
     let notices = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(doing("wait for frames"))?;
-    for fd in queues.iter().map(AsFd::as_fd).chain([packet.descriptor()]) {
+    for fd in queues.iter().map(AsFd::as_fd).chain([groups]) {
         epoll::add(&notices, fd, EventData::new_u64(0), EventFlags::IN).map_err(doing("wait for frames"))?;
     }
     for (number, queue) in (0..).zip(&queues) {
@@ -103,9 +102,11 @@ impl Xdp {
         if longest > FRAME_MAX {
             return Err(format!("frames of {longest} bytes do not fit its {FRAME_MAX}"));
         }
-        let packet = Packet::taking(name, netns, (mac, Takes::Groups), mtu, false).map_err(|e| e.to_string())?;
-        let index = packet.index();
-        let parts = namespace::inside(netns, || Ok(parts(&packet, &mac, index))).map_err(|e| e.to_string())??;
+        let packet =
+            Packet::taking(name, netns, (mac, Takes::Groups), mtu, false).map_err(|e| e.to_string())?;
+        let (index, groups) = (packet.index(), packet.descriptor());
+        let parts =
+            namespace::inside(netns, || Ok(parts(groups, &mac, index))).map_err(|e| e.to_string())??;
         Ok(Xdp {
             packet,
             queues: parts.queues,

@@ -272,10 +272,7 @@ impl Queue {
         self.transmit.publish(self.transmit.producer);
         let mut calls = 0;
         // In copy mode a call is what sends; it sends a number, and no more.
-        while self.is_behind()
-            && (!self.zero_copy || self.transmit.needs_wakeup())
-            && calls < KICKS_MAX
-        {
+        while self.is_behind() && (!self.zero_copy || self.transmit.needs_wakeup()) && calls < KICKS_MAX {
             calls += 1;
             match rustix::net::send(&self.socket, &[], SendFlags::DONTWAIT) {
                 Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}

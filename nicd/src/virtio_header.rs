@@ -15,7 +15,7 @@ use proto::shm::Memory;
 /// Its size in bytes, as set by TUNSETVNETHDRSZ.
 pub const VIRTIO_HEADER_SIZE: usize = 12;
 /// Without the number of buffers: struct virtio_net_hdr of linux/virtio_net.h, as PACKET_VNET_HDR has it.
-pub(super) const SHORT_SIZE: usize = 10;
+pub(crate) const SHORT_SIZE: usize = 10;
 
 // VIRTIO 1.2 §5.1.6.
 const NEEDS_CSUM: u8 = 1;
@@ -48,7 +48,7 @@ fn headers_end<M: Memory>(slab: &Slab<M>, first: &Descriptor) -> u16 {
 ///
 /// # Panics
 /// When it is empty: the datapath sends frames of some length.
-pub(super) fn of_frame<M: Memory>(slab: &Slab<M>, frame: &Frame) -> [u8; VIRTIO_HEADER_SIZE] {
+pub(crate) fn of_frame<M: Memory>(slab: &Slab<M>, frame: &Frame) -> [u8; VIRTIO_HEADER_SIZE] {
     let first = frame.first().expect("the datapath sends frames of some length");
     encode(first, headers_end(slab, first))
 }
@@ -81,7 +81,7 @@ fn encode(first: &Descriptor, headers_end: u16) -> [u8; VIRTIO_HEADER_SIZE] {
 ///
 /// # Panics
 /// When the header is shorter than [`SHORT_SIZE`].
-pub(super) fn decode(head: &[u8], len: usize, first: &mut Descriptor) -> bool {
+pub(crate) fn decode(head: &[u8], len: usize, first: &mut Descriptor) -> bool {
     let half = |at: usize| u16::from_ne_bytes([head[at], head[at + 1]]);
     if head[0] & NEEDS_CSUM != 0 {
         let (udp, size) = match half(8) {

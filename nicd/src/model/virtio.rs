@@ -1,0 +1,503 @@
+//! A modern virtio network device in software: chapters 2 (virtqueues), 4.1 (PCI) and 5.1 (network) of the Virtual I/O
+//! Device specification, version 1.2, with split virtqueues, one queue each way.
+//!
+//! Its registers stand in one BAR: the common configuration at 0, the network's at 0x2000, doorbells from 0x3000 on, 4
+//! bytes apart. The configuration space says so by its list of capabilities.
+
+use super::frames::{self, Template};
+use super::machine::{Machine, Model};
+use crate::driver::hardware::{Hardware, RINGS_IOVA, RINGS_SIZE, slab_iova};
+use crate::nic::Slab;
+use core::time::Duration;
+use proto::shm::Memory;
+use rustix::fd::{AsFd, BorrowedFd};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+
+/// What it offers: CSUM, GUEST_CSUM, HOST_TSO4, HOST_TSO6, MRG_RXBUF, STATUS, EVENT_IDX, VERSION_1, ACCESS_PLATFORM.
+const OFFERED: u64 = 1 | 1 << 1 | 1 << 11 | 1 << 12 | 1 << 15 | 1 << 16 | 1 << 29 | 1 << 32 | 1 << 33;
+/// Descriptors of a queue at most.
+const QUEUE_MAX: u16 = 1024;
+/// Nothing that is gathered is longer: a super-frame and its header.
+const GATHER_MAX: usize = 70_000;
+
+/// §4.1.4.3: what stands in the common configuration about a queue.
+#[derive(Debug, Clone, Copy, Default)]
+struct Queue {
+    size: u16,
+    vector: u16,
+    on: bool,
+    /// Descriptors, available, used.
+    places: [u64; 3],
+    seen: u16,
+    used: u16,
+}
+
+#[derive(Debug)]
+struct State {
+    feature_select: [u32; 2],
+    agreed: u64,
+    status: u8,
+    config_vector: u16,
+    selected: u16,
+    queues: [Queue; 2],
+    cable: bool,
+    inbound: VecDeque<Vec<u8>>,
+    outbound: Vec<Vec<u8>>,
+    doorbells: [u64; 2],
+}
+
+/// The device, in its machine.
+#[derive(Debug)]
+pub struct VirtioModel<M> {
+    /// The machine around it.
+    pub machine: Machine<M>,
+    rings: M,
+    /// Feature bits that it offers.
+    offered: u64,
+    state: RefCell<State>,
+}
+
+/// A part of a buffer.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    at: u64,
+    len: u32,
+    writable: bool,
+}
+
+impl<M: Memory + Clone> VirtioModel<M> {
+    /// A device with a cable in it, its rings in `rings`, that reaches `slabs`.
+    pub fn new(rings: M, slabs: &[Slab<M>]) -> Rc<Self> {
+        VirtioModel::offering(OFFERED, rings, slabs)
+    }
+
+    /// As [`VirtioModel::new`], without the feature bits `without`.
+    pub fn lacking(without: u64, rings: M, slabs: &[Slab<M>]) -> Rc<Self> {
+        VirtioModel::offering(OFFERED & !without, rings, slabs)
+    }
+
+    fn offering(offered: u64, rings: M, slabs: &[Slab<M>]) -> Rc<Self> {
+        let machine = Machine::new();
+        machine.map(RINGS_IOVA, rings.clone(), RINGS_SIZE);
+        for slab in slabs {
+            machine.map(slab_iova(slab.shard), slab.memory.clone(), slab.geometry.bytes());
+        }
+        let state = State {
+            feature_select: [0; 2],
+            agreed: 0,
+            status: 0,
+            config_vector: 0xffff,
+            selected: 0,
+            queues: [Queue::default(); 2],
+            cable: true,
+            inbound: VecDeque::new(),
+            outbound: Vec::new(),
+            doorbells: [0; 2],
+        };
+        Rc::new(VirtioModel { machine, rings, offered, state: RefCell::new(state) })
+    }
+
+    fn working(state: &State) -> bool {
+        state.status & 4 != 0
+    }
+
+    fn agreed(state: &State, bit: u32) -> bool {
+        state.agreed >> bit & 1 == 1
+    }
+
+    fn half(&self, at: u64) -> u16 {
+        let mut bytes = [0; 2];
+        self.machine.read(at, &mut bytes);
+        u16::from_le_bytes(bytes)
+    }
+
+    /// As an IOMMU wants it: page by page.
+    fn transfer(&self, mut at: u64, mut bytes: &mut [u8], write: bool) {
+        while !bytes.is_empty() {
+            let part = bytes.len().min(4096 - (at % 4096) as usize);
+            let (now, rest) = bytes.split_at_mut(part);
+            match write {
+                true => self.machine.write(at, now),
+                false => self.machine.read(at, now),
+            };
+            (at, bytes) = (at.wrapping_add(part as u64), rest);
+        }
+    }
+
+    /// §2.7.6: the next chain that was made available, its first descriptor and its parts.
+    fn next(&self, queue: &mut Queue) -> Option<(u16, Vec<Part>)> {
+        let [descriptors, available, _] = queue.places;
+        if self.half(available + 2) == queue.seen || queue.size == 0 {
+            return None;
+        }
+        let head = self.half(available + 4 + u64::from(queue.seen % queue.size) * 2);
+        queue.seen = queue.seen.wrapping_add(1);
+        let (mut parts, mut slot) = (Vec::new(), head);
+        for _ in 0..queue.size {
+            let mut bytes = [[0; 8]; 2];
+            let at = descriptors.wrapping_add(u64::from(slot) * 16);
+            self.machine.read(at, &mut bytes[0]);
+            self.machine.read(at.wrapping_add(8), &mut bytes[1]);
+            let [place, word] = bytes.map(u64::from_le_bytes);
+            let flags = (word >> 32) as u16;
+            parts.push(Part { at: place, len: word as u32, writable: flags & 2 != 0 });
+            slot = (word >> 48) as u16;
+            if flags & 1 == 0 {
+                break;
+            }
+        }
+        Some((head, parts))
+    }
+
+    /// §2.7.8: a chain is done with. It shows with [`VirtioModel::show`].
+    fn give(&self, queue: &mut Queue, head: u16, len: u32) {
+        let at = queue.places[2] + 4 + u64::from(queue.used % queue.size) * 8;
+        let word = u64::from(head) | u64::from(len) << 32;
+        // An element is aligned to its halves alone.
+        let mut bytes = word.to_le_bytes();
+        self.transfer(at, &mut bytes, true);
+        queue.used = queue.used.wrapping_add(1);
+    }
+
+    /// §2.7.7, §2.7.10: what was given is shown; the driver is told if it wants to be, and tells us of the next.
+    fn show(&self, state: &mut State, number: usize, before: u16) {
+        let event_index = Self::agreed(state, 29);
+        let queue = &state.queues[number];
+        let [_, available, used] = queue.places;
+        if event_index {
+            let at = used + 4 + u64::from(queue.size) * 8;
+            self.machine.write(at, &queue.seen.to_le_bytes());
+        }
+        if queue.used == before {
+            return;
+        }
+        self.machine.write(used + 2, &queue.used.to_le_bytes());
+        let wanted = match event_index {
+            true => {
+                let event = self.half(available + 4 + u64::from(queue.size) * 2);
+                queue.used.wrapping_sub(event).wrapping_sub(1) < queue.used.wrapping_sub(before)
+            }
+            false => self.half(available) & 1 == 0,
+        };
+        if wanted && queue.vector == 0 {
+            self.machine.interrupt();
+        }
+    }
+
+    fn is_on(state: &State, number: usize) -> bool {
+        Self::working(state) && state.queues[number].on && state.queues[number].size > 0
+    }
+
+    fn transmit(&self, state: &mut State) {
+        if !Self::is_on(state, 1) || !state.cable || !self.machine.master.get() {
+            return;
+        }
+        let mut queue = state.queues[1];
+        let before = queue.used;
+        while let Some((head, parts)) = self.next(&mut queue) {
+            let mut bytes = Vec::new();
+            for part in parts.iter().filter(|part| !part.writable) {
+                let at = bytes.len();
+                let len = (part.len as usize).min(GATHER_MAX - at.min(GATHER_MAX));
+                bytes.resize(at + len, 0);
+                self.transfer(part.at, &mut bytes[at..], false);
+            }
+            self.emit(state, &bytes);
+            self.give(&mut queue, head, 0);
+        }
+        state.queues[1] = queue;
+        self.show(state, 1, before);
+    }
+
+    /// §5.1.6.2: a header of 12 bytes, then a frame; what the header asks for only where it was agreed.
+    fn emit(&self, state: &mut State, bytes: &[u8]) {
+        if bytes.len() < 12 + 14 {
+            return;
+        }
+        let (head, mut frame) = (&bytes[..12], bytes[12..].to_vec());
+        let half = |at: usize| usize::from(u16::from_le_bytes([head[at], head[at + 1]]));
+        let (size, start, at) = (half(4), half(6), half(8));
+        let sums = head[0] & 1 == 1;
+        if sums && !Self::agreed(state, 0) {
+            return;
+        }
+        let frames = match head[1] {
+            0 => {
+                if sums {
+                    frames::fill_in(&mut frame, start, start + at);
+                }
+                vec![frame]
+            }
+            kind @ (1 | 4) => {
+                let agreed = Self::agreed(state, if kind == 1 { 11 } else { 12 });
+                let Some(offset) = frame.get(start + 12).filter(|_| agreed && sums && at == 16) else {
+                    return;
+                };
+                let header = start + usize::from(offset >> 4) * 4;
+                // §5.1.6.2: the sum has the length of the whole in it, each segment's wants its own.
+                let Some(field) = frame.get(start + 16..start + 18) else { return };
+                let whole = !((frame.len() - start) as u16);
+                let sum = frames::sum(&[field, &whole.to_be_bytes()].concat());
+                frame[start + 16..start + 18].copy_from_slice(&sum.to_be_bytes());
+                if let Some(field) = frame.get_mut(24..26).filter(|_| kind == 1) {
+                    field.fill(0);
+                }
+                frames::segments(
+                    &frame,
+                    &Template { header, ip: 14, transport: start, size, ipv4: kind == 1 },
+                )
+            }
+            _ => return,
+        };
+        for mut frame in frames {
+            // A cable has no shorter ones.
+            frame.resize(frame.len().max(60), 0);
+            state.outbound.push(frame);
+        }
+    }
+
+    /// §5.1.6.4: a frame into as many buffers as it takes, if there are so many.
+    fn receive(&self, state: &mut State, frame: &[u8]) {
+        if !Self::is_on(state, 0) || !state.cable || !self.machine.master.get() || frame.len() < 14 {
+            return;
+        }
+        let mut frame = frame.to_vec();
+        frame.resize(frame.len().max(60), 0);
+        let mut bytes = vec![0; 12];
+        if Self::agreed(state, 1) && frames::is_right(&frame) == Some(true) {
+            bytes[0] = 2;
+        }
+        bytes.extend(frame);
+        let mut queue = state.queues[0];
+        let (mut chains, mut room) = (Vec::new(), 0);
+        while room < bytes.len() {
+            let Some((head, parts)) = self.next(&mut queue) else { return };
+            let parts: Vec<Part> = parts.into_iter().filter(|part| part.writable).collect();
+            room += parts.iter().map(|part| part.len as usize).sum::<usize>();
+            chains.push((head, parts));
+            if chains.len() > 64 || (chains.len() > 1 && !Self::agreed(state, 15)) {
+                return;
+            }
+        }
+        bytes[10..12].copy_from_slice(&(chains.len() as u16).to_le_bytes());
+        let (before, mut at) = (queue.used, 0);
+        for (head, parts) in chains {
+            let mut written = 0;
+            for part in parts {
+                let len = (part.len as usize).min(bytes.len() - at);
+                self.transfer(part.at, &mut bytes[at..at + len], true);
+                (at, written) = (at + len, written + len);
+            }
+            let said = self.machine.faults.borrow().length.map_or(written as u32, u32::from);
+            self.give(&mut queue, head, said);
+        }
+        state.queues[0] = queue;
+        self.show(state, 0, before);
+    }
+
+    fn write(&self, at: usize, value: u64) {
+        let faults = self.machine.faults.borrow().clone();
+        if faults.gone {
+            return;
+        }
+        let mut state = self.state.borrow_mut();
+        let selected = usize::from(state.selected);
+        let in_queue = |state: &mut State, change: &dyn Fn(&mut Queue)| {
+            if let Some(queue) = state.queues.get_mut(selected) {
+                change(queue);
+            }
+        };
+        let mut rang = false;
+        match at {
+            0 => state.feature_select[0] = value as u32,
+            8 => state.feature_select[1] = value as u32,
+            12 => {
+                let shift = 32 * state.feature_select[1].min(1);
+                state.agreed = state.agreed & !(0xffff_ffff << shift) | (value & 0xffff_ffff) << shift;
+            }
+            16 => state.config_vector = value as u16,
+            // §2.1.2: 0 resets.
+            20 if value == 0 => {
+                (state.agreed, state.config_vector) = (0, 0xffff);
+                state.queues = [Queue::default(); 2];
+                state.status = if faults.stuck_reset { 0x0f } else { 0 };
+            }
+            20 => {
+                // §2.2.2: features beyond the offer are not agreed to, nor a device without VERSION_1.
+                let sound = state.agreed & !self.offered == 0 && state.agreed >> 32 & 1 == 1;
+                state.status = if sound { value as u8 } else { value as u8 & !8 };
+            }
+            22 => state.selected = value as u16,
+            24 => in_queue(&mut state, &|queue| queue.size = value as u16),
+            26 => in_queue(&mut state, &|queue| queue.vector = value as u16),
+            28 => in_queue(&mut state, &|queue| queue.on = value == 1),
+            32..56 => in_queue(&mut state, &|queue| {
+                let (place, shift) =
+                    (&mut queue.places[(at - 32) / 8], if at.is_multiple_of(8) { 0 } else { 32 });
+                *place = *place & !(0xffff_ffff << shift) | (value & 0xffff_ffff) << shift;
+            }),
+            // §4.1.5.2: the queue's number at its own place.
+            0x3000 | 0x3004 if value == (at as u64 - 0x3000) / 4 => {
+                state.doorbells[if at == 0x3000 { 1 } else { 0 }] += 1;
+                rang = true;
+            }
+            _ => {}
+        }
+        drop(state);
+        if rang && !faults.slow {
+            self.step();
+        }
+        if faults.nervous {
+            self.machine.interrupt();
+        }
+    }
+
+    fn read(&self, at: usize) -> u64 {
+        if self.machine.faults.borrow().gone {
+            return u64::MAX;
+        }
+        let state = self.state.borrow();
+        let queue = state.queues.get(usize::from(state.selected));
+        match at {
+            4 => self.offered >> (32 * state.feature_select[0].min(1)),
+            12 => state.agreed >> (32 * state.feature_select[1].min(1)),
+            16 => state.config_vector.into(),
+            18 => 2,
+            20 => state.status.into(),
+            22 => state.selected.into(),
+            24 => queue.map_or(0, |queue| if queue.size == 0 { QUEUE_MAX } else { queue.size }.into()),
+            26 => queue.map_or(0xffff, |queue| queue.vector.into()),
+            28 => queue.map_or(0, |queue| u64::from(queue.on)),
+            30 => state.selected.into(),
+            // §5.1.4: the link's status.
+            0x2006 => u64::from(state.cable),
+            _ => 0,
+        }
+    }
+}
+
+impl<M: Memory + Clone> Model<M> for VirtioModel<M> {
+    fn machine(&self) -> &Machine<M> {
+        &self.machine
+    }
+
+    fn arrive(&self, frame: Vec<u8>) {
+        self.state.borrow_mut().inbound.push_back(frame);
+        if !self.machine.faults.borrow().slow {
+            self.step();
+        }
+    }
+
+    fn sent(&self) -> Vec<Vec<u8>> {
+        core::mem::take(&mut self.state.borrow_mut().outbound)
+    }
+
+    fn step(&self) {
+        let mut state = self.state.borrow_mut();
+        self.transmit(&mut state);
+        while let Some(frame) = state.inbound.pop_front() {
+            self.receive(&mut state, &frame);
+        }
+    }
+
+    fn plug(&self, cable: bool) {
+        let mut state = self.state.borrow_mut();
+        let changed = core::mem::replace(&mut state.cable, cable) != cable;
+        // §2.4: a change of the configuration.
+        if changed && Self::working(&state) && state.config_vector == 0 {
+            self.machine.interrupt();
+        }
+        drop(state);
+        if !self.machine.faults.borrow().slow {
+            self.step();
+        }
+    }
+
+    fn doorbells(&self) -> [u64; 2] {
+        self.state.borrow().doorbells
+    }
+}
+
+impl<M: Memory + Clone> Hardware for Rc<VirtioModel<M>> {
+    type Memory = M;
+
+    fn read32(&self, at: usize) -> u32 {
+        self.read(at) as u32
+    }
+
+    fn write32(&self, at: usize, value: u32) {
+        self.write(at, value.into());
+    }
+
+    fn read16(&self, at: usize) -> u16 {
+        self.read(at) as u16
+    }
+
+    fn write16(&self, at: usize, value: u16) {
+        self.write(at, value.into());
+    }
+
+    fn read8(&self, at: usize) -> u8 {
+        self.read(at) as u8
+    }
+
+    fn write8(&self, at: usize, value: u8) {
+        self.write(at, value.into());
+    }
+
+    /// §4.1.4: three capabilities, behind one of another kind, and a second doorbell structure that does not count.
+    fn config8(&self, at: usize) -> u8 {
+        // Kind, BAR, offset; identity 9 is vendor-specific, its length 16, of doorbells 20.
+        let structures: [(u8, u32); 4] = [(1, 0), (2, 0x3000), (2, 0x9000), (4, 0x2000)];
+        if self.machine.faults.borrow().gone {
+            return u8::MAX;
+        }
+        match at {
+            0x34 => 0x40,
+            0x40 => 0x11,
+            0x41 => 0x50,
+            0x50..0xb0 => {
+                let (kind, offset) = structures[(at - 0x50) / 24];
+                let next = if at >= 0x98 { 0 } else { 0x50 + ((at - 0x50) / 24 + 1) * 24 };
+                match (at - 0x50) % 24 {
+                    0 => 9,
+                    1 => next as u8,
+                    2 => 20,
+                    3 => kind,
+                    4 => 4,
+                    byte @ 8..12 => offset.to_le_bytes()[byte - 8],
+                    16 => 4,
+                    _ => 0,
+                }
+            }
+            _ => 0,
+        }
+    }
+
+    fn rings(&self) -> M {
+        self.rings.clone()
+    }
+
+    fn interrupt(&self) -> BorrowedFd<'_> {
+        self.machine.line.as_fd()
+    }
+
+    fn recalled(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn pause(&self, time: Duration) {
+        self.machine.pause(time);
+    }
+
+    fn start(&self) -> io::Result<()> {
+        self.machine.start()
+    }
+
+    fn quiesce(&self) -> io::Result<()> {
+        self.machine.quiesce()
+    }
+}
