@@ -71,7 +71,8 @@ redis-server redis-server redis-tools
 iperf3 iperf3 libiperf0 libsctp1
 wrk wrk libluajit-5.1-2 libluajit-5.1-common
 git git
-node nodejs libnode108'
+node nodejs libnode108
+caddy caddy'
 
 fetch_programs() {
     local program packages libraries root=$TARGET/programs

@@ -245,6 +245,119 @@ fn git_clones_over_http() {
     });
 }
 
+/// Go's runtime makes its system calls itself.
+#[test]
+fn a_go_program_serves_and_asks() {
+    with("a_go_program_serves_and_asks", &["caddy", "curl"], |programs| {
+        let group = started();
+        let [caddy, curl] = programs else { panic!("two programs") };
+        let dir = group.dir().join("caddy");
+        std::fs::create_dir_all(&dir).expect("a directory");
+        std::fs::write(dir.join("file"), file()).expect("room");
+        let (top, port) = (dir.display(), kernel_server());
+        let text = format!(
+            "{{\n admin off\n auto_https off\n}}\nhttp://{STACK}:8083 {{\n handle /through {{\n  \
+             reverse_proxy {KERNEL}:{port}\n }}\n handle {{\n  root * {top}\n  file_server\n }}\n}}\n"
+        );
+        let conf = dir.join("conf");
+        std::fs::write(&conf, text).expect("room");
+        let conf = conf.to_str().expect("a plain name");
+        let mut command = on_the_stack(&group, &[caddy, "run", "--config", conf, "--adapter", "caddyfile"]);
+        command.env("HOME", &dir).stdout(Stdio::null()).stderr(Stdio::null());
+        let _server = Running(command.spawn().expect("netexec is built"));
+        assert!(listens(8083), "it does not listen");
+        let killer = killer(&group);
+        for path in ["/file", "/through"] {
+            let url = format!("http://{STACK}:8083{path}");
+            assert_is_the_file(&output(Command::new(curl).args(["-s", "-S", "-f", &url])));
+        }
+        println!("{} servers died", killer.killed());
+    });
+}
+
+/// Logging in needs the rights of root, a user for what sshd does before, and a directory of its own.
+#[test]
+fn sshd_and_scp() {
+    const TEST: &str = "sshd_and_scp";
+    let user = std::fs::read_to_string("/etc/passwd").is_ok_and(|text| text.contains("\nsshd:"));
+    if !rustix::process::geteuid().is_root() || !user {
+        return skip(TEST, "sshd wants root and its own user", false);
+    }
+    if ["sshd", "scp", "ssh-keygen"].iter().any(|name| program(name).is_none()) {
+        return skip(TEST, "openssh-server or openssh-client is not here", false);
+    }
+    with(TEST, &["sshd", "scp", "ssh-keygen", "unshare"], |programs| {
+        let group = started();
+        let [sshd, scp, keygen, unshare] = programs else { panic!("four programs") };
+        let dir = group.dir().join("ssh");
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let path = |name: &str| dir.join(name).to_str().expect("a plain name").to_owned();
+        for key in ["host", "user"] {
+            output(Command::new(keygen).args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]));
+        }
+        std::fs::write(path("file"), file()).expect("room");
+        let serve = |address: &str| {
+            let text = format!(
+                "Port 2222\nListenAddress {address}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile {}\n\
+                 StrictModes no\nUsePAM no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n",
+                path("host"),
+                path("user.pub"),
+                path(address),
+            );
+            std::fs::write(path("conf"), text).expect("room");
+            // The machine's own /run stays as it is.
+            let enter = "mount -t tmpfs none /run && mkdir /run/sshd && exec \"$@\"".to_owned();
+            [unshare, "--mount", "sh", "-c", &enter, "sh", sshd, "-D", "-f", &path("conf")].map(str::to_owned)
+        };
+        let copy = |from: &str, to: &str| {
+            let words = format!(
+                "-q -i {} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -P 2222 \
+                 {from} {to}",
+                path("user")
+            );
+            words.split(' ').map(str::to_owned).collect::<Vec<_>>()
+        };
+        let is_there = |name: &str| {
+            assert_is_the_file(&std::fs::read(path(name)).expect("a file"));
+            std::fs::remove_file(path(name)).expect("it was there");
+        };
+        let quiet = |mut command: Command| {
+            Running(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("a program"))
+        };
+        let (there, file) = (path("there"), path("file"));
+        {
+            let words = serve(STACK);
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let _server = quiet(on_the_stack(&group, &words));
+            assert!(listens(2222), "it does not listen");
+            let killer = killer(&group);
+            output(Command::new(scp).args(copy(&file, &format!("root@{STACK}:{there}"))));
+            is_there("there");
+            output(Command::new(scp).args(copy(&format!("root@{STACK}:{file}"), &there)));
+            is_there("there");
+            println!("{} servers died", killer.killed());
+        }
+        let words = serve(KERNEL);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        let _server = quiet(command);
+        let to: std::net::SocketAddr = format!("{KERNEL}:2222").parse().expect("an address");
+        assert!(wait_until(PATIENCE, || TcpStream::connect_timeout(&to, PATIENCE).is_ok()));
+        let killer = killer(&group);
+        for (from, to) in [
+            (file.clone(), format!("root@{KERNEL}:{there}")),
+            (format!("root@{KERNEL}:{file}"), there.clone()),
+        ] {
+            let words = copy(&from, &to);
+            let words: Vec<&str> =
+                [scp.as_str()].into_iter().chain(words.iter().map(String::as_str)).collect();
+            printed(&group, &words);
+            is_there("there");
+        }
+        println!("{} servers died", killer.killed());
+    });
+}
+
 #[test]
 fn node_serves_and_asks() {
     with("node_serves_and_asks", &["node", "curl"], |programs| {
