@@ -3,12 +3,16 @@
 use crate::admin;
 use crate::group::{Access, Failure};
 use crate::table::{Family, Form};
-use crate::verb::{addr, capture, crash, link, metrics, neigh, nic, restart, route, ss, stats, status};
-use clap::{Args, Parser, Subcommand};
+use crate::verb::{
+    addr, capture, crash, link, manual, metrics, neigh, nic, restart, route, ss, stats, status,
+};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use proto::control::notices::Change;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -87,6 +91,16 @@ enum Verb {
     },
     /// How each daemon ended last, and its flight recorder.
     Crash,
+    /// Writes pages for man(1), one of each verb, into a directory.
+    Man {
+        /// Where to; made if it is not there.
+        dir: PathBuf,
+    },
+    /// Prints what a shell is told to complete.
+    Completions {
+        /// For which one.
+        shell: Shell,
+    },
     /// Replaces a daemon by the program that lies there now, if it fits; connections stay.
     Restart {
         /// nicd, netd or sockd.
@@ -247,6 +261,11 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         (_, true) => Family::V6,
         _ => Family::Both,
     };
+    match &cli.verb {
+        Verb::Man { dir } => return manual::man(Cli::command(), dir),
+        Verb::Completions { shell } => return manual::completions(Cli::command(), *shell, out),
+        _ => {}
+    }
     if let Verb::Nic { what } = &cli.verb {
         // The machine's, no group's.
         let sysfs = nic::Sysfs::default();
@@ -276,7 +295,7 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         }
         Verb::Stats { all } => stats::run(&access, form, *all, out),
         Verb::Crash => crash::run(&access, form, out),
-        Verb::Nic { .. } => Ok(()),
+        Verb::Nic { .. } | Verb::Man { .. } | Verb::Completions { .. } => Ok(()),
         Verb::Restart { role, shard } => restart::run(&access, role, *shard),
         Verb::Capture(args) => run_capture(&access, args, out),
         Verb::Link { what: None | Some(LinkWhat::Show), statistics: true } => {

@@ -4,6 +4,7 @@ pub mod addr;
 pub mod capture;
 pub mod crash;
 pub mod link;
+pub mod manual;
 pub mod metrics;
 pub mod neigh;
 pub mod nic;
