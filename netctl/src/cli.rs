@@ -4,7 +4,7 @@ use crate::admin;
 use crate::group::{Access, Failure};
 use crate::table::{Family, Form};
 use crate::verb::{
-    addr, capture, crash, link, manual, metrics, neigh, nic, restart, route, ss, stats, status,
+    addr, capture, crash, link, manual, metrics, monitor, neigh, nic, restart, route, ss, stats, status, top,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -91,6 +91,20 @@ enum Verb {
     },
     /// How each daemon ended last, and its flight recorder.
     Crash,
+    /// A line for each change of links, addresses, routes, neighbours and processes, until it is interrupted.
+    Monitor {
+        /// Which of them: link, addr, route, neigh, process; all when none is named.
+        objects: Vec<String>,
+    },
+    /// The processes and what the counters count a second, again and again.
+    Top {
+        /// Seconds between two pictures.
+        #[arg(short, long, default_value_t = 1.0)]
+        delay: f64,
+        /// Ends after this many pictures.
+        #[arg(short = 'n', long)]
+        count: Option<u64>,
+    },
     /// Writes pages for man(1), one of each verb, into a directory.
     Man {
         /// Where to; made if it is not there.
@@ -292,6 +306,16 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Metrics { listen } => {
             let stop = stopped_by_signals()?;
             metrics::run(&access, *listen, &stop, out)
+        }
+        Verb::Monitor { objects } => {
+            let wanted = monitor::objects(objects)?;
+            monitor::run(&access, form, family, &wanted, &*stopped_by_signals()?, out)
+        }
+        Verb::Top { delay, count } => {
+            let delay = Duration::try_from_secs_f64(*delay);
+            let delay = delay.map_err(|_| Failure::Usage("delay must be a number from 0 on".into()))?;
+            let pace = top::Pace { delay, count: *count };
+            top::run(&access, &name, form, pace, &*stopped_by_signals()?, out)
         }
         Verb::Stats { all } => stats::run(&access, form, *all, out),
         Verb::Crash => crash::run(&access, form, out),

@@ -7,6 +7,8 @@ use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tests::process::exec::{Running, on_the_stack, printed, servers};
 use tests::process::group::{Group, Role, Spec};
@@ -398,6 +400,37 @@ fn netctl_speaks_as_iproute2_does_and_serves_its_counters() {
         assert_eq!(said(&["-j", "a", "s"]), said(&["-j", "addr", "show"]));
         assert_eq!(said(&["ne"]), said(&["neigh", "show"]));
         assert_eq!(said(&["st"]).0, Some(2), "status or stats");
+        let top = said(&["top", "-n", "2", "--delay", "0.2"]);
+        assert_eq!((top.0, top.1.matches("connections").count()), (Some(0), 2), "{}", top.1);
+        assert!(top.1.contains("sockd") && top.1.contains("A SECOND"), "{}", top.1);
+        let json = said(&["-j", "top", "-n", "1", "-d", "0"]).1;
+        assert!(json.contains("\"cpu\":") && json.ends_with("]}\n"), "{json}");
+        let mut monitor = group.command("netctl");
+        monitor.args(["monitor", "addr", "process"]).stdout(Stdio::piped());
+        let mut monitor = Running(monitor.spawn().expect("netctl is built"));
+        let mut lines = BufReader::new(monitor.0.stdout.take().expect("piped")).lines();
+        // What changes before it has begun to look is not told: so it changes until something is.
+        let told = Arc::new(AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let seen = told.clone();
+            let said = &said;
+            scope.spawn(move || {
+                for what in ["add", "del"].iter().cycle() {
+                    if seen.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    assert_eq!(said(&["addr", what, "10.85.9.9/32"]).0, Some(0));
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+            });
+            let mut next = || lines.next().expect("a line").expect("text");
+            let line = next();
+            assert!(line.starts_with("[addr]") && line.contains("local 10.85.9.9"), "{line}");
+            let row = group.find(Role::Nicd).expect("it runs");
+            Group::signal(&row, rustix::process::Signal::KILL);
+            while !next().starts_with("[process]") {}
+            told.store(true, Ordering::Relaxed);
+        });
         let held = Session::at(&group.dir().join(group.name()).join("api.sock"), Default::default());
         let session = held.expect("a session");
         let address = format!("{STACK}:7070");
