@@ -10,6 +10,7 @@ use crate::options::Options;
 use libc::c_int;
 use libnetclient::resume::{Place, Verdict};
 use libnetclient::{Ready, Session, Source, TcpListener, TcpStream, UdpSocket};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -136,7 +137,11 @@ impl Entry {
     }
 
     fn session() -> Outcome<Session> {
-        Ok(Session::default_session()?)
+        Session::default_session().map_err(|error| match error.kind() {
+            // No group: there is no network then.
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => Errno(libc::ENETDOWN),
+            _ => error.into(),
+        })
     }
 
     /// The socket has a place now: what waited for that is done.
