@@ -37,6 +37,8 @@ pub struct Datagram {
     pub segment: u16,
     /// When it came in, on the clock since the host began (CLOCK_MONOTONIC).
     pub at: Duration,
+    /// What a packet socket says of it.
+    pub(crate) marks: u16,
 }
 
 impl Datagram {

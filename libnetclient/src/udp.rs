@@ -9,9 +9,9 @@ use crate::wait::lock;
 use crate::wishes::Manner;
 use proto::PeerCorrupt;
 use proto::arena::line::{level, want};
-use proto::arena::record::{DATAGRAM_MAX, HEADER_SIZE, Header, Said, record_size};
+use proto::arena::record::{DATAGRAM_MAX, HEADER_SIZE, Header, PAYLOAD_MAX, Said, record_size};
 use proto::control::client::{Ask, Granted};
-use proto::form::Form;
+use proto::form::{Form, Share};
 use proto::id::{Epoch, SlotIndex};
 use proto::zone;
 use rustix::io::Errno;
@@ -28,6 +28,7 @@ const SEGMENTS_MAX: usize = 128;
 pub struct UdpSocket {
     pub(crate) socket: Arc<Socket>,
     ends: Arc<Mutex<Ends>>,
+    form: Form,
 }
 
 #[derive(Debug)]
@@ -82,8 +83,21 @@ impl UdpSocket {
             let ask = Ask::Datagram { local: local_inside, form: Form::Udp, share };
             let socket = open(session, Kind::Datagram, local.is_ipv6(), ask)?;
             let ends = Ends { local: socket.placed.local, peer: None, manner: Manner::default() };
-            Ok(UdpSocket { socket, ends: Arc::new(Mutex::new(ends)) })
+            Ok(UdpSocket { socket, ends: Arc::new(Mutex::new(ends)), form: Form::Udp })
         })
+    }
+
+    /// A socket of datagrams of another form.
+    pub(crate) fn of_form_in(
+        session: &Session,
+        local: SocketAddr,
+        form: Form,
+        share: Share,
+    ) -> io::Result<UdpSocket> {
+        let ask = Ask::Datagram { local: zone::from_client(local), form, share };
+        let socket = open(session, Kind::Datagram, local.is_ipv6(), ask)?;
+        let ends = Ends { local: socket.placed.local, peer: None, manner: Manner::default() };
+        Ok(UdpSocket { socket, ends: Arc::new(Mutex::new(ends)), form })
     }
 
     /// Takes datagrams of one remote only, and makes it where [`UdpSocket::send`] sends.
@@ -99,7 +113,11 @@ impl UdpSocket {
 
     /// A socket at its place, with what it was told of its two ends.
     pub(crate) fn with_ends(socket: Arc<Socket>, local: SocketAddr, peer: Option<SocketAddr>) -> UdpSocket {
-        UdpSocket { socket, ends: Arc::new(Mutex::new(Ends { local, peer, manner: Manner::default() })) }
+        UdpSocket {
+            socket,
+            ends: Arc::new(Mutex::new(Ends { local, peer, manner: Manner::default() })),
+            form: Form::Udp,
+        }
     }
 
     /// Undoes [`UdpSocket::connect`]: datagrams of every remote are taken again.
@@ -185,10 +203,12 @@ impl UdpSocket {
         };
         let segment = origin.segment.unwrap_or(manner.segment);
         // udp(7): as many datagrams as one packet of 64 KiB holds, UDP_MAX_SEGMENTS of them at most.
-        if len > DATAGRAM_MAX || segment > 0 && len > usize::from(segment) * SEGMENTS_MAX {
+        let most = if self.form == Form::Udp { DATAGRAM_MAX } else { PAYLOAD_MAX };
+        if len > most || segment > 0 && len > usize::from(segment) * SEGMENTS_MAX {
             return Err(Errno::MSGSIZE.into());
         }
-        if local.is_ipv4() && remote.is_ipv6() {
+        let on_link = matches!(self.form, Form::Packet { .. });
+        if local.is_ipv4() && remote.is_ipv6() && !on_link {
             return Err(Errno::AFNOSUPPORT.into());
         }
         if remote.ip() == IpAddr::V4(Ipv4Addr::BROADCAST) && !self.may_tell_all() {
@@ -200,7 +220,7 @@ impl UdpSocket {
             }
             local.set_ip(source);
         }
-        let group = remote.ip().to_canonical().is_multicast();
+        let group = remote.ip().to_canonical().is_multicast() && !on_link;
         let mut interface = origin.interface;
         if group && interface == 0 {
             interface = manner.group_interface;
@@ -317,9 +337,20 @@ impl UdpSocket {
                 receiving.consume(record_size(len))?;
             }
             let (remote, local) = (shown(header.remote, self.is_v6()), shown(header.local, self.is_v6()));
-            let Said { hop_limit, tos, segment, at, .. } = header.said;
+            let Said { hop_limit, tos, segment, marks, at } = header.said;
             let (interface, at) = (header.slot.0, Duration::from_nanos(at.nanos()));
-            Ok(Look::Ready(Datagram { copied, len, remote, local, interface, hop_limit, tos, segment, at }))
+            Ok(Look::Ready(Datagram {
+                copied,
+                len,
+                remote,
+                local,
+                interface,
+                hop_limit,
+                tos,
+                segment,
+                at,
+                marks,
+            }))
         })
     }
 
@@ -358,7 +389,7 @@ impl UdpSocket {
     /// # Errors
     /// None; as std has it.
     pub fn try_clone(&self) -> io::Result<UdpSocket> {
-        Ok(UdpSocket { socket: self.socket.clone(), ends: self.ends.clone() })
+        Ok(UdpSocket { socket: self.socket.clone(), ends: self.ends.clone(), form: self.form })
     }
 
     /// How long a receive waits; `None` for ever.

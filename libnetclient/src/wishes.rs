@@ -75,6 +75,8 @@ pub struct Manner {
     pub whole: bool,
     /// Routers may cut them (IP_PMTUDISC_DONT).
     pub may_cut: bool,
+    /// Of a raw socket: they begin with the IP header (IP_HDRINCL).
+    pub with_header: bool,
 }
 
 impl Default for Manner {
@@ -90,6 +92,7 @@ impl Default for Manner {
             unsummed: false,
             whole: false,
             may_cut: false,
+            with_header: false,
         }
     }
 }
@@ -102,6 +105,7 @@ impl Manner {
         let marks = when(self.unsummed, mark::UNSUMMED)
             | when(self.whole, mark::WHOLE)
             | when(self.may_cut, mark::MAY_CUT)
+            | when(self.with_header, mark::WITH_HEADER)
             | when(!self.group_loop, mark::NOT_HERE)
             | when(hops.is_some(), mark::HOPS_SAID);
         Said {

@@ -4,7 +4,8 @@ use crate::admin;
 use crate::group::{Access, Failure};
 use crate::table::{Family, Form};
 use crate::verb::{
-    addr, capture, crash, link, manual, metrics, monitor, neigh, nic, restart, route, ss, stats, status, top,
+    addr, capture, crash, filter, link, manual, metrics, monitor, neigh, nic, restart, route, ss, stats,
+    status, sysctl, top,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -75,6 +76,16 @@ enum Verb {
     Neigh {
         #[command(subcommand)]
         what: Option<NeighWhat>,
+    },
+    /// Packet filter rules: show, add, del.
+    Filter {
+        #[command(subcommand)]
+        what: Option<FilterWhat>,
+    },
+    /// Tunables by Linux's names: NAME shows one, NAME=VALUE sets it, nothing shows all.
+    Sysctl {
+        /// What to show or set.
+        words: Vec<String>,
     },
     /// Frames of both directions as pcapng.
     Capture(CaptureArgs),
@@ -212,6 +223,25 @@ struct SsArgs {
     filter: Vec<String>,
 }
 
+#[derive(Debug, Subcommand)]
+enum FilterWhat {
+    /// All rules, with what they have counted.
+    Show,
+    /// add prerouting|input|forward|output|postrouting [number N] [proto P] [from PREFIX] [to PREFIX]
+    /// [sport A[-B]] [dport A[-B]] [dev IF] accept|drop
+    Add {
+        /// Where it stands.
+        hook: String,
+        /// What it matches, and what it does.
+        words: Vec<String>,
+    },
+    /// del NUMBER
+    Del {
+        /// The rule's number.
+        number: u32,
+    },
+}
+
 /// An object and pairs of words, as ip(8) takes them.
 #[derive(Debug, Args)]
 struct Words {
@@ -344,6 +374,14 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         }
         Verb::Route { what: Some(RouteWhat::Del(words)) } => {
             change(route::del(&access, &route_words(words)?)?)
+        }
+        Verb::Sysctl { words } => sysctl::run(&access, form, words, change, out),
+        Verb::Filter { what: None | Some(FilterWhat::Show) } => filter::show(&access, form, out),
+        Verb::Filter { what: Some(FilterWhat::Add { hook, words }) } => {
+            change(filter::add(&access, hook, words)?)
+        }
+        Verb::Filter { what: Some(FilterWhat::Del { number }) } => {
+            change(Change::FilterDel { number: *number })
         }
         Verb::Neigh { what: None | Some(NeighWhat::Show) } => neigh::show(&access, form, family, out),
         Verb::Neigh { what: Some(NeighWhat::Add(words)) } => {

@@ -46,6 +46,11 @@ impl<M: Memory> Frame<M> {
         self.head.get(self.packet_at..end).unwrap_or(&[])
     }
 
+    /// Bytes of the network layer's packet.
+    pub fn packet_len(&self) -> usize {
+        self.pulled - self.packet_at + self.buf.len()
+    }
+
     /// The network layer's packet, at most `len_max` bytes of it, in a buffer of its own with `headroom`, and
     /// the sum of what it holds: what an ICMP error quotes.
     ///

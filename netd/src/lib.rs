@@ -7,10 +7,12 @@
 pub mod bpf;
 pub mod counters;
 pub mod engine;
+pub mod filter;
 pub mod frame;
 pub mod ip;
 pub mod keyed_hash;
 pub mod link;
+pub mod qdisc;
 pub mod secrets;
 pub mod socket;
 pub mod stack;

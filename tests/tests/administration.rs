@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tests::process::group::{Group, ProcessRow, Program, Role, Spec};
+use tests::process::raw_link::RawLink;
 use tests::process::{private_net, skip, wait_until};
 use tests::remote::counter;
 
@@ -112,6 +113,93 @@ fn addresses_come_and_go() {
             assert_eq!(bench.refused(&["addr", "del", prefix]).0, 1);
         }
         assert!(reaches(STACK, PATIENCE));
+    });
+}
+
+/// A rule at each hook that packets go by: it keeps its port closed, counts, and outlives netd with its counts.
+#[test]
+fn rules_come_and_go() {
+    private_net::test("rules_come_and_go", || {
+        let bench = Bench::set_up();
+        let port = ECHO_PORT.to_string();
+        for (hook, word) in
+            [("prerouting", "dport"), ("input", "dport"), ("output", "sport"), ("postrouting", "sport")]
+        {
+            bench.netctl(&["filter", "add", hook, "number", "5", "proto", "tcp", word, &port, "drop"]);
+            bench.netctl(&["filter", "add", hook, "from", "10.83.0.0/24", "accept"]);
+            assert!(!reaches(STACK, IN_VAIN), "{hook}: dropped");
+            let counted = |bench: &Bench, number: u64| {
+                let rules = bench.ask("filter");
+                let rule = rules.iter().find(|rule| rule["number"] == number).expect("a rule");
+                assert_eq!(rule["hook"], hook);
+                rule["packets"].as_u64().expect("a count")
+            };
+            assert!(wait_until(PATIENCE, || counted(&bench, 5) > 0), "{hook}: counted");
+            let before = counted(&bench, 5);
+            bench.kill(Role::Netd);
+            assert!(counted(&bench, 5) >= before, "{hook}: its counts outlive netd");
+            assert!(!reaches(STACK, IN_VAIN), "{hook}: dropped after a death of netd");
+            assert!(wait_until(PATIENCE, || counted(&bench, 5) > before), "{hook}: it goes on counting");
+            assert_eq!(bench.refused(&["filter", "add", hook, "number", "5", "drop"]).0, 1);
+            bench.netctl(&["filter", "del", "5"]);
+            assert!(reaches(STACK, PATIENCE), "{hook}: the rule is gone");
+            assert!(
+                wait_until(PATIENCE, || counted(&bench, 6) > 0),
+                "{hook}: the other one counts what passes"
+            );
+            bench.netctl(&["filter", "del", "6"]);
+            assert!(bench.ask("filter").is_empty());
+        }
+        assert_eq!(bench.refused(&["filter", "del", "5"]).0, 1);
+        assert_eq!(bench.refused(&["filter", "add", "nowhere", "drop"]).0, 2);
+    });
+}
+
+/// Tunables do what they say, at once and after a death of netd, and are shown as they are.
+#[test]
+fn tunables_take_effect_and_outlive_netd() {
+    private_net::test("tunables_take_effect_and_outlive_netd", || {
+        let bench = Bench::set_up();
+        let shown = |bench: &Bench, name: &str| {
+            let all = bench.ask("sysctl");
+            let row = all.iter().find(|row| row["name"] == name).expect("a tunable").clone();
+            row["value"].as_str().expect("a value").to_owned()
+        };
+        // The time to live of its answers, as they arrive.
+        let ttl = || {
+            let ears = RawLink::open_both_ways(NIC).expect("a packet socket on our own interface");
+            assert!(reaches(STACK, PATIENCE));
+            let ours = |frame: &[u8]| {
+                let answer = frame.get(12..14)? == [8, 0] && frame.get(26..30)? == [10, 83, 0, 2];
+                answer.then(|| frame[22])
+            };
+            ears.receive(PATIENCE, ours).expect("an answer")
+        };
+        let cookies = |bench: &Bench| {
+            let counted = bench.group.access().counters();
+            counted.get(&(Role::Netd, "tcp_syn_cookies_sent".to_owned())).copied().unwrap_or(0)
+        };
+        let cookie_comes = |bench: &Bench| {
+            let before = cookies(bench);
+            assert!(reaches(STACK, PATIENCE));
+            wait_until(PATIENCE, || cookies(bench) > before)
+        };
+        let (name, syncookies) = ("net.ipv4.ip_default_ttl", "net.ipv4.tcp_syncookies");
+        assert_eq!((ttl(), shown(&bench, name)), (64, "64".to_owned()));
+        bench.netctl(&["sysctl", "net.ipv4.ip_default_ttl=33", "net/ipv4/tcp_syncookies=2"]);
+        for round in ["at once", "after a death"] {
+            assert_eq!((ttl(), shown(&bench, name)), (33, "33".to_owned()), "{round}");
+            assert!(cookie_comes(&bench), "{round}");
+            bench.kill(Role::Netd);
+        }
+        for bad in
+            ["net.ipv4.ip_default_ttl=0", "net.ipv4.ip_default_ttl=x", "net.ipv4.tcp_nonsense=1", "ttl"]
+        {
+            assert_eq!(bench.refused(&["sysctl", bad]).0, 2, "{bad}");
+        }
+        bench.netctl(&["sysctl", "net.ipv4.ip_default_ttl=64", "net.ipv4.tcp_congestion_control=bbr"]);
+        assert_eq!((ttl(), shown(&bench, syncookies)), (64, "2".to_owned()));
+        assert_eq!(shown(&bench, "net.ipv4.tcp_congestion_control"), "bbr");
     });
 }
 

@@ -1,7 +1,9 @@
 //! Datagrams of real processes beside the kernel's: shared ports, groups and their sources, several
 //! datagrams at once, what became of datagrams that were sent; and all of it again after netd was killed.
 
-use libnetclient::{Binding, Flags, Origin, Session, Size, UdpSocket};
+use libnetclient::{
+    Binding, EVERY_TYPE, Flags, Met, Origin, PacketSocket, PingSocket, RawSocket, Session, Size, UdpSocket,
+};
 use rustix::process::Signal;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -195,5 +197,57 @@ fn many_at_once_and_what_became_of_them() {
         assert_eq!(known.payload, b"to nobody");
         assert_eq!(socket.take_error().expect("a session").and_then(|e| e.raw_os_error()), Some(111));
         assert_eq!(socket.next_sent_error().expect("a session"), None);
+    });
+}
+
+#[test]
+fn raw_ping_and_packet_sockets_beside_the_kernel() {
+    private_net::test("raw_ping_and_packet_sockets_beside_the_kernel", || {
+        let group = group();
+        let session = group.session(Size::default()).expect("a session");
+        let ping = PingSocket::open_in(&session, false).expect("a ping socket");
+        let raw = RawSocket::open_in(&session, [0, 0, 0, 0].into(), 1).expect("a raw socket");
+        let packet = PacketSocket::open_in(&session, EVERY_TYPE, 0, false).expect("a packet socket");
+        for socket in [ping.datagrams(), raw.datagrams(), packet.datagrams()] {
+            socket.set_read_timeout(Some(SOON)).expect("a timeout");
+        }
+        let ident = ping.ident().expect("bound");
+        let mut room = [0; 2048];
+        for round in 0..3u8 {
+            let mut request = vec![8, 0, 0, 0, 0, 0, 0, round];
+            request.extend(b"anybody there?");
+            ping.send_to(&request, KERNEL.into()).expect("sent");
+            let (len, from) = ping.recv_from(&mut room).expect("the kernel answers");
+            assert_eq!((from, room[0], room[7]), (KERNEL.into(), 0, round));
+            assert_eq!((&room[4..6], &room[8..len]), (&ident.to_be_bytes()[..], &b"anybody there?"[..]));
+            let (len, from) = raw.recv_from(&mut room).expect("a copy of the reply");
+            assert_eq!((from, room[9], room[20], len), (KERNEL.into(), 1, 0, 20 + request.len()));
+            // Out and in, in order.
+            let mut seen = Vec::new();
+            while let Ok(frame) = packet.recv(&mut room, Flags::default()) {
+                if frame.ethertype == 0x800 && room[23] == 1 {
+                    seen.push((frame.met, room[34], frame.interface));
+                }
+            }
+            assert_eq!(seen, [(Met::Outgoing, 8, FIRST), (Met::Here, 0, FIRST)], "round {round}");
+            kill(&group);
+        }
+        // A protocol of our own, to the kernel's raw socket and back.
+        let own = RawSocket::open_in(&session, [0, 0, 0, 0].into(), 253).expect("a raw socket");
+        own.datagrams().set_read_timeout(Some(SOON)).expect("a timeout");
+        let ears = tests::process::raw_link::RawLink::open_both_ways(NIC).expect("a packet socket");
+        own.send_to(b"of our own", KERNEL.into()).expect("sent");
+        let heard = ears.receive(PATIENCE, |frame| {
+            (frame.get(12..14)? == [8, 0] && frame.get(23)? == &253).then(|| frame[34..44].to_vec())
+        });
+        assert_eq!(heard.expect("it left"), b"of our own");
+        let v6 = PingSocket::open_in(&session, true).expect("a ping socket");
+        v6.datagrams().set_read_timeout(Some(SOON)).expect("a timeout");
+        let answered = wait_until(PATIENCE, || {
+            v6.send_to(&[128, 0, 0, 0, 0, 0, 0, 9], "2001:db8:82::1".parse().expect("an address"))
+                .expect("sent");
+            v6.recv_from(&mut room).is_ok()
+        });
+        assert!(answered && room[0] == 129);
     });
 }

@@ -3,6 +3,7 @@
 pub mod addr;
 pub mod capture;
 pub mod crash;
+pub mod filter;
 pub mod link;
 pub mod manual;
 pub mod metrics;
@@ -14,4 +15,5 @@ pub mod route;
 pub mod ss;
 pub mod stats;
 pub mod status;
+pub mod sysctl;
 pub mod top;

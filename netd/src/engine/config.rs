@@ -7,6 +7,7 @@
 //! asked for; to be told once too often does nothing.
 
 use super::Mapped;
+use crate::filter::Counted;
 use crate::ip::autoconf::{Learned, LearnedAddress, LearnedRoute};
 use crate::link::interface::InterfaceConfig;
 use crate::stack::{LinkNews, Stack};
@@ -145,6 +146,11 @@ impl Configuration {
                 (Key::Neighbour { link, addr }, Value::Neighbour { mac }) => {
                     Change::NeighbourAdd { nic: link, addr, mac }
                 }
+                (Key::Filter(rule), Value::Filter { packets, bytes }) => {
+                    stack.restore_rule(Counted { rule, packets, bytes });
+                    continue;
+                }
+                (Key::Sysctl(tunable), Value::Sysctl(value)) => Change::SysctlSet { tunable, value },
                 (Key::Link(nic), Value::Link { up: false, .. }) => {
                     Change::LinkSet { nic, up: Some(false), mtu: None, promiscuous: None }
                 }
@@ -178,6 +184,11 @@ impl Configuration {
             }
             LinkNews::RouteGone { route, .. } => {
                 writer.remove(&route_key(route.to, route.metric));
+            }
+            LinkNews::Counted(Counted { rule, packets, bytes }) => {
+                // The record is there: the rule was entered by it.
+                let _ =
+                    writer.set(Record { key: Key::Filter(rule), value: Value::Filter { packets, bytes } });
             }
             LinkNews::Groups { .. } => {}
         }
@@ -231,6 +242,21 @@ impl Configuration {
                     writer.set(Record { key, value }).map_err(full)?;
                 }
             }
+            Change::FilterAdd { rule } => {
+                let value = Value::Filter { packets: 0, bytes: 0 };
+                writer.set(Record { key: Key::Filter(rule), value }).map_err(full)?;
+            }
+            Change::FilterDel { number } => {
+                let named = |key: &Key| matches!(key, Key::Filter(rule) if rule.number == number);
+                let key = writer.records().map(|record| record.key).find(named);
+                if let Some(key) = key {
+                    writer.remove(&key);
+                }
+            }
+            Change::SysctlSet { tunable, value } => {
+                let (key, value) = (Key::Sysctl(tunable), Value::Sysctl(value));
+                writer.set(Record { key, value }).map_err(full)?;
+            }
             Change::CaptureOpen | Change::Refresh => {}
         }
         Ok(())
@@ -253,7 +279,7 @@ fn differences(old: &[Record], new: &[Record]) -> Vec<Change> {
     // What the links taught shard 0 they teach the others too.
     let given = |value: &Value| match value {
         Value::Address { life, .. } | Value::Route { life, .. } => !life.learned,
-        Value::Link { .. } | Value::Neighbour { .. } => true,
+        Value::Link { .. } | Value::Neighbour { .. } | Value::Filter { .. } | Value::Sysctl(_) => true,
     };
     let (old, new): (Vec<&Record>, Vec<&Record>) = (
         old.iter().filter(|record| given(&record.value)).collect(),
@@ -275,6 +301,9 @@ fn differences(old: &[Record], new: &[Record]) -> Vec<Change> {
             (Key::Neighbour { link, addr }, _) if value_in(&new, &record.key).is_none() => {
                 gone.push(Change::NeighbourDel { nic: link, addr });
             }
+            (Key::Filter(rule), _) if value_in(&new, &record.key).is_none() => {
+                gone.push(Change::FilterDel { number: rule.number });
+            }
             _ => {}
         }
     }
@@ -291,6 +320,8 @@ fn differences(old: &[Record], new: &[Record]) -> Vec<Change> {
                 let to = Prefix { addr: destination, len: prefix_len };
                 routes_come.push(Change::RouteAdd { to, via: gateway, nic: link, metric });
             }
+            (Key::Sysctl(tunable), Value::Sysctl(value)) => come.push(Change::SysctlSet { tunable, value }),
+            (Key::Filter(rule), _) if before.is_none() => come.push(Change::FilterAdd { rule }),
             (Key::Neighbour { link, addr }, Value::Neighbour { mac }) => {
                 come.push(Change::NeighbourAdd { nic: link, addr, mac });
             }

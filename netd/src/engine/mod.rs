@@ -453,7 +453,7 @@ impl Engine {
             }
             let held = self.nics.get_mut(usize::from(index)).is_some_and(|nic| nic.hold(frame));
             if !held {
-                self.stack.counters.drop(DropReason::DevDown);
+                self.stack.counters.drop(DropReason::QdiscDrop);
             }
         }
         for nic in &mut self.nics {

@@ -3,6 +3,7 @@
 
 use super::patience::Patience;
 use super::{Mapped, NIC, NIC_NOTICES, watch};
+use crate::qdisc::pfifo_fast::{LOOKED_AT, PfifoFast, band_of_frame};
 use crate::wire::address::MacAddr;
 use mio::unix::SourceFd;
 use mio::{Registry, Token};
@@ -18,7 +19,6 @@ use proto::nic::slab::PageIndex;
 use proto::shm::region::Region;
 use proto::{Instant, PeerCorrupt};
 use rustix::fd::{AsRawFd, OwnedFd};
-use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,7 +27,8 @@ use std::sync::Arc;
 const LENT: [usize; 2] = [448, 64];
 const _: () = assert!(LENT[0] + LENT[1] <= LENT_MAX as usize);
 
-/// Frames that wait for a nicd that is not there; more are dropped as by a link that is down.
+/// Frames that wait for a nicd that is not there, or has no room, in all bands: more are dropped
+/// (`qdisc_drop`). Linux's default of `txqueuelen` is 1000.
 const HELD_MAX: usize = 1024;
 
 /// Pages on their way out below which nothing is missing: they are taken back with the next work.
@@ -70,7 +71,7 @@ pub(super) struct NicLink {
     pub(super) pool: Rc<FramePool<Mapped>>,
     seat: Seat,
     attached: Option<Attached>,
-    held: VecDeque<PacketBuf<Mapped>>,
+    held: PfifoFast<PacketBuf<Mapped>>,
     /// Broke a rule and was not reported yet.
     broken: Option<(Seat, Generation, PeerCorrupt)>,
 }
@@ -83,7 +84,7 @@ impl NicLink {
             pool,
             seat: Seat::new(Role::Nicd, index),
             attached: None,
-            held: VecDeque::new(),
+            held: PfifoFast::new(HELD_MAX),
             broken: None,
         }
     }
@@ -253,15 +254,13 @@ impl NicLink {
         }
     }
 
-    /// A released frame, to be handed to nicd as soon as there is a place. `false` when there is no
-    /// nicd and too many wait for one already.
+    /// A released frame, to be handed to nicd as soon as there is a place, in the band of its type of
+    /// service. `false` when too many wait already.
     #[must_use = "a frame that is not held is dropped"]
     pub(super) fn hold(&mut self, frame: PacketBuf<Mapped>) -> bool {
-        let held = self.held.len() < HELD_MAX;
-        if held {
-            self.held.push_back(frame);
-        }
-        held
+        let mut head = [0; LOOKED_AT];
+        let got = frame.read_up_to(0, &mut head);
+        self.held.push(band_of_frame(&head[..got]), frame)
     }
 
     /// Hands down what the ring takes.
@@ -273,7 +272,7 @@ impl NicLink {
                 Ok(_) => break,
                 Err(rule) => return self.corrupt(rule),
             }
-            let frame = self.held.pop_front().expect("looked at above");
+            let frame = self.held.pop().expect("looked at above");
             let (ring, pushed, in_flight) = (&mut nic.rings.transmit, &mut nic.pushed, &mut nic.in_flight);
             frame.into_descriptors(|descriptor| {
                 *pushed = pushed.wrapping_add(1);

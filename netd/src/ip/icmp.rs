@@ -28,26 +28,35 @@ pub const ERRORS_BURST: u32 = 50;
 
 /// A bucket of tokens for the errors we send.
 #[derive(Debug)]
-pub(super) struct ErrorLimit {
+pub struct ErrorLimit {
+    /// Errors per second at most; not 0.
+    pub per_second: u32,
+    /// Errors at once at most.
+    pub burst: u32,
     tokens: u32,
     filled: Instant,
 }
 
 impl Default for ErrorLimit {
     fn default() -> Self {
-        ErrorLimit { tokens: ERRORS_BURST, filled: Instant::ZERO }
+        ErrorLimit {
+            per_second: ERRORS_PER_SECOND,
+            burst: ERRORS_BURST,
+            tokens: ERRORS_BURST,
+            filled: Instant::ZERO,
+        }
     }
 }
 
 impl ErrorLimit {
     fn allow(&mut self, now: Instant) -> bool {
-        let interval = Duration::from_secs(1) / ERRORS_PER_SECOND;
+        let interval = Duration::from_secs(1) / self.per_second;
         let fresh = now.since(self.filled).as_nanos() / interval.as_nanos();
         if fresh > 0 {
-            self.tokens =
-                self.tokens.saturating_add(u32::try_from(fresh).unwrap_or(u32::MAX)).min(ERRORS_BURST);
+            self.tokens = self.tokens.saturating_add(u32::try_from(fresh).unwrap_or(u32::MAX));
             self.filled = now;
         }
+        self.tokens = self.tokens.min(self.burst);
         let allowed = self.tokens > 0;
         self.tokens -= u32::from(allowed);
         allowed
@@ -201,6 +210,9 @@ impl<M: Memory + Clone> Ip<M> {
         // RFC 1122 §3.2.2.6, RFC 4443 §4.2: an echo to a group may be ignored, and is (no amplification).
         if request.to_group {
             return Err(DropReason::IcmpEchoGroup);
+        }
+        if self.ignores_echo[usize::from(request.pair.dst().is_ipv6())] {
+            return Err(DropReason::IcmpUnhandled);
         }
         let (pair, payload) = (request.pair.reversed(), &request.frame.buf);
         let way = self.way(pair.dst(), Some(pair.src())).ok_or(DropReason::IpOutNoRoutes)?;

@@ -6,6 +6,7 @@ use super::reassembly::{Head, Key, Whole};
 use super::route::AddrKind;
 use super::{Ip, LOOPBACK};
 use crate::counters::Counters;
+use crate::filter::{Facts, Hook, Verdict};
 use crate::frame::Frame;
 use crate::link::{Packet, Version};
 use crate::wire::address::AddressPair;
@@ -69,12 +70,49 @@ impl<M: Memory + Clone> Ip<M> {
         packet: Packet<'f, M>,
         counters: &mut Counters,
     ) -> Result<Option<Received<'f, M>>, DropReason> {
+        packet.frame.begin_packet();
+        if self.rules.is_unused() {
+            return self.receive_family(now, packet, counters);
+        }
+        let (interface, frame) = (packet.interface, &*packet.frame);
+        if self.is_filtered(Hook::Prerouting, interface, frame.head(), frame.buf.len()) {
+            return Err(DropReason::NetfilterDrop);
+        }
+        // What is for another host goes by its hook too, though it goes no further.
+        let passed_by = Facts::of(interface, frame.head(), frame.buf.len());
+        match self.receive_family(now, packet, counters) {
+            Err(DropReason::IpInNoRoute) => match passed_by.map(|f| self.rules.judge(Hook::Forward, &f)) {
+                Some(Verdict::Drop) => Err(DropReason::NetfilterDrop),
+                _ => Err(DropReason::IpInNoRoute),
+            },
+            Ok(Some(received)) => {
+                let (head, len) = (received.frame.packet_head(), received.frame.packet_len());
+                match self.is_filtered(Hook::Input, interface, head, len) {
+                    true => Err(DropReason::NetfilterDrop),
+                    false => Ok(Some(received)),
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn receive_family<'f>(
+        &mut self,
+        now: Instant,
+        packet: Packet<'f, M>,
+        counters: &mut Counters,
+    ) -> Result<Option<Received<'f, M>>, DropReason> {
         let Packet { frame, interface, to_group, version, own } = packet;
-        frame.begin_packet();
         match version {
             Version::V4 => self.receive_v4(now, frame, interface, Came { to_group, own }, counters),
             Version::V6 => self.receive_v6(now, frame, interface, Came { to_group, own }, counters),
         }
+    }
+
+    /// Whether a rule at a hook drops the packet that begins with `head`; counts it where one matches.
+    pub(super) fn is_filtered(&mut self, hook: Hook, interface: u16, head: &[u8], len: usize) -> bool {
+        let facts = Facts::of(interface, head, len);
+        facts.is_some_and(|facts| self.rules.judge(hook, &facts) == Verdict::Drop)
     }
 
     fn receive_v4<'f>(

@@ -10,6 +10,7 @@ use super::groups::{Groups, Owner, Sources};
 use super::input::Received;
 use super::prefix::Prefix as Network;
 use crate::counters::{Counter, Counters};
+use crate::filter::Counted;
 use crate::keyed_hash::HashKey;
 use crate::link::HEADROOM;
 use crate::link::interface::InterfaceConfig;
@@ -60,6 +61,8 @@ pub enum LinkNews {
         /// The route.
         route: LearnedRoute,
     },
+    /// A rule of the packet filter has counted.
+    Counted(Counted),
     /// The groups of an interface are others.
     Groups {
         /// Which interface.
@@ -157,7 +160,7 @@ impl<M: Memory + Clone> Ip<M> {
 
     /// The next thing that the keeper of the configuration has to know.
     pub fn next_news(&mut self) -> Option<LinkNews> {
-        self.news.pop_front()
+        self.news.pop_front().or_else(|| self.rules.next_moved().map(LinkNews::Counted))
     }
 
     /// Everything due at `now` on the links happens.

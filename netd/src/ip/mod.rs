@@ -22,6 +22,7 @@ pub mod route;
 pub mod source;
 
 use crate::counters::Counters;
+use crate::filter::Rules;
 use crate::keyed_hash::HashKey;
 use crate::link::Link;
 use crate::wire::{ipv4, ipv6};
@@ -63,7 +64,14 @@ pub struct Ip<M: Memory> {
     hosts_due: Option<Instant>,
     news: VecDeque<LinkNews>,
     idents: Idents,
-    errors: ErrorLimit,
+    /// The limit on the errors that this host sends.
+    pub errors: ErrorLimit,
+    /// The packet filter's rules.
+    pub rules: Rules,
+    /// Time to live of what this host sends by IPv4.
+    pub ttl: u8,
+    /// Echo requests are not answered: of IPv4, of IPv6.
+    pub ignores_echo: [bool; 2],
     /// This shard speaks for the host where one voice is enough.
     pub speaks: bool,
 }
@@ -104,6 +112,9 @@ impl<M: Memory + Clone> Ip<M> {
             news: VecDeque::new(),
             idents: Idents::new(key),
             errors: ErrorLimit::default(),
+            rules: Rules::default(),
+            ttl: TTL_DEFAULT,
+            ignores_echo: [false; 2],
             speaks: true,
         }
     }
@@ -130,7 +141,7 @@ impl<M: Memory + Clone> Ip<M> {
         let interface = self.link.interface(nic)?;
         let first = interface.mtu_of(dst);
         let mtu = self.paths.known(dst).map_or(first, |path| path.min(first));
-        let hop_limit = if dst.is_ipv4() { TTL_DEFAULT } else { interface.hop_limit };
+        let hop_limit = if dst.is_ipv4() { self.ttl } else { interface.hop_limit };
         let to_all = path.kind == AddrKind::Broadcast;
         // RFC 1122 §3.3.6: what is for all hosts of a network goes to all stations of its link.
         let next_hop = if to_all { IpAddr::V4(Ipv4Addr::BROADCAST) } else { path.next_hop };

@@ -3,6 +3,7 @@
 
 use super::{Ip, Way};
 use crate::counters::{Counter, Counters};
+use crate::filter::Hook;
 use crate::keyed_hash::HashKey;
 use crate::link::HEADROOM;
 use crate::wire::address::AddressPair;
@@ -41,6 +42,9 @@ impl Idents {
         (hash as u32).wrapping_add(*counter).wrapping_add(now.millis() as u32)
     }
 }
+
+/// Bytes of a packet that its rules look at: the headers of IP with their options, and ports.
+const HEADERS_LOOKED_AT: usize = 128;
 
 impl<M: Memory + Clone> Ip<M> {
     /// Puts an IP header in front of `packet` and sends it on its `way`: whole, or in fragments where it is
@@ -86,8 +90,22 @@ impl<M: Memory + Clone> Ip<M> {
         if way.may_cut { self.idents.next(now, pair) as u16 } else { 0 }
     }
 
+    /// A number for a packet between these ends (RFC 791 §3.2).
+    pub fn number_for(&mut self, now: Instant, pair: &AddressPair) -> u16 {
+        self.idents.next(now, pair) as u16
+    }
+
     /// A packet with its IP header leaves; what has no hops left stays within the host (RFC 1112 §6.1).
-    fn send_whole(&mut self, now: Instant, way: &Way, packet: PacketBuf<M>, counters: &mut Counters) {
+    pub fn send_whole(&mut self, now: Instant, way: &Way, packet: PacketBuf<M>, counters: &mut Counters) {
+        if !self.rules.is_unused() {
+            let mut head = [0; HEADERS_LOOKED_AT];
+            let got = packet.read_up_to(0, &mut head);
+            for hook in [Hook::Output, Hook::Postrouting] {
+                if self.is_filtered(hook, way.nic, &head[..got], packet.len()) {
+                    return counters.drop(DropReason::NetfilterDrop);
+                }
+            }
+        }
         if way.here {
             self.link.loop_back(way.nic, way.next_hop, &packet, counters);
         }

@@ -2,6 +2,7 @@
 
 use super::Stack;
 use super::socket::Kind;
+use crate::filter::Counted;
 use crate::ip::fib::Route;
 use crate::ip::prefix::Prefix as Network;
 use crate::ip::route::RouteError;
@@ -75,9 +76,32 @@ impl<M: Memory + Clone> Stack<M> {
                 }
                 Ok(())
             }
+            Change::FilterAdd { rule } => {
+                if !rule.is_sound() || rule.number == 0 {
+                    return Err(Errno::INVAL);
+                }
+                if self.ip.rules.get(rule.number).is_some() {
+                    return Err(Errno::EXIST);
+                }
+                self.restore_rule(Counted { rule, packets: 0, bytes: 0 });
+                Ok(())
+            }
+            Change::FilterDel { number } => match self.ip.rules.remove(number) {
+                true => Ok(()),
+                false => Err(Errno::NOENT),
+            },
+            Change::SysctlSet { tunable, value } => match self.tune(now, tunable, value) {
+                true => Ok(()),
+                false => Err(Errno::INVAL),
+            },
             // The engine copies frames and reads the region, not the stack.
             Change::CaptureOpen | Change::Refresh => Ok(()),
         }
+    }
+
+    /// A rule that the configuration has, with what it had counted.
+    pub fn restore_rule(&mut self, counted: Counted) {
+        self.ip.rules.set(counted);
     }
 
     /// An address of IPv6 is looked for on the link before it is used (RFC 4862 §5.4).

@@ -26,6 +26,7 @@ use proto::arena::line::{ClientLine, Notes, StackLine, congestion, offset_near, 
 use proto::control::operations::{Answer, Command, SocketRef, encode};
 use proto::form::{Form, Share};
 use proto::hard::conns::{Kind as RecordKind, Opening, Options};
+use proto::hard::sysctl::{Tunable, Values};
 use proto::id::{OpId, RecordIndex, SessionId, SlotIndex};
 use proto::recorder::Work;
 use proto::shm::Memory;
@@ -152,8 +153,8 @@ impl<M: Memory + Clone> Stack<M> {
         let wishes = client.wishes() != (0, 0) && client.wishes() != before.wishes();
         socket.closed = client.flags & (want::CLOSE | want::ABORT) != 0;
         if let Kind::Tcp(block) = &mut socket.kind {
-            let options = socket_options(&client);
-            if options != socket_options(&before) {
+            let options = socket_options(&client, &self.tunables);
+            if options != socket_options(&before, &self.tunables) {
                 block.set_options(now, options);
             }
             let pressure = session.pressure();
@@ -654,19 +655,23 @@ fn named_by(command: &Command) -> Option<OpId> {
     }
 }
 
-/// The options in a client's line.
-pub(super) fn socket_options(client: &ClientLine) -> SocketOptions {
+/// Bits of `net.ipv4.tcp_fastopen`: sockets that connect.
+const FASTOPEN_CONNECTING: u32 = 1;
+/// Those that listen.
+pub(super) const FASTOPEN_LISTENING: u32 = 2;
+
+/// The options in a client's line; what it leaves open is as it is tuned.
+pub(super) fn socket_options(client: &ClientLine, tunables: &Values) -> SocketOptions {
     let has = |bit: u32| client.flags & bit != 0;
-    let standard = Keepalive::default();
-    let or = |value: u32, default: u32| if value == 0 { default } else { value };
+    let or = |value: u32, tunable: Tunable| if value == 0 { tunables.get(tunable) } else { value };
     SocketOptions {
         nodelay: has(want::NODELAY),
         cork: has(want::CORK),
         quickack: has(want::QUICKACK),
         keepalive: has(want::KEEPALIVE).then(|| Keepalive {
-            idle_s: or(client.keepalive_idle_s, standard.idle_s),
-            interval_s: or(client.keepalive_interval_s, standard.interval_s),
-            probes: u8::try_from(or(client.keepalive_count, standard.probes.into())).unwrap_or(u8::MAX),
+            idle_s: or(client.keepalive_idle_s, Tunable::KeepaliveTime),
+            interval_s: or(client.keepalive_interval_s, Tunable::KeepaliveInterval),
+            probes: u8::try_from(or(client.keepalive_count, Tunable::KeepaliveProbes)).unwrap_or(u8::MAX),
         }),
         user_timeout: (client.user_timeout_ms != 0)
             .then(|| Duration::from_millis(client.user_timeout_ms.into())),
@@ -677,7 +682,7 @@ pub(super) fn socket_options(client: &ClientLine) -> SocketOptions {
             congestion::BBR => Some(Algorithm::Bbr),
             _ => None,
         },
-        fast_open: has(want::FASTOPEN),
+        fast_open: has(want::FASTOPEN) && tunables.get(Tunable::FastOpen) & FASTOPEN_CONNECTING != 0,
     }
 }
 

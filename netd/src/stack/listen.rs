@@ -1,13 +1,13 @@
 //! Connections that come in: half-open, established, waiting for accept.
 
 use super::Stack;
-use super::clients::{flow_bytes, flow_key, socket_options};
+use super::clients::{FASTOPEN_LISTENING, flow_bytes, flow_key, socket_options};
 use super::receive::pages_at_worst;
 use super::socket::{ACCEPT_RECORD, Kind, Socket};
 use crate::counters::Counter;
 use crate::frame::Frame;
 use crate::tcp::control_block::{ControlBlock, Lost};
-use crate::tcp::listen::{Backlog, Caller, Heard, on_segment};
+use crate::tcp::listen::{Backlog, Caller, HalfOpen, Heard, on_segment};
 use crate::tcp::reaction::Reopen;
 use crate::tcp::segment::Segment;
 use crate::tcp::state::State as TcpState;
@@ -17,18 +17,20 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use proto::Instant;
 use proto::arena::WINDOW_MAX;
+use proto::arena::line::want;
 use proto::arena::record::{Header, Said};
 use proto::control::operations::SocketRef;
 use proto::form::{Form, Share};
 use proto::hard::conns::{Agreed, Kind as RecordKind, Opening};
+use proto::hard::sysctl::Tunable;
 use proto::id::{Epoch, OpId, RecordIndex, SlotIndex};
 use proto::shm::Memory;
 
 /// How long a SYN cookie that was sent may come back (RFC 4987 §3.6).
 pub(super) const COOKIE_LIFETIME: Duration = Duration::from_secs(128);
 
-/// Half-open connections of a listener before it answers with cookies; Linux takes the backlog.
-const HALF_OPEN_MAX: u32 = 1024;
+/// Value of `net.ipv4.tcp_syncookies`.
+const SYN_COOKIES_ALWAYS: u32 = 2;
 
 /// Pages that an accept record may need: it may cross a border.
 pub(super) const ACCEPT_PAGES: usize = 2;
@@ -69,18 +71,24 @@ impl<M: Memory + Clone> Stack<M> {
         let listener = self.sockets.get(index).expect("looked at above");
         let Kind::Listener(state) = &listener.kind else { return Err(DropReason::NoSocket) };
         let backlog = Backlog {
-            half_open_full: state.half_open >= most.min(HALF_OPEN_MAX),
+            half_open: match self.tunables.get(Tunable::SynCookies) {
+                SYN_COOKIES_ALWAYS => HalfOpen::Cookies,
+                _ if state.half_open < most.min(self.tunables.get(Tunable::SynBacklog)) => HalfOpen::Kept,
+                0 => HalfOpen::Refused,
+                _ => HalfOpen::Cookies,
+            },
             accept_full: state.waiting(listener.rx.consumed()) > u64::from(most),
             cookies_out: now < self.cookies_until,
         };
         let bytes = flow_bytes(&arrival.flow);
         let caller = Caller { flow: &bytes, reopen: arrival.reopen, addr: arrival.flow.remote_addr() };
         let client = &listener.client;
-        let own = socket_options(client);
+        let own = socket_options(client, &self.tunables);
         let mut settings = self.settings_towards(arrival.flow.remote_addr());
         // What a listener was told counts for the connections that come in through it, from their SYN-ACK on.
         settings.options.mss_max = own.mss_max;
-        settings.options.fast_open = own.fast_open;
+        settings.options.fast_open = client.flags & want::FASTOPEN != 0
+            && self.tunables.get(Tunable::FastOpen) & FASTOPEN_LISTENING != 0;
         settings.congestion = own.congestion.unwrap_or(settings.congestion);
         if client.rcvbuf != 0 {
             settings.receive_limit = settings.receive_limit.min(client.rcvbuf);

@@ -25,6 +25,7 @@ mod recover;
 mod settle;
 mod socket;
 mod transmit;
+mod tune;
 mod watch;
 
 #[cfg(test)]
@@ -42,6 +43,7 @@ use crate::link::interface::InterfaceConfig;
 use crate::secrets::{ENTROPY_SIZE, Secrets};
 use crate::socket::session::Session;
 use crate::tcp::challenge::ChallengeLimiter;
+use crate::tcp::expiry::MostTries;
 use crate::tcp::fast_open::Servers;
 use crate::tcp::settings::Settings;
 use crate::timer_wheel::TimerWheel;
@@ -49,8 +51,10 @@ use crate::transport::demux::Demux;
 use crate::wire::address::MacAddr;
 use asleep::Sleepers;
 use batch::Batch;
+use datagram::Portless;
 use proto::cell::CellWriter;
 use proto::control::operations::Answer;
+use proto::hard::sysctl::Values;
 use proto::id::{OpId, SessionId};
 use proto::nic::packet_buf::PacketBuf;
 use proto::nic::pool::FramePool;
@@ -109,10 +113,16 @@ pub struct Stack<M: Memory> {
     /// Which of them was looked at first in the last round.
     first_session: usize,
     demux: Demux,
+    /// Sockets without ports.
+    portless: Portless,
     timers: TimerWheel,
     secrets: Secrets,
     challenges: ChallengeLimiter,
     settings: Settings,
+    /// How often connections try.
+    most_tries: MostTries,
+    /// What an administrator may tune.
+    tunables: Values,
     /// Sockets that have something to send, in the order in which they said so.
     tx_pending: VecDeque<u32>,
     /// Connections that have nothing to say after a resume but that they are there: when nobody else has
@@ -328,7 +338,7 @@ impl<M: Memory + Clone> Stack<M> {
                 continue;
             }
             if let Some(Socket { kind: socket::Kind::Tcp(block), .. }) = self.sockets.get_mut(index) {
-                let reaction = block.on_timer(now);
+                let reaction = block.on_timer(now, &self.most_tries);
                 self.react(now, index, reaction, None);
             }
             self.end();

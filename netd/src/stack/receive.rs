@@ -69,12 +69,16 @@ impl<M: Memory + Clone> Stack<M> {
         if self.set_down.contains(&interface) {
             return Err(DropReason::DevDown);
         }
+        if !self.portless.has_no_taps() {
+            self.tap_incoming(now, interface, frame);
+        }
         let Some(packet) = self.ip.link.receive(now, interface, frame, &mut self.counters)? else {
             // It was ARP's: a neighbour may have answered.
             self.neighbours_moved();
             return Ok(());
         };
         let Some(received) = self.ip.receive(now, packet, &mut self.counters)? else { return Ok(()) };
+        let copied = !self.portless.has_no_raw() && self.copy_to_raw(now, &received);
         match received.protocol {
             IpProtocol::TCP => self.receive_tcp(now, received),
             IpProtocol::UDP => self.receive_udp(now, received),
@@ -82,13 +86,21 @@ impl<M: Memory + Clone> Stack<M> {
                 self.ip.receive_igmp(now, &received, &mut self.counters)
             }
             IpProtocol::ICMP | IpProtocol::ICMPV6 if received.protocol == icmp_of(&received.pair) => {
-                match self.ip.receive_icmp(now, received, &mut self.counters)? {
+                if self.receive_echo_reply(now, &received) {
+                    return Ok(());
+                }
+                let heard = match self.ip.receive_icmp(now, received, &mut self.counters) {
+                    Err(DropReason::IcmpUnhandled) if copied => Heard::Done,
+                    heard => heard?,
+                };
+                match heard {
                     Heard::Done => {}
                     Heard::Error(report) => self.on_icmp_report(now, &report, Some(frame))?,
                     Heard::Neighbours => self.neighbours_moved(),
                 }
                 Ok(())
             }
+            _ if copied => Ok(()),
             _ => {
                 let fault = Fault::Protocol { at: received.next_header_at };
                 self.send_error(now, &received.pair, received.frame, received.to_group, fault);
@@ -409,6 +421,13 @@ impl<M: Memory + Clone> Stack<M> {
             local_port: report.quote.src_port(),
             remote_port: report.quote.dst_port(),
         };
+        let mut told = false;
+        if !self.portless.has_no_raw() {
+            for index in self.raw_sockets_of(&report.quote.pair, report.quote.protocol) {
+                self.report_to_datagrams(now, index, report, quoting);
+                told = true;
+            }
+        }
         match report.quote.protocol {
             IpProtocol::TCP => {
                 let index = self.connection_of(now, &flow).ok_or(DropReason::IcmpQuoteInvalid)?;
@@ -436,6 +455,18 @@ impl<M: Memory + Clone> Stack<M> {
                 self.report_to_datagrams(now, index, report, quoting);
                 Ok(())
             }
+            IpProtocol::ICMP | IpProtocol::ICMPV6 => {
+                // Of an echo request: its identifier is a ping socket's port.
+                let [.., high, low, _, _] = report.quote.transport;
+                let echo = FlowKey { local_port: u16::from_be_bytes([high, low]), remote_port: 0, ..flow };
+                match self.demux.datagram(Ports::Ping, &echo) {
+                    Some(index) => self.report_to_datagrams(now, index, report, quoting),
+                    None if told => {}
+                    None => return Err(DropReason::IcmpQuoteInvalid),
+                }
+                Ok(())
+            }
+            _ if told => Ok(()),
             _ => Err(DropReason::IcmpQuoteInvalid),
         }
     }

@@ -8,6 +8,7 @@
 use super::asleep::Sleepers;
 use super::batch::Batch;
 use super::clients::{bound, flow_key};
+use super::datagram::Portless;
 use super::socket::{ACCEPT_RECORD, Kind, Listener, RECEIVE_LIMIT, Socket, Udp};
 use super::watch::crumb;
 use super::{Released, Setup, Sockets, Stack};
@@ -25,6 +26,7 @@ use crate::tcp::autotune::RECEIVE_FIRST;
 use crate::tcp::challenge::ChallengeLimiter;
 use crate::tcp::commit::Identity;
 use crate::tcp::control_block::ControlBlock;
+use crate::tcp::expiry::MostTries;
 use crate::tcp::fast_open::Servers;
 use crate::tcp::settings::Settings;
 use crate::tcp::state::State as BlockState;
@@ -37,6 +39,7 @@ use proto::arena::{Geometry, WINDOW_MAX};
 use proto::cell::{CellCorrupt, CellWriter, Held, Image, TableError};
 use proto::control::operations::SocketRef;
 use proto::hard::conns::{Agreed, Kind as RecordKind, LAYOUT, Opening, State, TcpState};
+use proto::hard::sysctl::Values;
 use proto::id::{Epoch, OpId, RecordIndex, SessionId, SlotIndex};
 use proto::nic::steering::Steering;
 use proto::recorder::Work;
@@ -92,6 +95,7 @@ impl<M: Memory + Clone> Stack<M> {
             session_order: Vec::new(),
             first_session: 0,
             demux: Demux::new(secrets.hash, setup.conns_capacity),
+            portless: Portless::default(),
             timers: TimerWheel::new(now),
             challenges: ChallengeLimiter::new(secrets.challenge),
             secrets,
@@ -100,6 +104,8 @@ impl<M: Memory + Clone> Stack<M> {
                 receive_limit: RECEIVE_FIRST,
                 ..Settings::default()
             },
+            most_tries: MostTries::default(),
+            tunables: Values::default(),
             tx_pending: VecDeque::new(),
             greetings: VecDeque::new(),
             stopped: Vec::new(),

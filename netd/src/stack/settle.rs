@@ -49,6 +49,9 @@ impl<M: Memory + Clone> Stack<M> {
     pub fn settle(&mut self, now: Instant, order: &[Step]) {
         // A client that is found out while it is notified is dealt with in a batch of its own.
         while !self.batch.is_idle() || !self.ip.link.out.is_empty() {
+            if !self.portless.has_no_taps() {
+                self.tap_outgoing(now);
+            }
             self.settle_once(order);
             for (session, rule) in core::mem::take(&mut self.batch.corrupt) {
                 self.session_corrupt(now, session, rule);

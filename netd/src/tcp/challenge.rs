@@ -15,6 +15,8 @@ pub const CHALLENGES_PER_SECOND: u32 = 1000;
 /// How many challenge ACKs may still leave in this second.
 #[derive(Debug, Clone)]
 pub struct ChallengeLimiter {
+    /// About how many a second; not 0.
+    pub per_second: u32,
     key: [u8; 16],
     second: u64,
     left: u32,
@@ -23,7 +25,7 @@ pub struct ChallengeLimiter {
 impl ChallengeLimiter {
     /// With a secret of the stack.
     pub fn new(key: [u8; 16]) -> Self {
-        ChallengeLimiter { key, second: u64::MAX, left: 0 }
+        ChallengeLimiter { per_second: CHALLENGES_PER_SECOND, key, second: u64::MAX, left: 0 }
     }
 
     /// Takes one from the budget; false when it is used up.
@@ -34,8 +36,8 @@ impl ChallengeLimiter {
             let mut hasher = SipHasher13::new_with_key(&self.key);
             hasher.write_u64(second);
             // Between half of the budget and one and a half times.
-            let spread = (hasher.finish() % u64::from(CHALLENGES_PER_SECOND)) as u32;
-            self.left = CHALLENGES_PER_SECOND / 2 + spread;
+            let spread = (hasher.finish() % u64::from(self.per_second)) as u32;
+            self.left = self.per_second.div_ceil(2) + spread;
         }
         let allowed = self.left > 0;
         self.left = self.left.saturating_sub(1);

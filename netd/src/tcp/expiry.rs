@@ -25,6 +25,30 @@ pub const SYN_ACK_RETRIES_MAX: u8 = 5;
 /// Unanswered tries of a connection nobody owns any more: Linux (tcp_orphan_retries).
 pub const ORPHAN_RETRIES_MAX: u8 = 8;
 
+/// How often this host tries before it gives a connection up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MostTries {
+    /// A SYN.
+    pub syn: u8,
+    /// A SYN-ACK.
+    pub syn_ack: u8,
+    /// Anything later.
+    pub data: u8,
+    /// The same, of a connection that nobody owns any more.
+    pub orphaned: u8,
+}
+
+impl Default for MostTries {
+    fn default() -> Self {
+        MostTries {
+            syn: SYN_RETRIES_MAX,
+            syn_ack: SYN_ACK_RETRIES_MAX,
+            data: RETRIES_MAX,
+            orphaned: ORPHAN_RETRIES_MAX,
+        }
+    }
+}
+
 /// Zero-window probes an orphan gets though they are answered: the remote must not hold what
 /// nobody owns for ever.
 const ORPHAN_PERSIST_MAX: u8 = 8;
@@ -38,7 +62,7 @@ pub(super) const RESUME_PACE: Duration = Duration::from_millis(1);
 impl ControlBlock {
     /// Deadlines were reached: to be called when `now` is at or past [`Self::next_deadline`]. Then
     /// [`Self::poll_output`] has what they make leave.
-    pub fn on_timer(&mut self, now: Instant) -> Reaction {
+    pub fn on_timer(&mut self, now: Instant, most: &MostTries) -> Reaction {
         if self.timers.lifetime.is_due(now) {
             return self.finish_orderly();
         }
@@ -57,17 +81,17 @@ impl ControlBlock {
         if self.timers.send.is_due(now) {
             return match self.timers.send_timer {
                 SendTimer::Off => Reaction::none(),
-                SendTimer::Retransmission => self.on_retransmission(now),
+                SendTimer::Retransmission => self.on_retransmission(now, most),
                 SendTimer::TailLossProbe => self.on_tail_loss_probe(now),
                 SendTimer::Reordering => self.on_reordering_timer(now),
-                SendTimer::Persist => self.on_persist(now),
+                SendTimer::Persist => self.on_persist(now, most),
             };
         }
         Reaction::none()
     }
 
     /// RFC 6298 §5.4 to §5.7, RFC 9293 §3.8.3.
-    fn on_retransmission(&mut self, now: Instant) -> Reaction {
+    fn on_retransmission(&mut self, now: Instant, most: &MostTries) -> Reaction {
         self.timers.stop_send();
         if self.send.in_flight() == 0 {
             return Reaction::none();
@@ -76,7 +100,7 @@ impl ControlBlock {
             // RFC 5482 §2: how long data may remain unacknowledged counts from when it was sent.
             self.stalled_since = Deadline::at(self.sent.front().map_or(now, |front| front.sent));
         }
-        if self.is_given_up(now) {
+        if self.is_given_up(now, most) {
             return self.give_up();
         }
         self.retries = self.retries.saturating_add(1);
@@ -113,13 +137,13 @@ impl ControlBlock {
     }
 
     /// RFC 9293 §3.8.3: whether R2 is reached.
-    fn is_given_up(&self, now: Instant) -> bool {
+    fn is_given_up(&self, now: Instant, most: &MostTries) -> bool {
         let most = match self.state {
-            State::SynSent => SYN_RETRIES_MAX,
-            State::SynReceived if self.passive => SYN_ACK_RETRIES_MAX,
-            State::SynReceived => SYN_RETRIES_MAX,
-            _ if self.orphaned => ORPHAN_RETRIES_MAX,
-            _ => RETRIES_MAX,
+            State::SynSent => most.syn,
+            State::SynReceived if self.passive => most.syn_ack,
+            State::SynReceived => most.syn,
+            _ if self.orphaned => most.orphaned,
+            _ => most.data,
         };
         match (self.options.user_timeout, self.stalled_since.time()) {
             (Some(timeout), Some(since)) => now.since(since) >= timeout,
@@ -154,7 +178,7 @@ impl ControlBlock {
     }
 
     /// RFC 9293 §3.8.6.1: a probe, or what fits into the window although it is small.
-    fn on_persist(&mut self, now: Instant) -> Reaction {
+    fn on_persist(&mut self, now: Instant, most: &MostTries) -> Reaction {
         self.timers.stop_send();
         if self.send.usable() > 0 && self.unsent() > 0 {
             self.small_allowed = true;
@@ -162,7 +186,7 @@ impl ControlBlock {
         }
         // Answers reset the count (the remote lives), so only silence ends it; an orphan ends
         // either way.
-        let most = if self.orphaned { ORPHAN_PERSIST_MAX } else { RETRIES_MAX };
+        let most = if self.orphaned { ORPHAN_PERSIST_MAX } else { most.data };
         if !self.stalled_since.is_set() {
             self.stalled_since = Deadline::at(now);
         }

@@ -20,11 +20,23 @@ use super::settings::Settings;
 use super::window::ReceiveWindow;
 use crate::wire::drop_reason::DropReason;
 
+/// What a listener does with a SYN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HalfOpen {
+    /// Its connection is kept, half-open.
+    #[default]
+    Kept,
+    /// It gets a cookie, and an ACK may bring that back.
+    Cookies,
+    /// There are too many, and cookies are not wanted: it is dropped.
+    Refused,
+}
+
 /// How full a listener is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Backlog {
-    /// No further half-open connection is kept: SYNs get cookies, and ACKs may bring them back.
-    pub half_open_full: bool,
+    /// What becomes of SYNs.
+    pub half_open: HalfOpen,
     /// No further connection can wait for accept: SYNs and cookies are dropped.
     pub accept_full: bool,
     /// Cookies were sent within their lifetime, so ACKs without a connection are looked at.
@@ -89,8 +101,12 @@ pub fn on_segment(
         return Heard::Dropped(DropReason::TcpListenOverflow);
     }
     let offset = isn::timestamp_offset(secrets, caller.flow);
-    if backlog.half_open_full {
-        return Heard::Answered(cookie_reply(now, segment, caller, secrets, settings, offset), None);
+    match backlog.half_open {
+        HalfOpen::Kept => {}
+        HalfOpen::Cookies => {
+            return Heard::Answered(cookie_reply(now, segment, caller, secrets, settings, offset), None);
+        }
+        HalfOpen::Refused => return Heard::Dropped(DropReason::TcpListenOverflow),
     }
     let mut iss = isn::initial_sequence(secrets, caller.flow, now);
     if let Some(reopen) = caller.reopen

@@ -142,7 +142,7 @@ pub struct WireFaults {
 }
 
 /// An address with the length of its network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Prefix {
     /// The address.
     pub addr: IpAddr,

@@ -6,11 +6,13 @@
 //! repeats those without an answer over the next lane, and netd answers what it has done already.
 
 use super::messages::Prefix;
+use crate::hard::filter::Rule;
+use crate::hard::sysctl::Tunable;
 use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the notices; changes with any of them.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -125,6 +127,23 @@ pub enum Change {
         mtu: Option<u16>,
         /// Every frame is wanted.
         promiscuous: Option<bool>,
+    },
+    /// Enter a rule of the packet filter.
+    FilterAdd {
+        /// The rule.
+        rule: Rule,
+    },
+    /// Forget a rule of the packet filter.
+    FilterDel {
+        /// Its number.
+        number: u32,
+    },
+    /// Set a tunable.
+    SysctlSet {
+        /// Which one.
+        tunable: Tunable,
+        /// To what.
+        value: u32,
     },
     /// Copy frames into the capture rings for [`crate::capture::OPEN_FOR_MS`] from now on; a reader
     /// asks again before that is over.

@@ -1,4 +1,4 @@
-//! The configuration: links, addresses, routes and permanent neighbours, as cells.
+//! The configuration: links, addresses, routes, permanent neighbours, filter rules and tunables, as cells.
 //!
 //! Written by netd's shard 0 alone; read by the other shards, sockd and netctl. What names a record
 //! (its [`Key`]) is the cell's opening part and never changes; the rest is its state and is replaced
@@ -7,7 +7,9 @@
 //!
 //! Not here: which changes are allowed (netd), and neighbours that were learned (soft state).
 
+use super::filter::Rule;
 use super::pack::{Pack, Unpack};
+use super::sysctl::Tunable;
 use crate::cell::{CellTable, CellWriter, Held, OPENING_SIZE, STATE_SIZE, TableError, table_size};
 use crate::shm::Memory;
 use crate::time::Instant;
@@ -16,7 +18,7 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// Layout version of the region; changes with any field below.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 /// Records that the region has room for.
 pub const CAPACITY: u32 = 4096;
 /// Size of the region in bytes.
@@ -91,6 +93,10 @@ pub enum Key {
         /// Its address.
         addr: IpAddr,
     },
+    /// A rule of the packet filter.
+    Filter(Rule),
+    /// A tunable that was set.
+    Sysctl(Tunable),
 }
 
 /// How long an address or a route lives, and who said so.
@@ -165,6 +171,15 @@ pub enum Value {
         /// Its hardware address.
         mac: Mac,
     },
+    /// A rule.
+    Filter {
+        /// Packets that it has decided on.
+        packets: u64,
+        /// Bytes of them.
+        bytes: u64,
+    },
+    /// A tunable's value, one that it takes.
+    Sysctl(u32),
 }
 
 /// One record.
@@ -191,6 +206,8 @@ const LINK: u8 = 1;
 const ADDRESS: u8 = 2;
 const ROUTE: u8 = 3;
 const NEIGHBOUR: u8 = 4;
+const FILTER: u8 = 5;
+const SYSCTL: u8 = 6;
 
 fn fits(addr: IpAddr, prefix_len: u8) -> bool {
     prefix_len <= if addr.is_ipv4() { 32 } else { 128 }
@@ -242,6 +259,14 @@ impl Key {
                 out.u16(link);
                 out.ip(addr);
             }
+            Key::Filter(rule) => {
+                out.u8(FILTER);
+                rule.pack(&mut out);
+            }
+            Key::Sysctl(tunable) => {
+                out.u8(SYSCTL);
+                out.u16(tunable as u16);
+            }
         }
         out.finish()
     }
@@ -259,6 +284,8 @@ impl Key {
                 metric: from.u32(),
             },
             NEIGHBOUR => Key::Neighbour { link: from.u16(), addr: from.ip() },
+            FILTER => Key::Filter(Rule::unpack(&mut from)?),
+            SYSCTL => Key::Sysctl(Tunable::of_number(from.u16())?),
             _ => return None,
         };
         key.sound().then_some(key)
@@ -266,7 +293,8 @@ impl Key {
 
     fn sound(&self) -> bool {
         match *self {
-            Key::Link(_) | Key::Neighbour { .. } => true,
+            Key::Link(_) | Key::Neighbour { .. } | Key::Sysctl(_) => true,
+            Key::Filter(rule) => rule.is_sound(),
             Key::Address { addr, prefix_len, .. } => fits(addr, prefix_len),
             Key::Route { destination, prefix_len, .. } => fits(destination, prefix_len),
         }
@@ -302,6 +330,15 @@ impl Value {
                 out.u8(NEIGHBOUR);
                 pack_mac(&mut out, mac);
             }
+            Value::Filter { packets, bytes } => {
+                out.u8(FILTER);
+                out.u64(packets);
+                out.u64(bytes);
+            }
+            Value::Sysctl(value) => {
+                out.u8(SYSCTL);
+                out.u32(value);
+            }
         }
         out.finish()
     }
@@ -329,6 +366,8 @@ impl Value {
                 life: Life::unpack(&mut from),
             },
             NEIGHBOUR => Value::Neighbour { mac: unpack_mac(&mut from) },
+            FILTER => Value::Filter { packets: from.u64(), bytes: from.u64() },
+            SYSCTL => Value::Sysctl(from.u32()),
             _ => return None,
         })
     }
@@ -336,13 +375,20 @@ impl Value {
 
 impl Record {
     fn sound(&self) -> bool {
+        let takes = match (self.key, self.value) {
+            (Key::Sysctl(tunable), Value::Sysctl(value)) => tunable.about().takes(value),
+            _ => true,
+        };
         self.key.sound()
+            && takes
             && matches!(
                 (&self.key, &self.value),
                 (Key::Link(_), Value::Link { .. })
                     | (Key::Address { .. }, Value::Address { .. })
                     | (Key::Route { .. }, Value::Route { .. })
                     | (Key::Neighbour { .. }, Value::Neighbour { .. })
+                    | (Key::Filter(_), Value::Filter { .. })
+                    | (Key::Sysctl(_), Value::Sysctl(_))
             )
     }
 
@@ -453,6 +499,8 @@ impl<M: Memory> ConfigWriter<M> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::control::messages::Prefix;
+    use crate::hard::filter::{Hook, Verdict};
     use crate::shm::heap::HeapMemory;
     use core::net::Ipv4Addr;
     use std::rc::Rc;
@@ -461,7 +509,7 @@ mod tests {
         IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
     }
 
-    fn samples() -> [Record; 5] {
+    fn samples() -> [Record; 7] {
         let name = LinkName::new("nic0").expect("a name");
         [
             Record {
@@ -487,6 +535,21 @@ mod tests {
                 key: Key::Neighbour { link: 0, addr: ip(9) },
                 value: Value::Neighbour { mac: [1, 2, 3, 4, 5, 6] },
             },
+            Record {
+                key: Key::Filter(Rule {
+                    number: 7,
+                    hook: Hook::Postrouting,
+                    verdict: Verdict::Drop,
+                    interface: Some(0),
+                    protocol: Some(17),
+                    source: Some(Prefix { addr: "2001:db8::".parse().expect("an address"), len: 32 }),
+                    destination: Some(Prefix { addr: "::".parse().expect("an address"), len: 0 }),
+                    source_ports: Some((0, 0)),
+                    destination_ports: Some((9, u16::MAX)),
+                }),
+                value: Value::Filter { packets: 3, bytes: u64::MAX },
+            },
+            Record { key: Key::Sysctl(Tunable::EchoIgnoreV6), value: Value::Sysctl(1) },
         ]
     }
 
@@ -528,6 +591,8 @@ mod tests {
         assert_eq!(writer.set(record), Err(ConfigError::Mismatch));
         let key = Key::Address { link: 0, addr: ip(1), prefix_len: 33 };
         let record = Record { key, value: Value::Address { verified: true, life: Life::GIVEN } };
+        assert_eq!(writer.set(record), Err(ConfigError::Mismatch));
+        let record = Record { key: Key::Sysctl(Tunable::Ttl), value: Value::Sysctl(0) };
         assert_eq!(writer.set(record), Err(ConfigError::Mismatch));
         assert!(writer.is_empty());
     }

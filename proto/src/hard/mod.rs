@@ -3,6 +3,8 @@
 
 pub mod config;
 pub mod conns;
+pub mod filter;
 mod pack;
 pub mod processes;
 pub mod registry;
+pub mod sysctl;

@@ -3,6 +3,8 @@
 
 use crate::crash::{Process, SharedBytes, Tamper, Use};
 use proto::hard::config::{ConfigWriter, Key, Life, LinkName, REGION_SIZE, Record, Value, read};
+use proto::hard::filter::Rule;
+use proto::hard::sysctl::Tunable;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -39,6 +41,12 @@ fn script() -> Vec<Change> {
         let value = Value::Neighbour { mac: [2, 0, 0, 0, 0, last] };
         Change::Set(Record { key: neighbour, value })
     };
+    let filter = Key::Filter(Rule { number: 5, protocol: Some(6), ..Rule::default() });
+    let counted = |packets: u64| {
+        Change::Set(Record { key: filter, value: Value::Filter { packets, bytes: packets * 40 } })
+    };
+    let ttl =
+        |value: u32| Change::Set(Record { key: Key::Sysctl(Tunable::Ttl), value: Value::Sysctl(value) });
     vec![
         link(1500, false),
         verified(false),
@@ -49,6 +57,9 @@ fn script() -> Vec<Change> {
         at(9),
         route(1, 4),
         at(10),
+        counted(0),
+        counted(3),
+        ttl(1),
         at(9),
         Change::Remove(neighbour),
         link(9000, true),
@@ -56,6 +67,10 @@ fn script() -> Vec<Change> {
         at(11),
         verified(false),
         Change::Remove(address),
+        counted(4),
+        ttl(255),
+        Change::Remove(filter),
+        counted(0),
         route(7, 1),
         verified(true),
         link(1500, true),

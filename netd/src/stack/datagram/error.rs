@@ -10,6 +10,7 @@ use crate::wire::udp::HEADER_LEN as UDP_LEN;
 use core::net::SocketAddr;
 use proto::Instant;
 use proto::arena::record::{ErrorNote, Header, NOTE_BYTES, Said, mark};
+use proto::form::Form;
 use proto::id::{Epoch, SlotIndex};
 use proto::nic::packet_buf::PacketBuf;
 use proto::shm::Memory;
@@ -64,7 +65,8 @@ impl<M: Memory + Clone> Stack<M> {
             info: said.info,
             offender: said.offender,
         };
-        let from = quote.transport_at + UDP_LEN;
+        let udp = self.sockets.get(index).is_some_and(|socket| socket.opening.form == Form::Udp);
+        let from = quote.transport_at + if udp { UDP_LEN } else { 0 };
         let known = quoting.buf.len().saturating_sub(from).min(KNOWN_MAX);
         let built = PacketBuf::alloc(quoting.buf.pool(), NOTE_BYTES + known, 0).and_then(|mut record| {
             record.write(0, &note.to_bytes())?;

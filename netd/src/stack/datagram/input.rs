@@ -78,27 +78,33 @@ impl<M: Memory + Clone> Stack<M> {
         if !wished.is_bound_to(record.slot.0) {
             return Err(DropReason::NoSocket);
         }
-        self.lets_pass(wished, record, frame)
-    }
-
-    /// What a socket's filter says; `frame` begins where the program's first byte is.
-    pub(super) fn lets_pass(
-        &self,
-        wished: &Wished,
-        record: &Header,
-        frame: &Frame<M>,
-    ) -> Result<(), DropReason> {
-        if wished.filter.is_empty() {
-            return Ok(());
-        }
-        let read =
-            |at: usize, out: &mut [u8]| at <= frame.buf.len() && frame.buf.read_up_to(at, out) == out.len();
-        let protocol = if record.remote.is_ipv4() { EtherType::IPV4.0 } else { EtherType::IPV6.0 };
-        let about = About { protocol, interface: record.slot.0, hardware: 1, ..About::default() };
-        match wished.filter.run(read, frame.buf.len() as u32, &about) {
+        match self.length_let_pass(wished, record, &[], frame) {
             0 => Err(DropReason::SocketFilter),
             _ => Ok(()),
         }
+    }
+
+    /// How many bytes of a packet a socket's filter lets pass; it sees `header` and then `frame`.
+    pub(super) fn length_let_pass(
+        &self,
+        wished: &Wished,
+        record: &Header,
+        header: &[u8],
+        frame: &Frame<M>,
+    ) -> u32 {
+        if wished.filter.is_empty() {
+            return u32::MAX;
+        }
+        let read = |at: usize, out: &mut [u8]| {
+            let of_header = header.get(at..).unwrap_or(&[]);
+            let first = of_header.len().min(out.len());
+            out[..first].copy_from_slice(&of_header[..first]);
+            let (behind, rest) = ((at + first).saturating_sub(header.len()), out.len() - first);
+            rest == 0 || behind <= frame.buf.len() && frame.buf.read_up_to(behind, &mut out[first..]) == rest
+        };
+        let protocol = if record.remote.is_ipv4() { EtherType::IPV4.0 } else { EtherType::IPV6.0 };
+        let about = About { protocol, interface: record.slot.0, hardware: 1, ..About::default() };
+        wished.filter.run(read, (header.len() + frame.buf.len()) as u32, &about)
     }
 
     /// RFC 1112 §6.1, RFC 1122 §4.1.3.6: what is for a group or for all is for every socket that may have
@@ -165,11 +171,7 @@ impl<M: Memory + Clone> Stack<M> {
         record: &Header,
         frame: &Frame<M>,
     ) -> Result<(), DropReason> {
-        if let Some(at) = self.sockets.get(index).and_then(|socket| socket.at) {
-            let pages = record_size(record.len as usize) / PAGE_SIZE + 2;
-            let reserve = self.sessions.get(&at.session).map_or(0, |session| session.rx_reserve());
-            self.reclaim(now, at.session, pages + reserve);
-        }
+        self.look_for_pages(now, index, record.len);
         if self.join_run(index, record, frame) {
             return Ok(());
         }
@@ -220,6 +222,38 @@ impl<M: Memory + Clone> Stack<M> {
         record: &Header,
         frame: Option<&Frame<M>>,
     ) -> Result<(), DropReason> {
+        self.deliver_from(index, record, &[], frame, 0)
+    }
+
+    /// As [`Stack::deliver_record`], with `header` before what the frame has, and pages looked for first.
+    pub(super) fn deliver_parts(
+        &mut self,
+        index: u32,
+        record: &Header,
+        header: &[u8],
+        frame: Option<&Frame<M>>,
+    ) -> Result<(), DropReason> {
+        self.look_for_pages(record.said.at, index, record.len);
+        self.deliver_from(index, record, header, frame, 0)
+    }
+
+    fn look_for_pages(&mut self, now: Instant, index: u32, len: u32) {
+        if let Some(at) = self.sockets.get(index).and_then(|socket| socket.at) {
+            let pages = record_size(len as usize) / PAGE_SIZE + 2;
+            let reserve = self.sessions.get(&at.session).map_or(0, |session| session.rx_reserve());
+            self.reclaim(now, at.session, pages + reserve);
+        }
+    }
+
+    /// Appends a record: `header`, then what the frame has from `skip` on, as far as the record goes.
+    pub(super) fn deliver_from(
+        &mut self,
+        index: u32,
+        record: &Header,
+        header: &[u8],
+        frame: Option<&Frame<M>>,
+        skip: usize,
+    ) -> Result<(), DropReason> {
         let socket = self.sockets.get_mut(index).expect("the demultiplexer names sockets that there are");
         let Some(at) = socket.at else { return Err(DropReason::NoSocket) };
         let session = self.sessions.get_mut(&at.session).expect("a place lies in a session");
@@ -241,8 +275,10 @@ impl<M: Memory + Clone> Stack<M> {
         socket.rx.cover(session, at.slot, start, size).map_err(|_| DropReason::ProtoMem)?;
         socket.rx.write(session, start, &record.to_bytes());
         if let Some(frame) = frame {
-            let mut from = 0;
-            socket.rx.for_each_piece(session, start + HEADER_SIZE as u64, len, |to, piece| {
+            let begin = start + HEADER_SIZE as u64;
+            socket.rx.write(session, begin, header);
+            let (mut from, behind) = (skip, begin + header.len() as u64);
+            socket.rx.for_each_piece(session, behind, len - header.len(), |to, piece| {
                 frame.buf.copy_out(from, &session.memory, to, piece);
                 from += piece;
             });
@@ -262,7 +298,7 @@ impl<M: Memory + Clone> Stack<M> {
 }
 
 /// What the IP header says of a datagram.
-fn said_of<M: Memory>(now: Instant, received: &Received<'_, M>) -> Said {
+pub(super) fn said_of<M: Memory>(now: Instant, received: &Received<'_, M>) -> Said {
     let tos = match (&received.pair, received.frame.packet_head()) {
         (AddressPair::V4 { .. }, [_, tos, ..]) => *tos,
         (AddressPair::V6 { .. }, [high, low, ..]) => high << 4 | low >> 4,

@@ -1,12 +1,18 @@
 //! Sockets of datagrams: opened, given another remote, and left. What they receive is in [`input`], what
-//! they send in [`output`], what they wish for in [`wishes`].
+//! they send in [`output`], what they wish for in [`wishes`]; those without ports are in [`raw`] and
+//! [`packet`].
 
 mod error;
 mod input;
 mod output;
+mod packet;
+mod raw;
+mod raw_out;
 mod wishes;
 
 use super::Stack;
+pub(super) use raw::Portless;
+
 use super::clients::{bound, remote_of};
 use super::socket::{Kind, Socket, Udp};
 use crate::transport::demux::{DatagramKey, Member, Ports};
@@ -110,10 +116,9 @@ impl<M: Memory + Clone> Stack<M> {
     /// record that was replaced and not freed before a death.
     pub(super) fn enter_datagrams(&mut self, index: u32) {
         let Some(Socket { opening, .. }) = self.sockets.get(index) else { return };
-        if let Some(key) = key_of(opening) {
-            let member = Member { op: opening.op, index, share: opening.share };
-            let _ = self.demux.add_datagram(key, member);
-        }
+        let Some(key) = key_of(opening) else { return self.portless.enter(opening, index) };
+        let member = Member { op: opening.op, index, share: opening.share };
+        let _ = self.demux.add_datagram(key, member);
     }
 
     /// A socket is closed: nothing is received for it any more.
@@ -123,9 +128,10 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     fn strike_out(&mut self, index: u32) {
-        let key = self.sockets.get(index).and_then(|socket| key_of(&socket.opening));
-        if let Some(key) = key {
-            self.demux.remove_datagram(key, index);
+        let Some(Socket { opening, .. }) = self.sockets.get(index) else { return };
+        match key_of(opening) {
+            Some(key) => self.demux.remove_datagram(key, index),
+            None => self.portless.leave(opening, index),
         }
     }
 }

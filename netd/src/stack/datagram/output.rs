@@ -16,6 +16,7 @@ use core::net::{IpAddr, SocketAddr};
 use proto::arena::line::want;
 use proto::arena::record::{HEADER_SIZE, Header, interface_index, mark, record_size};
 use proto::control::operations::SocketRef;
+use proto::form::Form;
 use proto::id::SlotIndex;
 use proto::nic::packet_buf::PacketBuf;
 use proto::shm::Memory;
@@ -28,7 +29,7 @@ const GROUP_HOPS: u8 = 1;
 
 /// Why a datagram was not sent and is still there.
 #[derive(Debug)]
-enum Unsent {
+pub(super) enum Unsent {
     /// That interface has no room or no pages.
     Stopped(u16),
     /// The client broke a rule.
@@ -36,10 +37,10 @@ enum Unsent {
 }
 
 /// Where the datagrams of one record go.
-struct Course {
-    way: Way,
-    pair: AddressPair,
-    src_port: u16,
+pub(super) struct Course {
+    pub way: Way,
+    pub pair: AddressPair,
+    pub src_port: u16,
     dst_port: u16,
     /// They have a checksum.
     summed: bool,
@@ -115,6 +116,9 @@ impl<M: Memory + Clone> Stack<M> {
         header: &Header,
         room: &mut [usize],
     ) -> Result<(), Unsent> {
+        if self.sockets.get(index).is_some_and(|socket| socket.opening.form != Form::Udp) {
+            return self.send_built_record(now, index, at, start, header, room);
+        }
         let Some(course) = self.course(index, header) else {
             self.counters.drop(DropReason::IpOutNoRoutes);
             return Ok(());
@@ -158,7 +162,7 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     /// Where a record's datagrams go; `None` when there is no way that its socket may go.
-    fn course(&self, index: u32, header: &Header) -> Option<Course> {
+    pub(super) fn course(&self, index: u32, header: &Header) -> Option<Course> {
         let socket = self.sockets.get(index).expect("the caller has found it");
         let (opening, may_tell_all) = (&socket.opening, socket.client.flags & want::BROADCAST != 0);
         let (bound, src_port) = (opening.local.ip(), opening.local.port());
@@ -213,7 +217,7 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     /// What became of a datagram, for whoever asks next.
-    fn fail_datagram(&mut self, index: u32, errno: Errno) {
+    pub(super) fn fail_datagram(&mut self, index: u32, errno: Errno) {
         if let Some(Kind::Udp(udp)) = self.sockets.get_mut(index).map(|socket| &mut socket.kind) {
             udp.error = errno.raw_os_error() as u8;
             self.touch(index);

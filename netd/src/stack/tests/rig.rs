@@ -237,9 +237,13 @@ impl Rig {
 
     /// Connects from place `slot`.
     pub fn connect(&mut self, app: &mut App, slot: u32, local: &str, remote: &str) {
+        self.connect_when(app, slot, local, remote, false);
+    }
+
+    /// Connects from place `slot`; with `hold` the SYN waits for what the client says.
+    pub fn connect_when(&mut self, app: &mut App, slot: u32, local: &str, remote: &str, hold: bool) {
         let (local, remote) = (addr(local), addr(remote));
-        let at =
-            self.ask(app, slot, |op, socket| Command::Connect { op, socket, local, remote, hold: false });
+        let at = self.ask(app, slot, |op, socket| Command::Connect { op, socket, local, remote, hold });
         app.move_in(at.slot, at.epoch);
         self.settle();
     }

@@ -16,8 +16,9 @@ use super::super::commit::Identity;
 use super::super::congestion::Kind;
 use super::super::control_block::ControlBlock;
 use super::super::ecn::Ecn;
+use super::super::expiry::MostTries;
 use super::super::isn::Secrets;
-use super::super::listen::{self, Backlog, Caller, Heard};
+use super::super::listen::{self, Backlog, Caller, HalfOpen, Heard};
 use super::super::reaction::Reaction;
 use super::super::segment::{Flags, Segment, SegmentOut};
 use super::super::settings::Settings;
@@ -120,7 +121,7 @@ impl Weather {
         settings.advertised_mss = settings.path_mss;
         settings.options.nodelay = rng.chance(300);
         let bad = rng.below(3);
-        let half_open_full = rng.chance(200);
+        let cookies = rng.chance(200);
         Weather {
             loss_permille: [0, 20, 100][bad as usize],
             duplicate_permille: [0, 10, 50][bad as usize],
@@ -131,7 +132,11 @@ impl Weather {
             downtime: Duration::from_millis([0, 3, 40][rng.below(3) as usize]),
             gso_max: [1, 20_000, 65_536][rng.below(3) as usize],
             settings,
-            backlog: Backlog { half_open_full, cookies_out: half_open_full, accept_full: false },
+            backlog: Backlog {
+                half_open: if cookies { HalfOpen::Cookies } else { HalfOpen::Kept },
+                cookies_out: cookies,
+                accept_full: false,
+            },
             totals: [rng.below(200_000), if rng.chance(700) { rng.below(100_000) } else { 0 }],
             slow_reader: rng.chance(300),
             simultaneous: rng.chance(100),
@@ -336,7 +341,8 @@ impl World {
         match (timer, event) {
             (Some((time, side)), event) if event.is_none_or(|event| time <= event) => {
                 self.now = self.now.max(time);
-                let reaction = self.hosts[side].block.as_mut().unwrap().on_timer(self.now);
+                let reaction =
+                    self.hosts[side].block.as_mut().unwrap().on_timer(self.now, &MostTries::default());
                 self.take(side, reaction, &[]);
             }
             (_, Some(_)) => {

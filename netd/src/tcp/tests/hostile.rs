@@ -11,6 +11,7 @@ use super::super::commit::Identity;
 use super::super::congestion::Kind;
 use super::super::control_block::ControlBlock;
 use super::super::ecn::Ecn;
+use super::super::expiry::MostTries;
 use super::super::fast_open::Cookie;
 use super::super::icmp::IcmpError;
 use super::super::out_of_order::OUT_OF_ORDER_RANGES_MAX;
@@ -219,11 +220,11 @@ impl Victim {
             }
             Event::Wait(nanos) => {
                 self.now = self.now + Duration::from_nanos(*nanos);
-                self.block.on_timer(self.now)
+                self.block.on_timer(self.now, &MostTries::default())
             }
             Event::UntilDeadline => {
                 self.now = self.now.max(self.block.next_deadline().unwrap_or(self.now));
-                let reaction = self.block.on_timer(self.now);
+                let reaction = self.block.on_timer(self.now, &MostTries::default());
                 // One timer at a time: a due deadline is dealt with by as many calls.
                 if let Some(next) = self.block.next_deadline() {
                     assert!(next >= before.next_deadline().unwrap(), "a deadline moved back");

@@ -14,9 +14,10 @@ use super::super::Env;
 use super::super::challenge::ChallengeLimiter;
 use super::super::commit::Identity;
 use super::super::control_block::{ControlBlock, TIME_WAIT};
+use super::super::expiry::MostTries;
 use super::super::icmp::IcmpError;
 use super::super::isn::Secrets;
-use super::super::listen::{self, Backlog, Caller, Heard};
+use super::super::listen::{self, Backlog, Caller, HalfOpen, Heard};
 use super::super::reaction::{Deliver, Reaction};
 use super::super::segment::{Flags, Options, SackBlock, Segment, SegmentOut, Timestamps};
 use super::super::seq::SeqNum;
@@ -123,7 +124,7 @@ impl Stage {
         let deadline = self.block.next_deadline().expect("a deadline");
         let waited = deadline.since(self.now);
         self.now = self.now.max(deadline);
-        (waited, self.block.on_timer(self.now))
+        (waited, self.block.on_timer(self.now, &MostTries::default()))
     }
 
     pub(super) fn write(&mut self, written: u64) {

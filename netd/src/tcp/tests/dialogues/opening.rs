@@ -133,7 +133,7 @@ fn syn_received_resends_and_gives_up() {
 #[test]
 fn a_cookie_brings_back_the_connection_and_its_options() {
     let settings = Settings::default();
-    let backlog = Backlog { half_open_full: true, cookies_out: true, accept_full: false };
+    let backlog = Backlog { half_open: HalfOpen::Cookies, cookies_out: true, accept_full: false };
     let options = Options {
         mss: Some(1460),
         window_scale: Some(7),
