@@ -4,6 +4,8 @@
 //! The frames come from a station that the kernel knows nothing of, so that no answer of the
 //! kernel's disturbs the accounts: every frame that nicd sees while one is drawn up is ours.
 
+#[path = "badinput/attacks.rs"]
+mod attacks;
 #[path = "badinput/classes.rs"]
 mod classes;
 
@@ -83,6 +85,11 @@ type Accounts = BTreeMap<(Role, String), u64>;
 
 impl Bench {
     fn set_up() -> Bench {
+        Bench::set_up_with("")
+    }
+
+    /// With more addresses of the stack, each behind a comma.
+    fn set_up_with(more: &str) -> Bench {
         // A kernel that says nothing of its own accord.
         let quiet = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
         if std::path::Path::new(quiet).exists() {
@@ -90,7 +97,7 @@ impl Bench {
         }
         let spec = Spec {
             nic: format!("tap:{NIC}"),
-            addr: format!("{STACK}/24"),
+            addr: format!("{STACK}/24{more}"),
             tap_addr: Some(format!("{KERNEL}/24")),
             more: vec!["--mac".into(), STACK_MAC_TEXT.into()],
         };

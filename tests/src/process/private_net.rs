@@ -81,9 +81,14 @@ pub fn test(name: &str, body: impl FnOnce()) {
         // Indented, so that the inner runner's sums are not taken for the outer one's.
         let mut inner = command.stdout(Stdio::piped()).spawn()?;
         let said = BufReader::new(inner.stdout.take().expect("piped"));
-        said.lines().map_while(Result::ok).for_each(|line| println!("    {line}"));
-        inner.wait()
+        let mut ran = true;
+        for line in said.lines().map_while(Result::ok) {
+            ran &= line != "running 0 tests";
+            println!("    {line}");
+        }
+        Ok((ran, inner.wait()?))
     });
-    let status = inner.expect("a program that can run itself");
+    let (ran, status) = inner.expect("a program that can run itself");
+    assert!(ran, "no test is called {name}");
     assert!(status.success(), "{name} failed in its private network: {status}");
 }

@@ -3,14 +3,17 @@
 #![expect(unsafe_code, reason = "the address of a packet socket has no safe type")]
 
 use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketType, netdevice};
 use std::io;
 use std::time::Duration;
 
 /// ETH_P_ALL of linux/if_ether.h.
 const EVERY_PROTOCOL: u16 = 3;
+/// Bytes of frames that wait to be read.
+const ROOM: usize = 16 << 20;
 /// struct sockaddr_ll: family, protocol, interface, then what only answers carry.
 const ADDRESS_SIZE: usize = 20;
 
@@ -59,6 +62,8 @@ impl RawLink {
     fn open(interface: &str, protocol: u16) -> io::Result<RawLink> {
         let socket = rustix::net::socket(AddressFamily::PACKET, SocketType::RAW, None::<Protocol>)?;
         let index = netdevice::name_to_index(&socket, interface)?;
+        // Only root may have as much; with less a reader that is late loses frames.
+        let _ = set_socket_recv_buffer_size_force(&socket, ROOM);
         rustix::net::bind(&socket, &LinkAddress::new(index, protocol))?;
         Ok(RawLink(socket))
     }
@@ -71,6 +76,21 @@ impl RawLink {
         let sent = rustix::net::send(&self.0, frame, SendFlags::empty())?;
         assert_eq!(sent, frame.len(), "a frame is sent as a whole");
         Ok(())
+    }
+
+    /// Every frame that waits to be read; waits for none.
+    ///
+    /// # Errors
+    /// Those of recv(2).
+    pub fn heard(&self) -> io::Result<Vec<Vec<u8>>> {
+        let (mut frame, mut all) = (vec![0; 1 << 16], Vec::new());
+        loop {
+            match rustix::net::recv(&self.0, frame.as_mut_slice(), RecvFlags::DONTWAIT) {
+                Ok((len, _)) => all.push(frame[..len].to_vec()),
+                Err(Errno::AGAIN) => return Ok(all),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
     }
 
     /// The next frame that `wanted` takes, within `patience` of the one before.
