@@ -38,7 +38,7 @@ pub struct Datagram {
     /// When it came in, on the clock since the host began (CLOCK_MONOTONIC).
     pub at: Duration,
     /// What a packet socket says of it.
-    pub(crate) marks: u16,
+    pub marks: u16,
 }
 
 impl Datagram {

@@ -247,7 +247,8 @@ impl From<Head> for Option<Datagram> {
         let (remote, local) =
             (Option::<SocketAddr>::from(head.remote)?, Option::<SocketAddr>::from(head.local)?);
         let at = Duration::from_nanos(at_ns);
-        Some(Datagram { copied: 0, len: 0, remote, local, interface, hop_limit, tos, segment, at })
+        let marks = 0;
+        Some(Datagram { copied: 0, len: 0, remote, local, interface, hop_limit, tos, segment, marks, at })
     }
 }
 
@@ -636,7 +637,18 @@ mod tests {
         let local = "10.0.0.1:80".parse().expect("one");
         let at = Duration::from_nanos(77);
         let (copied, len, interface) = (0, 0, 2);
-        let one = Datagram { copied, len, remote, local, interface, hop_limit: 3, tos: 4, segment: 5, at };
+        let one = Datagram {
+            copied,
+            len,
+            remote,
+            local,
+            interface,
+            hop_limit: 3,
+            tos: 4,
+            segment: 5,
+            marks: 0,
+            at,
+        };
         assert_eq!(Option::<Datagram>::from(Head::from(&Some(one))), Some(one));
         assert_eq!(Option::<Datagram>::from(Head::from(&None)), None);
     }
