@@ -21,7 +21,7 @@ usage: ./run.sh VERB [ARGUMENT…]
   test [--all] [FILTER]      the test suite
   bench [--json] [ID…]       measures beside the kernel
   rfc [--untested] [--rfc N] which RFC sections the code cites, which tests show them, what is excepted and why
-  vm [MODEL]                 a guest with one NIC that is driven from user space: e1000e, igb, or both
+  vm [MODEL]                 a guest with one NIC that is driven from user space: e1000e, igb, virtio, or all
   doctor                     every missing requirement with its remedy
 TEXT
 }

@@ -187,3 +187,8 @@ fn e1000e() {
 fn igb() {
     private_net::test("igb", || model("igb", "igb"));
 }
+
+#[test]
+fn virtio() {
+    private_net::test("virtio", || model("virtio", "virtio-net-pci,disable-legacy=on,iommu_platform=on"));
+}

@@ -142,10 +142,15 @@ fn beside_the_kernel(nic: &str, more: &[&str]) {
     let caller = TcpStream::connect_in(&session, at(REMOTE, port)).expect("connected");
     talk(caller, remote.accept().expect("accepted").0);
     // Where nobody listens, the stack says so, and says it alone.
-    let refused = other.run(|| {
-        std::net::TcpStream::connect_timeout(&at(STACK, 1), PATIENCE).map(drop).map_err(|e| e.kind())
-    });
-    assert_eq!(refused, Err(std::io::ErrorKind::ConnectionRefused));
+    let refuses = |host| {
+        let tried = other.run(|| std::net::TcpStream::connect_timeout(&at(host, 1), PATIENCE));
+        assert_eq!(
+            tried.map(drop).map_err(|e| e.kind()),
+            Err(std::io::ErrorKind::ConnectionRefused),
+            "{host}"
+        );
+    };
+    refuses(STACK);
     // Datagrams, whole and in fragments, both ways.
     let ours = UdpSocket::bind_in(&session, at(STACK, 0)).expect("a socket");
     let to_us = ours.local_addr().expect("bound");
@@ -163,6 +168,8 @@ fn beside_the_kernel(nic: &str, more: &[&str]) {
         assert!(room[..got] == sent, "{len} bytes from the stack");
     }
     assert_eq!(kernel_resets(), before, "the kernel reset what was the stack's");
+    refuses(KERNEL);
+    assert!(wait_until(PATIENCE, || kernel_resets() > before), "its own resets would have been counted");
     // A cable that is pulled: no carrier; in again, all goes on.
     let (mut one, listener) = {
         let listener = TcpListener::bind_in(&session, at(STACK, 7_100)).expect("a listener");
