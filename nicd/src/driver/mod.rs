@@ -12,6 +12,7 @@ pub mod e1000e;
 pub mod hardware;
 pub mod igb;
 pub mod intel;
+mod lent;
 pub mod offload;
 pub mod receive;
 pub mod transmit;

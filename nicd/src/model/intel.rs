@@ -3,16 +3,13 @@
 //!
 //! Written from the data sheets without the drivers' constants; sections are those of the 82574's and the 82576's.
 
-use super::machine::{Machine, Model};
-use crate::driver::hardware::{Hardware, RINGS_IOVA, RINGS_SIZE, slab_iova};
+use super::machine::{Machine, Model, Registers};
 use crate::nic::Slab;
 use core::fmt::Debug;
 use core::time::Duration;
 use proto::shm::Memory;
-use rustix::fd::{AsFd, BorrowedFd};
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io;
 use std::rc::Rc;
 
 /// Bits of a word.
@@ -189,11 +186,7 @@ pub struct IntelModel<M, C> {
 impl<M: Memory + Clone, C: Chip> IntelModel<M, C> {
     /// A chip with a cable in it, its rings in `rings`, that reaches `slabs`.
     pub fn new(rings: M, slabs: &[Slab<M>]) -> Rc<Self> {
-        let machine = Machine::new();
-        machine.map(RINGS_IOVA, rings.clone(), RINGS_SIZE);
-        for slab in slabs {
-            machine.map(slab_iova(slab.shard), slab.memory.clone(), slab.geometry.bytes());
-        }
+        let machine = Machine::reaching(&rings, slabs);
         let mut state = State {
             regs: vec![0; 0x20000 / 4],
             phy: [0; 32],
@@ -226,7 +219,7 @@ impl<M: Memory + Clone, C: Chip> IntelModel<M, C> {
         }
     }
 
-    fn write(&self, at: usize, value: u32) {
+    fn store(&self, at: usize, value: u32) {
         let faults = self.machine.faults.borrow().clone();
         if faults.gone {
             return;
@@ -267,7 +260,7 @@ impl<M: Memory + Clone, C: Chip> IntelModel<M, C> {
         }
     }
 
-    fn read(&self, at: usize) -> u32 {
+    fn load(&self, at: usize) -> u32 {
         if self.machine.faults.borrow().gone {
             return u32::MAX;
         }
@@ -322,55 +315,25 @@ impl<M: Memory + Clone, C: Chip> Model<M> for IntelModel<M, C> {
     }
 }
 
-impl<M: Memory + Clone, C: Chip> Hardware for Rc<IntelModel<M, C>> {
+impl<M: Memory + Clone, C: Chip> Registers for IntelModel<M, C> {
     type Memory = M;
 
-    fn read32(&self, at: usize) -> u32 {
-        self.read(at)
+    fn machine(&self) -> &Machine<M> {
+        &self.machine
     }
 
-    fn write32(&self, at: usize, value: u32) {
-        self.write(at, value);
+    fn rings(&self) -> &M {
+        &self.rings
     }
 
     // 82574 chapter 10, 82576 chapter 8: registers are accessed as 32 bits; anything else reads as nothing.
-    fn read16(&self, _: usize) -> u16 {
-        u16::MAX
+    fn read(&self, at: usize, bytes: usize) -> u64 {
+        if bytes == 4 { self.load(at).into() } else { u64::MAX }
     }
 
-    fn write16(&self, _: usize, _: u16) {}
-
-    fn read8(&self, _: usize) -> u8 {
-        u8::MAX
-    }
-
-    fn write8(&self, _: usize, _: u8) {}
-
-    fn config8(&self, _: usize) -> u8 {
-        u8::MAX
-    }
-
-    fn rings(&self) -> M {
-        self.rings.clone()
-    }
-
-    fn interrupt(&self) -> BorrowedFd<'_> {
-        self.machine.line.as_fd()
-    }
-
-    fn recalled(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn pause(&self, time: Duration) {
-        self.machine.pause(time);
-    }
-
-    fn start(&self) -> io::Result<()> {
-        self.machine.start()
-    }
-
-    fn quiesce(&self) -> io::Result<()> {
-        self.machine.quiesce()
+    fn write(&self, at: usize, bytes: usize, value: u64) {
+        if bytes == 4 {
+            self.store(at, value as u32);
+        }
     }
 }

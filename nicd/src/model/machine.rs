@@ -3,12 +3,15 @@
 //! Accesses outside the windows, across pages of the IOMMU, or while bus mastering is off, reach nothing and are counted, as an IOMMU
 //! counts them. A model that is told to be slow does its work only when [`Machine`]'s owner steps it.
 
+use crate::driver::hardware::{Hardware, RINGS_IOVA, RINGS_SIZE, slab_iova};
+use crate::nic::Slab;
 use core::time::Duration;
 use proto::shm::Memory;
 use rustix::event::EventfdFlags;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::rc::Rc;
 
 /// What a test makes a model do wrong.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +61,22 @@ pub struct Machine<M> {
 }
 
 impl<M: Memory> Machine<M> {
+    /// A machine in which a chip reaches its rings and slabs.
+    ///
+    /// # Panics
+    /// As [`Machine::new`].
+    pub fn reaching(rings: &M, slabs: &[Slab<M>]) -> Self
+    where
+        M: Clone,
+    {
+        let machine = Machine::new();
+        machine.map(RINGS_IOVA, rings.clone(), RINGS_SIZE);
+        for slab in slabs {
+            machine.map(slab_iova(slab.shard), slab.memory.clone(), slab.geometry.bytes());
+        }
+        machine
+    }
+
     /// A machine with nothing mapped.
     ///
     /// # Panics
@@ -110,32 +129,6 @@ impl<M: Memory> Machine<M> {
         self.reach(iova, bytes.len(), |memory, at| memory.write(at, bytes))
     }
 
-    /// Time goes by, while a driver waits.
-    pub fn pause(&self, time: Duration) {
-        self.time.set(self.time.get() + time);
-    }
-
-    /// Bus mastering is on from now on.
-    ///
-    /// # Errors
-    /// Never here.
-    pub fn start(&self) -> io::Result<()> {
-        self.master.set(true);
-        Ok(())
-    }
-
-    /// Bus mastering is off from now on, unless access to memory does not end.
-    ///
-    /// # Errors
-    /// `TimedOut` then.
-    pub fn quiesce(&self) -> io::Result<()> {
-        if self.faults.borrow().restless {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.master.set(false);
-        Ok(())
-    }
-
     /// An interrupt.
     pub fn interrupt(&self) {
         if !self.faults.borrow().silent {
@@ -166,4 +159,85 @@ pub trait Model<M> {
     fn plug(&self, cable: bool);
     /// Writes to the registers that tell it of new descriptors: to send, and to receive.
     fn doorbells(&self) -> [u64; 2];
+}
+
+/// A chip in software, as a driver reaches it: its registers. Everything else that a driver sees is the machine's.
+pub trait Registers {
+    /// What rings and frames lie in.
+    type Memory: Memory + Clone;
+    /// The machine around it.
+    fn machine(&self) -> &Machine<Self::Memory>;
+    /// The memory of the rings.
+    fn rings(&self) -> &Self::Memory;
+    /// A register of `bytes` bytes is read.
+    fn read(&self, at: usize, bytes: usize) -> u64;
+    /// A register of `bytes` bytes is written.
+    fn write(&self, at: usize, bytes: usize, value: u64);
+    /// A byte of the configuration space.
+    fn config(&self, _at: usize) -> u8 {
+        u8::MAX
+    }
+}
+
+impl<C: Registers> Hardware for Rc<C> {
+    type Memory = C::Memory;
+
+    fn read32(&self, at: usize) -> u32 {
+        self.read(at, 4) as u32
+    }
+
+    fn write32(&self, at: usize, value: u32) {
+        self.write(at, 4, value.into());
+    }
+
+    fn read16(&self, at: usize) -> u16 {
+        self.read(at, 2) as u16
+    }
+
+    fn write16(&self, at: usize, value: u16) {
+        self.write(at, 2, value.into());
+    }
+
+    fn read8(&self, at: usize) -> u8 {
+        self.read(at, 1) as u8
+    }
+
+    fn write8(&self, at: usize, value: u8) {
+        self.write(at, 1, value.into());
+    }
+
+    fn config8(&self, at: usize) -> u8 {
+        self.config(at)
+    }
+
+    fn rings(&self) -> C::Memory {
+        Registers::rings(&**self).clone()
+    }
+
+    fn interrupt(&self) -> BorrowedFd<'_> {
+        self.machine().line.as_fd()
+    }
+
+    fn recalled(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn pause(&self, time: Duration) {
+        let machine = self.machine();
+        machine.time.set(machine.time.get() + time);
+    }
+
+    fn start(&self) -> io::Result<()> {
+        self.machine().master.set(true);
+        Ok(())
+    }
+
+    fn quiesce(&self) -> io::Result<()> {
+        let machine = self.machine();
+        if machine.faults.borrow().restless {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        machine.master.set(false);
+        Ok(())
+    }
 }

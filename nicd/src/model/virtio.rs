@@ -5,15 +5,11 @@
 //! bytes apart. The configuration space says so by its list of capabilities.
 
 use super::frames::{self, Template};
-use super::machine::{Machine, Model};
-use crate::driver::hardware::{Hardware, RINGS_IOVA, RINGS_SIZE, slab_iova};
+use super::machine::{Machine, Model, Registers};
 use crate::nic::Slab;
-use core::time::Duration;
 use proto::shm::Memory;
-use rustix::fd::{AsFd, BorrowedFd};
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io;
 use std::rc::Rc;
 
 /// What it offers: CSUM, GUEST_CSUM, HOST_TSO4, HOST_TSO6, MRG_RXBUF, STATUS, EVENT_IDX, VERSION_1, ACCESS_PLATFORM.
@@ -80,11 +76,7 @@ impl<M: Memory + Clone> VirtioModel<M> {
     }
 
     fn offering(offered: u64, rings: M, slabs: &[Slab<M>]) -> Rc<Self> {
-        let machine = Machine::new();
-        machine.map(RINGS_IOVA, rings.clone(), RINGS_SIZE);
-        for slab in slabs {
-            machine.map(slab_iova(slab.shard), slab.memory.clone(), slab.geometry.bytes());
-        }
+        let machine = Machine::reaching(&rings, slabs);
         let state = State {
             feature_select: [0; 2],
             agreed: 0,
@@ -298,7 +290,7 @@ impl<M: Memory + Clone> VirtioModel<M> {
         self.show(state, 0, before);
     }
 
-    fn write(&self, at: usize, value: u64) {
+    fn store(&self, at: usize, value: u64) {
         let faults = self.machine.faults.borrow().clone();
         if faults.gone {
             return;
@@ -355,7 +347,7 @@ impl<M: Memory + Clone> VirtioModel<M> {
         }
     }
 
-    fn read(&self, at: usize) -> u64 {
+    fn load(&self, at: usize) -> u64 {
         if self.machine.faults.borrow().gone {
             return u64::MAX;
         }
@@ -421,35 +413,27 @@ impl<M: Memory + Clone> Model<M> for VirtioModel<M> {
     }
 }
 
-impl<M: Memory + Clone> Hardware for Rc<VirtioModel<M>> {
+impl<M: Memory + Clone> Registers for VirtioModel<M> {
     type Memory = M;
 
-    fn read32(&self, at: usize) -> u32 {
-        self.read(at) as u32
+    fn machine(&self) -> &Machine<M> {
+        &self.machine
     }
 
-    fn write32(&self, at: usize, value: u32) {
-        self.write(at, value.into());
+    fn rings(&self) -> &M {
+        &self.rings
     }
 
-    fn read16(&self, at: usize) -> u16 {
-        self.read(at) as u16
+    fn read(&self, at: usize, _: usize) -> u64 {
+        self.load(at)
     }
 
-    fn write16(&self, at: usize, value: u16) {
-        self.write(at, value.into());
-    }
-
-    fn read8(&self, at: usize) -> u8 {
-        self.read(at) as u8
-    }
-
-    fn write8(&self, at: usize, value: u8) {
-        self.write(at, value.into());
+    fn write(&self, at: usize, _: usize, value: u64) {
+        self.store(at, value);
     }
 
     /// §4.1.4: three capabilities, behind one of another kind, and a second doorbell structure that does not count.
-    fn config8(&self, at: usize) -> u8 {
+    fn config(&self, at: usize) -> u8 {
         // Kind, BAR, offset; identity 9 is vendor-specific, its length 16, of doorbells 20.
         let structures: [(u8, u32); 4] = [(1, 0), (2, 0x3000), (2, 0x9000), (4, 0x2000)];
         if self.machine.faults.borrow().gone {
@@ -475,29 +459,5 @@ impl<M: Memory + Clone> Hardware for Rc<VirtioModel<M>> {
             }
             _ => 0,
         }
-    }
-
-    fn rings(&self) -> M {
-        self.rings.clone()
-    }
-
-    fn interrupt(&self) -> BorrowedFd<'_> {
-        self.machine.line.as_fd()
-    }
-
-    fn recalled(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn pause(&self, time: Duration) {
-        self.machine.pause(time);
-    }
-
-    fn start(&self) -> io::Result<()> {
-        self.machine.start()
-    }
-
-    fn quiesce(&self) -> io::Result<()> {
-        self.machine.quiesce()
     }
 }

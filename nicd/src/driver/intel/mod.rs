@@ -16,14 +16,13 @@ pub mod desc;
 pub mod regs;
 
 use super::hardware::Hardware;
+use super::lent::{Lent, Looks};
 use super::offload::{prepare, wanted};
 use super::receive::{self, ReceiveRing, Taken};
 use super::transmit::{self, TransmitRing};
 use crate::counts::{Count, Counts};
 use crate::filter::AddressFilter;
 use crate::nic::{Capabilities, Frame, HEADER_MAX, Nic, Received, Slab, Transmitted};
-use crate::stock::Stock;
-use core::time::Duration;
 use proto::Instant;
 use proto::control::notices::{Mac, feature};
 use proto::nic::slab::PageIndex;
@@ -36,9 +35,6 @@ pub const RECEIVE_SLOTS: u32 = 256;
 pub const TRANSMIT_SLOTS: u32 = 256;
 /// Pages that are posted by one doorbell: the chips fetch descriptors in such bursts.
 const DOORBELL_BATCH: u32 = 16;
-/// So long after a frame the rings are looked at without an interrupt: one that was lost costs this much
-/// and not a connection.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Where a ring lies.
 #[derive(Debug, Clone, Copy)]
@@ -132,16 +128,11 @@ pub struct IntelNic<H: Hardware, C: Chip> {
     /// Posted, but not told.
     receive_told: u32,
     transmit_told: u32,
-    stock: Stock,
-    done: Vec<(u16, PageIndex)>,
-    /// Whose pages the receive ring takes.
-    home: Option<Slab<H::Memory>>,
+    lent: Lent<H::Memory>,
     features: u32,
     carrier: bool,
     masked: bool,
-    look_again: Option<Instant>,
-    /// Frames were moved since the last look.
-    active: bool,
+    looks: Looks,
     /// What is counted where the datapath's counts are out of reach.
     stops: u64,
     /// It did not answer where that could not be said.
@@ -172,14 +163,11 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
             transmit,
             receive_told: 0,
             transmit_told: 0,
-            stock: Stock::default(),
-            done: Vec::with_capacity(TRANSMIT_SLOTS as usize),
-            home: None,
+            lent: Lent::new(TRANSMIT_SLOTS as usize),
             features: if offload { features } else { 0 },
             carrier: false,
             masked: true,
-            look_again: None,
-            active: false,
+            looks: Looks::default(),
             stops: 0,
             lost: None,
         };
@@ -215,9 +203,9 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
 
     /// Posts what there is.
     fn post(&mut self) {
-        let Some(home) = &self.home else { return };
+        let Some(home) = &self.lent.home else { return };
         while self.receive.room() > 0
-            && let Some(page) = self.stock.take_small(home.shard)
+            && let Some(page) = self.lent.stock.take_small(home.shard)
         {
             self.receive.post(home, page);
         }
@@ -244,12 +232,6 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
         u64::from(receive) + u64::from(transmit)
     }
 
-    /// A frame came or went.
-    fn moved(&mut self, now: Instant) {
-        self.active = true;
-        self.look_again.get_or_insert(now + LOOK_AGAIN);
-    }
-
     fn see_link(&mut self, counts: &mut Counts) -> io::Result<()> {
         let carrier = bring_up::answers(&self.hw)?.link_up();
         if carrier != self.carrier {
@@ -270,22 +252,19 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
     }
 
     fn fill(&mut self, slab: &Slab<H::Memory>, page: PageIndex) {
-        if self.home.is_none() {
-            self.home = Some(slab.clone());
-        }
-        self.stock.put(slab, page);
+        self.lent.fill(slab, page);
     }
 
     fn lies_in(&self) -> Option<u16> {
-        self.home.as_ref().map(|home| home.shard)
+        self.lent.lies_in()
     }
 
     fn wants_pages(&self, shard: u16) -> bool {
-        self.lies_in().is_none_or(|home| home == shard) && self.receive.room() > RECEIVE_SLOTS / 4
+        self.lent.wanted(shard, self.receive.room() as usize, RECEIVE_SLOTS as usize)
     }
 
     fn pages(&mut self, slab: &Slab<H::Memory>, frame: &mut Frame, len: usize) -> bool {
-        self.stock.take_exactly(slab, frame, len)
+        self.lent.stock.take_exactly(slab, frame, len)
     }
 
     fn receive(
@@ -295,11 +274,11 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
         now: Instant,
         counts: &mut Counts,
     ) -> io::Result<Received> {
-        let Some(home) = &self.home else { return Ok(Received::Nothing) };
-        let (stock, longest) = (&mut self.stock, self.setup.mtu + HEADER_MAX);
+        let Some(home) = &self.lent.home else { return Ok(Received::Nothing) };
+        let (stock, longest) = (&mut self.lent.stock, self.setup.mtu + HEADER_MAX);
         match self.receive.take(frame, longest, |page| stock.put(home, page)) {
             Taken::Frame => {
-                self.moved(now);
+                self.looks.moved(now);
                 if self.features & feature::RX_CHECKSUM == 0
                     && let Some(first) = frame.first_mut()
                 {
@@ -323,7 +302,7 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
         counts: &mut Counts,
     ) -> io::Result<Transmitted> {
         if !self.transmit.has_room() {
-            let done = &mut self.done;
+            let done = &mut self.lent.done;
             self.transmit.clean(|page| done.push(page));
             if !self.transmit.has_room() {
                 return Ok(Transmitted::Busy);
@@ -331,14 +310,14 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
         }
         let (Some(wanted), Some(first)) = (wanted(slab, frame), frame.first()) else {
             counts.count(Count::TxUnsupported);
-            self.done.extend(frame.pieces().iter().map(|piece| (slab.shard, piece.page)));
+            self.lent.give_back(slab.shard, frame);
             return Ok(Transmitted::Taken);
         };
         if let Some(cut) = &wanted.cut {
             prepare(slab, first, cut, frame.len());
         }
         self.transmit.send(slab, frame, &wanted);
-        self.moved(now);
+        self.looks.moved(now);
         counts.count(Count::TxFrames);
         counts.add(Count::TxBytes, frame.len() as u64);
         Ok(Transmitted::Taken)
@@ -350,25 +329,24 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
     }
 
     fn complete(&mut self) -> Option<(u16, PageIndex)> {
-        if self.done.is_empty() {
-            let done = &mut self.done;
+        if self.lent.done.is_empty() {
+            let done = &mut self.lent.done;
             self.transmit.clean(|page| done.push(page));
         }
-        self.done.pop()
+        self.lent.done.pop()
     }
 
     fn reset(&mut self, shard: u16) -> io::Result<()> {
         let ours = self.lies_in() == Some(shard);
         let sends = self.transmit.used() > 0;
-        self.stock.clear(shard);
-        self.done.retain(|(whose, _)| *whose != shard);
+        self.lent.forget(shard);
         if !ours && !sends {
             return Ok(());
         }
         self.stops += 1;
         self.hw.quiesce()?;
-        let (stock, done, home) = (&mut self.stock, &mut self.done, self.home.take());
-        let kept = home.filter(|home| home.shard != shard);
+        let Lent { stock, done, home } = &mut self.lent;
+        let kept = home.take().filter(|home| home.shard != shard);
         self.receive.clear(|page| {
             if let Some(home) = &kept {
                 stock.put(home, page);
@@ -379,7 +357,7 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
                 done.push((whose, page));
             }
         });
-        self.home = kept;
+        *home = kept;
         self.begin(false)
     }
 
@@ -398,12 +376,12 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
         }
         self.see_link(counts)?;
         counts.add(Count::DeviceStops, core::mem::take(&mut self.stops));
-        self.look_again = core::mem::take(&mut self.active).then_some(now + LOOK_AGAIN);
+        self.looks.looked(now);
         Ok(())
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.look_again
+        self.looks.due()
     }
 
     fn may_sleep(&mut self) -> bool {
@@ -416,7 +394,7 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
         if let Err(error) = self.chip.settle(&self.hw) {
             // The next look says so.
             self.lost = Some(error);
-            self.look_again = Some(Instant::ZERO);
+            self.looks.at_once();
             return true;
         }
         // What came before this is seen now; what comes after it interrupts.

@@ -8,8 +8,8 @@ use super::regs::{LINK_STATUS, LINK_UP, Layout, common, feature as bit, status};
 use super::ring::{BYTES, Buffer, Lied, Queue, SLOTS};
 use crate::counts::{Count, Counts};
 use crate::driver::hardware::{Hardware, gone, ring_iova, slab_iova, stuck};
+use crate::driver::lent::{Lent, Looks};
 use crate::nic::{Capabilities, Frame, HEADER_MAX, HEADER_MIN, Nic, Received, Slab, Transmitted};
-use crate::stock::Stock;
 use crate::virtio_header::{self, VIRTIO_HEADER_SIZE as HEADER};
 use core::time::Duration;
 use proto::Instant;
@@ -33,8 +33,6 @@ const HEADER_STRIDE: usize = 16;
 /// §2.4.1: a reset ends at once; who takes longer than this does not come back.
 const RESET_STEP: Duration = Duration::from_millis(1);
 const RESET_STEPS: u32 = 100;
-/// As the Intel chips' drivers: an interrupt that was lost costs this much.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Buffers that are told of by one doorbell.
 const DOORBELL_BATCH: usize = 16;
 
@@ -58,9 +56,7 @@ pub struct Virtio<H: Hardware> {
     sending: Vec<Option<(u16, Frame)>>,
     /// Posted, not told.
     untold: usize,
-    stock: Stock,
-    done: Vec<(u16, PageIndex)>,
-    home: Option<Slab<H::Memory>>,
+    lent: Lent<H::Memory>,
     longest: usize,
     offload: bool,
     features: u32,
@@ -69,8 +65,7 @@ pub struct Virtio<H: Hardware> {
     /// A frame may take several buffers.
     merges: bool,
     armed: bool,
-    look_again: Option<Instant>,
-    active: bool,
+    looks: Looks,
     stops: u64,
 }
 
@@ -91,9 +86,7 @@ impl<H: Hardware> Virtio<H> {
             posted: vec![PageIndex(0); SLOTS.into()],
             sending: vec![None; SLOTS.into()],
             untold: 0,
-            stock: Stock::default(),
-            done: Vec::with_capacity(2 * usize::from(SLOTS)),
-            home: None,
+            lent: Lent::new(2 * usize::from(SLOTS)),
             longest: usize::from(mtu) + HEADER_MAX,
             offload,
             features: 0,
@@ -101,8 +94,7 @@ impl<H: Hardware> Virtio<H> {
             has_status: false,
             merges: false,
             armed: false,
-            look_again: None,
-            active: false,
+            looks: Looks::default(),
             stops: 0,
         };
         nic.begin()?;
@@ -218,15 +210,10 @@ impl<H: Hardware> Virtio<H> {
         !self.has_status || self.hw.read16(self.layout.device + LINK_STATUS) & LINK_UP != 0
     }
 
-    fn moved(&mut self, now: Instant) {
-        self.active = true;
-        self.look_again.get_or_insert(now + LOOK_AGAIN);
-    }
-
     fn post(&mut self) {
-        let Some(home) = &self.home else { return };
+        let Some(home) = &self.lent.home else { return };
         while self.receive.room() > 0
-            && let Some(page) = self.stock.take_small(home.shard)
+            && let Some(page) = self.lent.stock.take_small(home.shard)
         {
             let iova = slab_iova(home.shard) + home.geometry.page_at(page) as u64;
             let head = self.receive.put(&[Buffer { iova, len: SMALL_SIZE as u32, written: true }]);
@@ -257,7 +244,7 @@ impl<H: Hardware> Virtio<H> {
     fn clean(&mut self) -> io::Result<()> {
         while let Some(used) = self.transmit.take().map_err(broken)? {
             if let Some((shard, frame)) = self.sending[usize::from(used.head)].take() {
-                self.done.extend(frame.pieces().iter().map(|piece| (shard, piece.page)));
+                self.lent.give_back(shard, &frame);
             }
         }
         Ok(())
@@ -265,7 +252,7 @@ impl<H: Hardware> Virtio<H> {
 
     /// The next frame, in the buffers that it takes; `Some(false)` when it is none.
     fn take(&mut self, frame: &mut Frame) -> io::Result<Option<bool>> {
-        let Some(home) = &self.home else { return Ok(None) };
+        let Some(home) = &self.lent.home else { return Ok(None) };
         let Some(first) = self.receive.take().map_err(broken)? else { return Ok(None) };
         let page = self.posted[usize::from(first.head)];
         let mut header = [0; HEADER];
@@ -299,7 +286,7 @@ impl<H: Hardware> Virtio<H> {
         };
         if !sound {
             let pages = frame.pieces().iter().map(|piece| piece.page).chain(spoiled);
-            pages.for_each(|page| self.stock.put(home, page));
+            pages.for_each(|page| self.lent.stock.put(home, page));
             frame.clear();
             return Ok(Some(false));
         }
@@ -317,22 +304,19 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
     }
 
     fn fill(&mut self, slab: &Slab<H::Memory>, page: PageIndex) {
-        if self.home.is_none() {
-            self.home = Some(slab.clone());
-        }
-        self.stock.put(slab, page);
+        self.lent.fill(slab, page);
     }
 
     fn lies_in(&self) -> Option<u16> {
-        self.home.as_ref().map(|home| home.shard)
+        self.lent.lies_in()
     }
 
     fn wants_pages(&self, shard: u16) -> bool {
-        self.lies_in().is_none_or(|home| home == shard) && self.receive.room() > usize::from(SLOTS) / 4
+        self.lent.wanted(shard, self.receive.room(), SLOTS.into())
     }
 
     fn pages(&mut self, slab: &Slab<H::Memory>, frame: &mut Frame, len: usize) -> bool {
-        self.stock.take_exactly(slab, frame, len)
+        self.lent.stock.take_exactly(slab, frame, len)
     }
 
     fn receive(
@@ -345,7 +329,7 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
         Ok(match self.take(frame)? {
             None => Received::Nothing,
             Some(true) => {
-                self.moved(now);
+                self.looks.moved(now);
                 Received::Frame
             }
             Some(false) => {
@@ -379,7 +363,7 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
         }
         self.transmit.put(&chain[..frame.pieces().len() + 1]);
         self.sending[usize::from(head)] = Some((slab.shard, *frame));
-        self.moved(now);
+        self.looks.moved(now);
         counts.count(Count::TxFrames);
         counts.add(Count::TxBytes, frame.len() as u64);
         Ok(Transmitted::Taken)
@@ -391,17 +375,16 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
     }
 
     fn complete(&mut self) -> Option<(u16, PageIndex)> {
-        if self.done.is_empty() && self.clean().is_err() {
+        if self.lent.done.is_empty() && self.clean().is_err() {
             // The next look says so: it is a device that can't be trusted any more.
-            self.look_again = Some(Instant::ZERO);
+            self.looks.at_once();
         }
-        self.done.pop()
+        self.lent.done.pop()
     }
 
     fn reset(&mut self, shard: u16) -> io::Result<()> {
         let ours = self.lies_in() == Some(shard);
-        self.stock.clear(shard);
-        self.done.retain(|(whose, _)| *whose != shard);
+        self.lent.forget(shard);
         if !ours && self.transmit.busy() == 0 {
             return Ok(());
         }
@@ -409,16 +392,16 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
         self.hw.quiesce()?;
         for (whose, frame) in self.sending.iter_mut().filter_map(Option::take) {
             if whose != shard {
-                self.done.extend(frame.pieces().iter().map(|piece| (whose, piece.page)));
+                self.lent.give_back(whose, &frame);
             }
         }
         // Pages of another shard that were posted: its netd has lent them to us for good, until it takes them
         // back as a whole; those in use are known by what is not in the stock.
-        if let Some(home) = self.home.take().filter(|home| home.shard != shard) {
+        if let Some(home) = self.lent.home.take().filter(|home| home.shard != shard) {
             for page in self.receive.heads().map(|head| self.posted[usize::from(head)]) {
-                self.stock.put(&home, page);
+                self.lent.stock.put(&home, page);
             }
-            self.home = Some(home);
+            self.lent.home = Some(home);
         }
         self.begin()
     }
@@ -437,12 +420,12 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
             self.carrier = carrier;
         }
         counts.add(Count::DeviceStops, core::mem::take(&mut self.stops));
-        self.look_again = core::mem::take(&mut self.active).then_some(now + LOOK_AGAIN);
+        self.looks.looked(now);
         Ok(())
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.look_again
+        self.looks.due()
     }
 
     fn may_sleep(&mut self) -> bool {
