@@ -2,13 +2,16 @@
 //!
 //! Of very many connections most are at rest when netd dies: nothing is under way or unread, and client and
 //! record say the same. A successor enters such a one under its two ends and at its place, and makes its
-//! control block when a segment, its client, sockd or its greeting asks for it. So what moves again first
-//! does not wait for what does not move (INV-T6), and nothing is built before the first frame that the
-//! first frame does not need (INV-T4).
+//! socket when a segment, its client or sockd asks for it. So what moves again first does not wait for what
+//! does not move (INV-T6), and nothing is built before the first frame that the first frame does not need
+//! (INV-T4).
 //!
-//! Invariants: a sleeper has a record that matched its checks, a flow, a place, no receive page, no timer
-//! and stands in the list of greetings, so that it speaks and its client is told (INV-R6) as soon as nobody
-//! has more to say; whatever is found wrong with its record when it wakes costs that connection (INV-T7).
+//! A sleeper stands in the list of greetings and speaks first as everybody does (INV-T6) when nobody has
+//! more to say: one acknowledgement out of a control block that is made for it and gone again, after which
+//! it sleeps on.
+//!
+//! Invariants: a sleeper has a record that matched its checks, a flow, a place, no receive page and no timer;
+//! whatever is found wrong with its record when it is read again costs that connection (INV-T7).
 //!
 //! Not here: what makes a socket of a record, see `recover`.
 
@@ -17,6 +20,9 @@ use super::clients::flow_key;
 use super::recover::{Found, place_of};
 use super::watch::crumb;
 use crate::counters::Counter;
+use crate::ip::header_len;
+use crate::tcp::commit::Identity;
+use crate::tcp::control_block::ControlBlock;
 use crate::transport::flow_table::FlowKey;
 use proto::Instant;
 use proto::arena::WINDOW_MAX;
@@ -66,6 +72,13 @@ impl Sleepers {
 /// What a client may want of a connection at rest: nothing that runs a timer or ends it.
 const HARMLESS: u32 = want::NODELAY | want::CORK | want::QUICKACK;
 
+/// Whether the client at `at` has nothing to say to a connection whose record has `state`, which is established.
+fn says_nothing(client: &ClientLine, at: SocketRef, state: &State) -> bool {
+    client.epoch == at.epoch
+        && (client.written, client.consumed) == (state.snd_una - 1, state.rcv_nxt - 1)
+        && client.flags & !HARMLESS == 0
+}
+
 impl<M: Memory + Clone> Stack<M> {
     /// During recovery: lets the connection of a record sleep, or gives the record back when it can't.
     pub(super) fn lay_down(&mut self, record: Found) -> Option<Found> {
@@ -113,9 +126,7 @@ impl<M: Memory + Clone> Stack<M> {
         let lines = (&session.memory, &session.geometry);
         let (acked, received) = (state.snd_una - 1, state.rcv_nxt - 1);
         let client = ClientLine::load(lines.0, lines.1, at.slot);
-        let of_client = client.epoch == at.epoch
-            && (client.written, client.consumed) == (acked, received)
-            && client.flags & !HARMLESS == 0;
+        let of_client = says_nothing(&client, at, state);
         let line = StackLine::load(lines.0, lines.1, at.slot);
         let owed = line.event_seq != client.event_ack && !session.is_told(at.slot);
         let of_stack = line.epoch == at.epoch
@@ -143,18 +154,59 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 
-    /// [`Stack::wake`] because nothing else is to be done, under a crumb of its own (INV-T8).
-    pub(super) fn wake_to_greet(&mut self, now: Instant, index: u32) {
+    /// Lets a connection whose turn to greet has come speak, under a crumb of its own if it sleeps (INV-T8).
+    pub(super) fn greet_one(&mut self, now: Instant, index: u32, room: &mut [usize]) {
         if !self.sleepers.remove(index) {
-            return;
+            return self.reschedule(now, index);
         }
-        let Some(record) = self.record_again(index) else { return };
+        let Some(mut record) = self.record_again(index) else { return };
         if !self.begin(|| crumb(Work::Recovery, &record.opening.to_bytes())) {
             self.conns.free(record.held);
             return self.lose(index);
         }
-        self.wake_up(now, record);
+        match self.greet_asleep(now, &mut record, room) {
+            Some(()) => self.sleepers.insert(index),
+            None => self.wake_up(now, record),
+        }
         self.end();
+    }
+
+    /// Sends what the connection of a record says first; `None`, and nothing is sent, when that is more than
+    /// an acknowledgement, or can't leave now.
+    fn greet_asleep(&mut self, now: Instant, record: &mut Found, room: &mut [usize]) -> Option<()> {
+        let (opening, state) = (&record.opening, &record.state);
+        let flow = flow_key(opening.local, opening.remote)?;
+        let way = self.ip.way(flow.remote_addr(), Some(flow.local_addr()))?;
+        if self.is_awaited(&way) || !self.may_send(way.nic, room) {
+            return None;
+        }
+        let at = place_of(opening, record.agreed.as_ref())?;
+        let session = self.sessions.get(&at.session)?;
+        let client = ClientLine::load(&session.memory, &session.geometry, at.slot);
+        if !says_nothing(&client, at, state) {
+            return None;
+        }
+        let identity = Identity::of_record(opening, record.agreed.as_ref());
+        let settings = self.settings_towards(flow.remote_addr());
+        let header = header_len(flow.remote_addr()) as u16;
+        let mut block = ControlBlock::restore(now, &identity, state, &settings, header)?;
+        block.on_consumed(now, client.consumed);
+        block.on_written(now, client.written, false);
+        let segment = block.poll_output(now, block.mss())?;
+        if segment.payload_len > 0 || block.has_output(now) || block.next_deadline().is_some() {
+            return None;
+        }
+        // The window that is announced may end further on than the one before.
+        let greeted = State { rcv_edge: block.state_values(header).rcv_edge, ..*state };
+        if greeted != *state {
+            self.conns.commit(&mut record.held, &greeted.to_bytes());
+            self.counters.count(Counter::Commits);
+        }
+        self.counters.count(Counter::TcpOutSegs);
+        let place = self.place_of(way.nic);
+        room[place] = room[place].saturating_sub(1);
+        self.send_reply(now, &flow, &segment);
+        Some(())
     }
 
     /// The record of a sleeper. One that does not match its checks any more is given up (INV-T7).

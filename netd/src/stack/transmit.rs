@@ -34,8 +34,13 @@ use std::collections::VecDeque;
 /// Turns that one round gives at most, whatever comes of them.
 const TURNS_MAX: usize = 256;
 
-/// After a resume, connections without other words that speak in one round.
-const GREETINGS_PER_ROUND: usize = 32;
+/// After a resume, connections without other words that speak in a round in which nothing else happens: what
+/// arrives meanwhile waits for no more than that many.
+const GREETINGS_ALONE: usize = 8;
+
+/// The same in a round with other work: those that have something under way are not to feel the others, of
+/// which there may be very many, and none of these is to wait for the load to end.
+const GREETINGS_BESIDE: usize = 1;
 
 /// Segments that one socket may send before the next one has its turn.
 pub(super) const QUANTUM: usize = 16;
@@ -67,7 +72,7 @@ impl<M: Memory + Clone> Stack<M> {
     /// that interface alone.
     pub fn poll_transmit(&mut self, now: Instant, room: &mut [usize]) -> bool {
         self.unstop(room);
-        self.greet(now);
+        self.greet(now, room);
         let mut moved = false;
         // A turn may build nothing: the round ends whatever the sockets say.
         for _ in 0..TURNS_MAX {
@@ -99,11 +104,14 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     /// Lets some of those speak that have nothing to say but that they are there, when the way is free.
-    fn greet(&mut self, now: Instant) {
-        while self.may_greet() && self.tx_pending.len() < GREETINGS_PER_ROUND {
+    fn greet(&mut self, now: Instant, room: &mut [usize]) {
+        let alone = self.tx_pending.is_empty() && self.batch.is_idle();
+        for _ in 0..if alone { GREETINGS_ALONE } else { GREETINGS_BESIDE } {
+            if !self.may_greet() {
+                break;
+            }
             let index = self.greetings.pop_front().expect("there are some");
-            self.wake_to_greet(now, index);
-            self.reschedule(now, index);
+            self.greet_one(now, index, room);
         }
     }
 
@@ -174,7 +182,7 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     /// Whether the next hop is still being asked for its link address.
-    fn is_awaited(&self, way: &Way) -> bool {
+    pub(super) fn is_awaited(&self, way: &Way) -> bool {
         self.ip.link.interface(way.nic).is_some_and(|interface| interface.neighbours.is_awaited(way.next_hop))
     }
 

@@ -4,8 +4,9 @@
 //! the window, a fifth more afterwards, so that the sender is never slower than its window; BBR says its
 //! own. A burst of an initial window (RFC 6928 says that a path bears it), or of a millisecond, leaves
 //! without a pause; then the connection rests until half of that is earned again. So the timer fires
-//! once a batch, not once a packet. Below a millisecond of round trip the acknowledgements come faster than
-//! a timer would, and nothing is paced. Soft state.
+//! once a batch, not once a packet. Where the path takes less than a millisecond there and
+//! back, whatever queues add to it, the acknowledgements come faster than a timer would, and nothing is paced.
+//! Soft state.
 
 use core::time::Duration;
 
@@ -15,8 +16,8 @@ use super::congestion::{Kind, initial_window};
 use super::control_block::ControlBlock;
 use super::timers::Deadline;
 
-/// Shorter round trips are not paced: acknowledgements are the finer clock.
-const SRTT_MIN: Duration = Duration::from_millis(1);
+/// Shorter paths are not paced: acknowledgements are the finer clock.
+const PATH_MIN: Duration = Duration::from_millis(1);
 
 /// Linux's tcp_pacing_ss_ratio and tcp_pacing_ca_ratio, in hundredths.
 const SLOW_START_RATIO: u64 = 200;
@@ -31,7 +32,8 @@ const BURST_MAX: u64 = 64 << 10;
 impl ControlBlock {
     /// Octets a second that may leave; `None` where nothing is paced.
     fn pacing_rate(&self) -> Option<u64> {
-        let srtt = self.rtt.srtt().filter(|srtt| *srtt >= SRTT_MIN)?;
+        self.recovery.rack.min_rtt().filter(|path| *path >= PATH_MIN)?;
+        let srtt = self.rtt.srtt()?;
         if let Some(rate) = self.congestion.model_rate() {
             return Some(rate);
         }

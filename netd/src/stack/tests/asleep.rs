@@ -1,6 +1,7 @@
 //! Connections at rest over a death of netd: they sleep, and wake for whoever asks for them.
 
 use super::rig::{App, Plan, Rig, exchange};
+use crate::counters::Counter;
 use proto::arena::Geometry;
 use proto::arena::line::level;
 use proto::cell::CELL_SIZE;
@@ -32,10 +33,17 @@ fn story() -> (Rig, App, Vec<u32>, Rig, App) {
     }
     // Delayed acknowledgements.
     super::rig::pass(&mut client, &mut server, std::time::Duration::from_secs(1));
-    server.restart();
+    die(&mut server);
     assert_eq!(server.stack.sleepers.count(), COUNT as usize);
     assert_eq!(server.stack.record_count(), COUNT as usize + 1);
     (server, listening, accepted, client, calling)
+}
+
+/// As its engine does, the successor takes over the neighbours that its predecessor knew.
+fn die(server: &mut Rig) {
+    let known: Vec<_> = server.stack.neighbours(server.now).collect();
+    server.restart();
+    known.iter().for_each(|shown| server.stack.restore_neighbour(server.now, shown));
 }
 
 fn asleep(server: &Rig) -> usize {
@@ -81,13 +89,27 @@ fn what_a_client_wrote_while_nobody_was_there_is_no_rest() {
 }
 
 #[test]
-fn who_has_nothing_else_to_do_greets_and_wakes_all() {
-    let (mut server, _, _, mut client, _) = story();
+fn sleepers_greet_once_and_sleep_on() {
+    let (mut server, mut listening, accepted, mut client, mut calling) = story();
+    let said_before = client.stack.counters.get(Counter::TcpOutSegs);
     for _ in 0..4 {
         server.settle();
         exchange(&mut client, &mut server);
     }
-    assert_eq!((asleep(&server), server.stack.record_count()), (0, COUNT as usize + 1));
+    assert_eq!(server.stack.counters.get(Counter::TcpOutSegs), u64::from(COUNT));
+    assert_eq!(client.stack.counters.get(Counter::TcpOutSegs), said_before, "a greeting has no answer");
+    assert_eq!(asleep(&server), COUNT as usize);
+    // What it said holds after one more death, and both directions go on.
+    die(&mut server);
+    assert_eq!(asleep(&server), COUNT as usize);
+    calling.write(0, b"still there");
+    client.settle();
+    exchange(&mut client, &mut server);
+    assert_eq!(listening.read(accepted[0]), b"still there");
+    listening.write(accepted[0], b"and back");
+    server.settle();
+    exchange(&mut client, &mut server);
+    assert_eq!(calling.read(0), b"and back");
 }
 
 #[test]
