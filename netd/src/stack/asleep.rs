@@ -7,8 +7,8 @@
 //! (INV-T4).
 //!
 //! A sleeper stands in the list of greetings and speaks first as everybody does (INV-T6) when nobody has
-//! more to say: one acknowledgement out of a control block that is made for it and gone again, after which
-//! it sleeps on.
+//! more to say: one acknowledgement out of a control block that is made for it and gone again. Its client is
+//! told to look (INV-R6), and it sleeps on.
 //!
 //! Invariants: a sleeper has a record that matched its checks, a flow, a place, no receive page and no timer;
 //! whatever is found wrong with its record when it is read again costs that connection (INV-T7).
@@ -206,7 +206,18 @@ impl<M: Memory + Clone> Stack<M> {
         let place = self.place_of(way.nic);
         room[place] = room[place].saturating_sub(1);
         self.send_reply(now, &flow, &segment);
+        self.tell_asleep(at);
         Some(())
+    }
+
+    /// INV-R6: the predecessor may have published what its client was never told of.
+    fn tell_asleep(&mut self, at: SocketRef) {
+        let session = self.sessions.get_mut(&at.session).expect("looked at before");
+        let mut line = StackLine::load(&session.memory, &session.geometry, at.slot);
+        match session.notify(at.slot, &mut line.event_seq) {
+            Ok(()) => self.batch.tell(at.session),
+            Err(rule) => self.batch.corrupt.push((at.session, rule)),
+        }
     }
 
     /// The record of a sleeper. One that does not match its checks any more is given up (INV-T7).

@@ -32,10 +32,12 @@ const BURST_MAX: u64 = 64 << 10;
 impl ControlBlock {
     /// Octets a second that may leave; `None` where nothing is paced.
     fn pacing_rate(&self) -> Option<u64> {
-        self.recovery.rack.min_rtt().filter(|path| *path >= PATH_MIN)?;
-        let srtt = self.rtt.srtt()?;
+        let srtt = self.rtt.srtt().filter(|srtt| *srtt >= PATH_MIN)?;
         if let Some(rate) = self.congestion.model_rate() {
             return Some(rate);
+        }
+        if self.congestion.kind() != Kind::Bbr {
+            self.recovery.rack.min_rtt().filter(|path| *path >= PATH_MIN)?;
         }
         let cwnd = u64::from(self.congestion.cwnd());
         let ratio = match cwnd < u64::from(self.congestion.ssthresh()) / 2 {
