@@ -541,7 +541,9 @@ impl Watch {
             TcpState::TimeWait => {
                 self.ended.insert(record.flow());
                 let since = seen.time_wait_since.unwrap_or(now);
-                let reused = table.records().any(|other| other.flow() == record.flow());
+                // RFC 6191: a SYN of the next connection ends it, be that answered with a record or a cookie.
+                let reused = table.records().any(|other| other.flow() == record.flow())
+                    || self.cookies.contains(&record.flow());
                 if now.since(since) + Duration::from_millis(2) < TIME_WAIT && !reused {
                     let what = format!("INV-T5: TIME-WAIT is over after {:?}", now.since(since));
                     fail(shared, self.say(&what, record.flow()));
