@@ -266,6 +266,7 @@ pub fn live(seed: u64) -> Report {
     let stormy = faults.burst > 0 || faults.storm_every > 0;
     world.shared.oracle.borrow_mut().questions_lost = stormy;
     world.run_until(start + BUSY, |_| false);
+    world.network.calm_down();
     let patience = if stormy { STORMY_PATIENCE } else { PATIENCE };
     let done = world.run_until(start + BUSY + patience, World::all_done);
     let mut report = Report::default();

@@ -110,6 +110,13 @@ impl Network {
         self.counts = [0; 2];
     }
 
+    /// The last burst and the last storm are over. They are counted in frames: when hardly any are sent, one would
+    /// last for minutes, and take every repetition of a segment with it.
+    pub fn calm_down(&mut self) {
+        self.burst_left = 0;
+        self.faults = Faults { burst: 0, burst_ppm: 0, storm_every: 0, ..self.faults };
+    }
+
     /// Bursts and storms, which draw nothing where there are none.
     fn is_stormy(&mut self, frame: &[u8]) -> bool {
         let Faults { burst, burst_ppm, storm_every, storm, storm_ppm, storm_mtu, .. } = self.faults;
