@@ -74,6 +74,17 @@ impl<M: Memory + Clone> Ip<M> {
         if self.rules.is_unused() {
             return self.receive_family(now, packet, counters);
         }
+        self.receive_by_rules(now, packet, counters)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn receive_by_rules<'f>(
+        &mut self,
+        now: Instant,
+        packet: Packet<'f, M>,
+        counters: &mut Counters,
+    ) -> Result<Option<Received<'f, M>>, DropReason> {
         let (interface, frame) = (packet.interface, &*packet.frame);
         if self.is_filtered(Hook::Prerouting, interface, frame.head(), frame.buf.len()) {
             return Err(DropReason::NetfilterDrop);
@@ -96,6 +107,7 @@ impl<M: Memory + Clone> Ip<M> {
         }
     }
 
+    #[inline]
     fn receive_family<'f>(
         &mut self,
         now: Instant,

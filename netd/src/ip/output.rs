@@ -96,15 +96,10 @@ impl<M: Memory + Clone> Ip<M> {
     }
 
     /// A packet with its IP header leaves; what has no hops left stays within the host (RFC 1112 §6.1).
+    #[inline]
     pub fn send_whole(&mut self, now: Instant, way: &Way, packet: PacketBuf<M>, counters: &mut Counters) {
-        if !self.rules.is_unused() {
-            let mut head = [0; HEADERS_LOOKED_AT];
-            let got = packet.read_up_to(0, &mut head);
-            for hook in [Hook::Output, Hook::Postrouting] {
-                if self.is_filtered(hook, way.nic, &head[..got], packet.len()) {
-                    return counters.drop(DropReason::NetfilterDrop);
-                }
-            }
+        if !self.rules.is_unused() && self.is_kept_back(way.nic, &packet) {
+            return counters.drop(DropReason::NetfilterDrop);
         }
         if way.here {
             self.link.loop_back(way.nic, way.next_hop, &packet, counters);
@@ -112,6 +107,17 @@ impl<M: Memory + Clone> Ip<M> {
         if way.hop_limit > 0 {
             self.link.send(now, way.nic, way.next_hop, packet, counters);
         }
+    }
+
+    /// Whether a rule on its way out drops a packet.
+    #[cold]
+    #[inline(never)]
+    fn is_kept_back(&mut self, nic: u16, packet: &PacketBuf<M>) -> bool {
+        let mut head = [0; HEADERS_LOOKED_AT];
+        let got = packet.read_up_to(0, &mut head);
+        [Hook::Output, Hook::Postrouting]
+            .into_iter()
+            .any(|hook| self.is_filtered(hook, nic, &head[..got], packet.len()))
     }
 
     /// RFC 791 §3.2, RFC 8200 §4.5: as few parts as the way takes. All or nothing leaves, as far as pages

@@ -276,7 +276,9 @@ impl<M: Memory + Clone> Stack<M> {
         socket.rx.write(session, start, &record.to_bytes());
         if let Some(frame) = frame {
             let begin = start + HEADER_SIZE as u64;
-            socket.rx.write(session, begin, header);
+            if !header.is_empty() {
+                socket.rx.write(session, begin, header);
+            }
             let (mut from, behind) = (skip, begin + header.len() as u64);
             socket.rx.for_each_piece(session, behind, len - header.len(), |to, piece| {
                 frame.buf.copy_out(from, &session.memory, to, piece);
