@@ -140,6 +140,16 @@ enum Verb {
 enum LinkWhat {
     /// All interfaces.
     Show,
+    /// add link IF [name NAME] type vlan id V
+    Add {
+        /// What to make.
+        words: Vec<String>,
+    },
+    /// del IF: a VLAN, with its addresses, routes and neighbours
+    Del {
+        /// The interface.
+        dev: String,
+    },
     /// set IF [up|down] [mtu N] [promisc on|off]
     Set {
         /// The interface.
@@ -358,6 +368,10 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Link { what: None | Some(LinkWhat::Show), .. } => link::show(&access, form, out),
         Verb::Link { what: Some(LinkWhat::Set { dev, words }), .. } => {
             change(link::set(&access, dev, words)?)
+        }
+        Verb::Link { what: Some(LinkWhat::Add { words }), .. } => change(link::add(&access, words)?),
+        Verb::Link { what: Some(LinkWhat::Del { dev }), .. } => {
+            change(Change::LinkDel { nic: link::index(&access, Some(dev))? })
         }
         Verb::Addr { what: None | Some(AddrWhat::Show) } => addr::show(&access, form, family, out),
         Verb::Addr { what: Some(AddrWhat::Add(words)) } => {

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::fs::Permissions;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tests::process::group::{Group, ProcessRow, Program, Role, Spec};
 use tests::process::raw_link::RawLink;
 use tests::process::{private_net, skip, wait_until};
-use tests::remote::counter;
+use tests::remote::{counter, frames};
 
 const NIC: &str = "axl14";
 const STACK: &str = "10.83.0.2";
@@ -200,6 +200,78 @@ fn tunables_take_effect_and_outlive_netd() {
         bench.netctl(&["sysctl", "net.ipv4.ip_default_ttl=64", "net.ipv4.tcp_congestion_control=bbr"]);
         assert_eq!((ttl(), shown(&bench, syncookies)), (64, "2".to_owned()));
         assert_eq!(shown(&bench, "net.ipv4.tcp_congestion_control"), "bbr");
+    });
+}
+
+/// A VLAN answers to its tag and to no other, until it is taken away; deaths of netd change nothing of it.
+/// The kernel takes the tags off before a packet socket hears a frame: what leaves is told by its addresses.
+#[test]
+fn vlans_come_and_go() {
+    private_net::test("vlans_come_and_go", || {
+        const STATION_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
+        let (ours, station) = (Ipv4Addr::new(10, 87, 0, 2), Ipv4Addr::new(10, 87, 0, 77));
+        let bench = Bench::set_up();
+        let links = bench.ask("link");
+        let text = links[0]["mac"].as_str().expect("a link address");
+        let mut mac = [0; 6];
+        for (byte, part) in mac.iter_mut().zip(text.split(':')) {
+            *byte = u8::from_str_radix(part, 16).expect("a byte");
+        }
+        let link = RawLink::sender(NIC).expect("a packet socket on our own interface");
+        let answers = |tag: &[u8], patience: Duration| {
+            let ears = RawLink::open_both_ways(NIC).expect("a packet socket on our own interface");
+            let echo = frames::icmp(8, 0, [0, 1, 0, 2], b"anybody there?  ");
+            let frame = frames::ethernet(
+                mac,
+                STATION_MAC,
+                frames::IPV4,
+                &frames::ipv4(station, ours, frames::ICMP, &echo),
+            );
+            let frame = [&frame[..12], tag, &frame[12..]].concat();
+            let asked = Instant::now();
+            while asked.elapsed() < patience {
+                link.send(&frame).expect("the interface is up");
+                let reply = |frame: &[u8]| {
+                    let from_us = frame.get(12..14)? == [8, 0] && frame.get(26..30)? == ours.octets();
+                    (from_us && frame.get(34)? == &0).then_some(())
+                };
+                if ears.receive(Duration::from_millis(200), reply).is_ok() {
+                    return true;
+                }
+            }
+            false
+        };
+        let (seven, eight) = ([0x81, 0, 0, 7], [0x81, 0, 0, 8]);
+        for _ in 0..2 {
+            bench.netctl(&["link", "add", "link", "nic0", "name", "lab", "type", "vlan", "id", "7"]);
+            bench.netctl(&["addr", "add", "10.87.0.2/24", "dev", "lab"]);
+            bench.netctl(&["neigh", "add", "10.87.0.77", "lladdr", "02:00:00:00:00:77", "dev", "lab"]);
+            for round in ["at once", "after a death"] {
+                let links = bench.ask("link");
+                let lab = links.iter().find(|row| row["name"] == "lab").expect("the VLAN");
+                assert_eq!((&lab["vlan"], &lab["link"]), (&7.into(), &"nic0".into()));
+                assert!(answers(&seven, PATIENCE), "{round}");
+                assert!(!answers(&eight, IN_VAIN), "{round}");
+                assert!(reaches(STACK, PATIENCE), "{round}: what has no tag is as it was");
+                bench.kill(Role::Netd);
+            }
+            let again = ["link", "add", "link", "nic0", "name", "lab2", "type", "vlan", "id", "7"];
+            assert_eq!(bench.refused(&again).0, 1, "it is there already");
+            bench.netctl(&["link", "del", "lab"]);
+            for round in ["at once", "after a death"] {
+                assert!(!answers(&seven, IN_VAIN), "{round}: it is gone");
+                assert!(!bench.ask("addr").iter().any(|row| row["local"] == "10.87.0.2"), "{round}");
+                bench.kill(Role::Netd);
+            }
+        }
+        assert_eq!(bench.refused(&["link", "del", "nic0"]).0, 1);
+        for id in ["0", "4095", "x"] {
+            assert_eq!(
+                bench.refused(&["link", "add", "link", "nic0", "type", "vlan", "id", id]).0,
+                2,
+                "{id}"
+            );
+        }
     });
 }
 

@@ -108,6 +108,7 @@ impl End {
             interfaces: vec![InterfaceConfig {
                 mac: MacAddr([2, 0, 0, 0, 0, number]),
                 mtu: 1500,
+                vlan: None,
                 addrs: vec![address],
                 tentative: Vec::new(),
                 gateways: Vec::new(),

@@ -191,7 +191,7 @@ impl Host {
             flags: up_flags(true, libc::IFF_LOOPBACK),
         };
         let link = |record: Config| match (record.key, record.value) {
-            (Key::Link(number), Value::Link { name, mac, mtu, up, promiscuous }) => Some(Link {
+            (Key::Link(number), Value::Link { name, mac, mtu, up, promiscuous, .. }) => Some(Link {
                 index: interface_index(Some(number)),
                 name: name.as_str().to_owned(),
                 mac,

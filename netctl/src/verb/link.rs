@@ -1,9 +1,10 @@
-//! `netctl link`: the interfaces, `lo` behind the others; `link -s`: what their nicds moved, and how; `link set IF up|down|mtu N|promisc on|off`.
+//! `netctl link`: the interfaces, `lo` behind the others; `link -s`: what their nicds moved, and how; `link set IF
+//! up|down|mtu N|promisc on|off`, `link add link IF [name N] type vlan id V`, `link del IF`.
 
 use crate::group::{Access, Failure};
 use crate::table::{Form, Table, json};
 use proto::control::notices::Change;
-use proto::hard::config::{Key, LOOPBACK, LOOPBACK_MTU, LOOPBACK_NAME, Mac, Value};
+use proto::hard::config::{Key, LOOPBACK, LOOPBACK_MTU, LOOPBACK_NAME, LinkName, Mac, Value, Vlan};
 use proto::id::Role;
 use proto::stats::table;
 use serde::Serialize;
@@ -17,6 +18,11 @@ struct Link {
     mtu: u16,
     up: bool,
     promiscuous: bool,
+    /// The interface that a VLAN lies on, and which it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vlan: Option<u16>,
 }
 
 /// What the nicd of an interface moved, and how: NAPI in user space.
@@ -68,19 +74,18 @@ pub fn mac_from(text: &str) -> Result<Mac, Failure> {
 /// The interface that every host has.
 fn loopback() -> Link {
     let (name, mac) = (LOOPBACK_NAME.to_owned(), mac_text([0; 6]));
-    Link { index: LOOPBACK, name, mac, mtu: LOOPBACK_MTU, up: true, promiscuous: false }
+    let (up, promiscuous, link, vlan) = (true, false, None, None);
+    Link { index: LOOPBACK, name, mac, mtu: LOOPBACK_MTU, up, promiscuous, link, vlan }
 }
 
 /// Names of the interfaces by index, without loopback; a hole gets its number for a name.
 pub fn names(access: &Access) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for record in access.config() {
-        if let (Key::Link(index), Value::Link { name, .. }) = (record.key, record.value) {
-            while names.len() <= usize::from(index) {
-                names.push(names.len().to_string());
-            }
-            names[usize::from(index)] = name.as_str().to_owned();
+    for (index, name) in links_of(access) {
+        while names.len() <= usize::from(index) {
+            names.push(names.len().to_string());
         }
+        names[usize::from(index)] = name;
     }
     names
 }
@@ -111,9 +116,13 @@ pub fn index(access: &Access, wanted: Option<&str>) -> Result<u16, Failure> {
 /// # Errors
 /// When the answer can't be written.
 pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Failure> {
+    let names = names(access);
     let link = |record: proto::hard::config::Record| match (record.key, record.value) {
-        (Key::Link(index), Value::Link { name, mac, mtu, up, promiscuous }) => {
-            Some(Link { index, name: name.as_str().into(), mac: mac_text(mac), mtu, up, promiscuous })
+        (Key::Link(index), Value::Link { name, mac, mtu, up, promiscuous, vlan }) => {
+            let below = vlan.map(|vlan| usize::from(vlan.below));
+            let link = below.map(|below| names.get(below).cloned().unwrap_or_else(|| below.to_string()));
+            let (name, mac, vlan) = (name.as_str().to_owned(), mac_text(mac), vlan.map(|vlan| vlan.id));
+            Some(Link { index, name, mac, mtu, up, promiscuous, link, vlan })
         }
         _ => None,
     };
@@ -131,7 +140,11 @@ pub fn show(access: &Access, form: Form, out: &mut impl Write) -> Result<(), Fai
                 };
                 let index = if link.index == LOOPBACK { "-".to_owned() } else { link.index.to_string() };
                 let mtu = link.mtu.to_string();
-                table.row([index, link.name.clone(), state.into(), mtu, link.mac.clone(), flags.into()]);
+                let name = match &link.link {
+                    Some(below) => format!("{}@{below}", link.name),
+                    None => link.name.clone(),
+                };
+                table.row([index, name, state.into(), mtu, link.mac.clone(), flags.into()]);
             }
             table.write(out)
         }
@@ -205,6 +218,43 @@ pub fn statistics(access: &Access, form: Form, out: &mut impl Write) -> Result<(
         }
     };
     written.map_err(|e| Failure::Io("standard output", e))
+}
+
+/// The change that `link add link IF [name N] type vlan id V` asks for.
+///
+/// # Errors
+/// [`Failure::Usage`].
+pub fn add(access: &Access, words: &[String]) -> Result<Change, Failure> {
+    let usage = || Failure::Usage("link add link IF [name NAME] type vlan id 1..4094".to_owned());
+    let (mut below, mut name, mut kind, mut id) = (None, None, None, None);
+    for pair in words.chunks(2) {
+        match pair {
+            [key, value] if key == "link" => below = Some(value.as_str()),
+            [key, value] if key == "name" => name = Some(value.clone()),
+            [key, value] if key == "type" => kind = Some(value.as_str()),
+            [key, value] if key == "id" => id = value.parse().ok().filter(|id| Vlan::IDS.contains(id)),
+            _ => return Err(usage()),
+        }
+    }
+    let (Some(below), Some("vlan"), Some(id)) = (below, kind, id) else { return Err(usage()) };
+    let below = index(access, Some(below))?;
+    let names = names(access);
+    let name = name.unwrap_or_else(|| format!("{}.{id}", names[usize::from(below)]));
+    if names.contains(&name) || name == LOOPBACK_NAME {
+        return Err(Failure::Usage(format!("there is an interface '{name}' already")));
+    }
+    let name = LinkName::new(&name)
+        .ok_or_else(|| Failure::Usage(format!("'{name}' can't be the name of an interface")))?;
+    let taken: Vec<u16> = links_of(access).map(|(index, _)| index).collect();
+    let nic = (0..=u16::MAX).find(|index| !taken.contains(index)).ok_or_else(usage)?;
+    Ok(Change::LinkAdd { nic, name, vlan: Vlan { below, id } })
+}
+
+fn links_of(access: &Access) -> impl Iterator<Item = (u16, String)> {
+    access.config().into_iter().filter_map(|record| match (record.key, record.value) {
+        (Key::Link(index), Value::Link { name, .. }) => Some((index, name.as_str().to_owned())),
+        _ => None,
+    })
 }
 
 /// The change that `link set IF WORDS` asks for.

@@ -9,7 +9,7 @@
 use super::Mapped;
 use crate::filter::Counted;
 use crate::ip::autoconf::{Learned, LearnedAddress, LearnedRoute};
-use crate::link::interface::InterfaceConfig;
+use crate::link::interface::{InterfaceConfig, NO_VLAN};
 use crate::stack::{LinkNews, Stack};
 use crate::wire::address::MacAddr;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -82,23 +82,36 @@ impl Configuration {
 
     /// What the interfaces start with.
     pub(super) fn interfaces(&self) -> Vec<InterfaceConfig> {
-        (0..self.nics).map(|nic| self.interface(nic)).collect()
+        let links = self.records.iter().filter_map(|record| match record.key {
+            Key::Link(nic) => Some(nic + 1),
+            _ => None,
+        });
+        // VLANs stand behind the devices, and between them places that are free.
+        let count = links.max().unwrap_or(0).max(self.nics);
+        let mut all: Vec<InterfaceConfig> = (0..count).map(|nic| self.interface(nic)).collect();
+        for n in usize::from(self.nics)..all.len() {
+            let below = all[n].vlan.and_then(|vlan| all.get(usize::from(vlan.below))).map(|below| below.mtu);
+            all[n].mtu = all[n].mtu.min(below.unwrap_or(u16::MAX));
+        }
+        all
     }
 
     fn interface(&self, nic: u16) -> InterfaceConfig {
         let mut config = InterfaceConfig {
             mac: MacAddr::ZERO,
             mtu: 1500,
+            vlan: (nic >= self.nics).then_some(NO_VLAN),
             addrs: Vec::new(),
             tentative: Vec::new(),
             gateways: Vec::new(),
-            slaac: self.slaac[usize::from(nic)],
+            slaac: self.slaac.get(usize::from(nic)).copied().unwrap_or(false),
             learned: Learned::default(),
         };
         for record in &self.records {
             match (record.key, record.value) {
-                (Key::Link(link), Value::Link { mac, mtu, .. }) if link == nic => {
+                (Key::Link(link), Value::Link { mac, mtu, vlan, .. }) if link == nic => {
                     (config.mac, config.mtu) = (MacAddr(mac), mtu);
+                    config.vlan = vlan.or(config.vlan);
                 }
                 (Key::Address { link, addr, prefix_len }, Value::Address { verified, life })
                     if link == nic =>
@@ -229,7 +242,7 @@ impl Configuration {
             }
             Change::LinkSet { nic, up, mtu, promiscuous } => {
                 let key = Key::Link(nic);
-                if let Some(Value::Link { name, mac, mtu: old, up: was, promiscuous: heard }) =
+                if let Some(Value::Link { name, mac, mtu: old, up: was, promiscuous: heard, vlan }) =
                     writer.get(&key)
                 {
                     let value = Value::Link {
@@ -238,8 +251,29 @@ impl Configuration {
                         mtu: mtu.unwrap_or(old),
                         up: up.unwrap_or(was),
                         promiscuous: promiscuous.unwrap_or(heard),
+                        vlan,
                     };
                     writer.set(Record { key, value }).map_err(full)?;
+                }
+            }
+            Change::LinkAdd { nic, name, vlan } => {
+                let below = writer.get(&Key::Link(vlan.below));
+                if let Some(Value::Link { mac, mtu, .. }) = below {
+                    let vlan = Some(vlan);
+                    let value = Value::Link { name, mac, mtu, up: true, promiscuous: false, vlan };
+                    writer.set(Record { key: Key::Link(nic), value }).map_err(full)?;
+                }
+            }
+            Change::LinkDel { nic } => {
+                // The interface itself last: what a death leaves has an interface.
+                let of_link = |record: &Record| match (record.key, record.value) {
+                    (Key::Address { link, .. } | Key::Neighbour { link, .. }, _)
+                    | (Key::Route { .. }, Value::Route { link, .. }) => link == nic,
+                    _ => false,
+                };
+                let keys: Vec<Key> = writer.records().filter(of_link).map(|record| record.key).collect();
+                for key in keys.iter().chain([&Key::Link(nic)]) {
+                    writer.remove(key);
                 }
             }
             Change::FilterAdd { rule } => {
@@ -289,6 +323,7 @@ fn differences(old: &[Record], new: &[Record]) -> Vec<Change> {
         records.iter().find(|record| record.key == *key).map(|record| record.value)
     };
     let (mut routes_gone, mut gone, mut come, mut routes_come) = (vec![], vec![], vec![], vec![]);
+    let mut links_gone = vec![];
     for record in old.iter().filter(|record| value_in(&new, &record.key) != Some(record.value)) {
         match (record.key, record.value) {
             (Key::Route { destination, prefix_len, .. }, Value::Route { gateway, link, .. }) => {
@@ -300,6 +335,9 @@ fn differences(old: &[Record], new: &[Record]) -> Vec<Change> {
             }
             (Key::Neighbour { link, addr }, _) if value_in(&new, &record.key).is_none() => {
                 gone.push(Change::NeighbourDel { nic: link, addr });
+            }
+            (Key::Link(nic), _) if value_in(&new, &record.key).is_none() => {
+                links_gone.push(Change::LinkDel { nic });
             }
             (Key::Filter(rule), _) if value_in(&new, &record.key).is_none() => {
                 gone.push(Change::FilterDel { number: rule.number });
@@ -325,7 +363,10 @@ fn differences(old: &[Record], new: &[Record]) -> Vec<Change> {
             (Key::Neighbour { link, addr }, Value::Neighbour { mac }) => {
                 come.push(Change::NeighbourAdd { nic: link, addr, mac });
             }
-            (Key::Link(nic), Value::Link { mtu, up, promiscuous, .. }) => {
+            (Key::Link(nic), Value::Link { name, mtu, up, promiscuous, vlan, .. }) => {
+                if let Some(vlan) = vlan.filter(|_| before.is_none()) {
+                    come.push(Change::LinkAdd { nic, name, vlan });
+                }
                 come.push(Change::LinkSet {
                     nic,
                     up: Some(up),
@@ -336,7 +377,7 @@ fn differences(old: &[Record], new: &[Record]) -> Vec<Change> {
             _ => {}
         }
     }
-    [routes_gone, gone, come, routes_come].concat()
+    [routes_gone, gone, links_gone, come, routes_come].concat()
 }
 
 fn route_key(to: Prefix, metric: u32) -> Key {
@@ -360,7 +401,8 @@ fn records_of(index: u16, nic: &NicConfig) -> Vec<Record> {
         records.push(Record { key: route_key(everywhere, 0), value });
     }
     let name = LinkName::new(&format!("nic{index}")).expect("a short name");
-    let value = Value::Link { name, mac: nic.mac, mtu: nic.mtu, up: true, promiscuous: false };
+    let (mac, mtu) = (nic.mac, nic.mtu);
+    let value = Value::Link { name, mac, mtu, up: true, promiscuous: false, vlan: None };
     records.push(Record { key: Key::Link(index), value });
     records
 }

@@ -13,7 +13,7 @@ use crate::counters::{Counter, Counters};
 use crate::filter::Counted;
 use crate::keyed_hash::HashKey;
 use crate::link::HEADROOM;
-use crate::link::interface::InterfaceConfig;
+use crate::link::interface::{InterfaceConfig, NO_VLAN};
 use crate::wire::address::{AddressPair, MacAddr};
 use crate::wire::drop_reason::DropReason;
 use crate::wire::igmp;
@@ -24,6 +24,7 @@ use crate::wire::ndp::{ALL_NODES, ALL_ROUTERS, NdpMessage, solicited_node};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proto::Instant;
 use proto::control::messages::Prefix;
+use proto::hard::config::Vlan;
 use proto::nic::packet_buf::PacketBuf;
 use proto::shm::Memory;
 use proto::zone;
@@ -63,9 +64,9 @@ pub enum LinkNews {
     },
     /// A rule of the packet filter has counted.
     Counted(Counted),
-    /// The groups of an interface are others.
+    /// The groups that a device is to listen to are others.
     Groups {
-        /// Which interface.
+        /// Which interface has the device.
         nic: u16,
     },
 }
@@ -79,6 +80,11 @@ pub(super) struct LinkHost {
 }
 
 impl LinkHost {
+    fn new(nic: u16, mac: MacAddr, key: HashKey, slaac: bool) -> LinkHost {
+        let autoconf = Autoconf::new(nic, mac, key, slaac);
+        LinkHost { autoconf, v4: Groups::new(key), v6: Groups::new(key) }
+    }
+
     fn groups_of(&mut self, group: IpAddr) -> &mut Groups {
         if group.is_ipv4() { &mut self.v4 } else { &mut self.v6 }
     }
@@ -95,8 +101,7 @@ impl<M: Memory + Clone> Ip<M> {
     ) {
         for (nic, config) in configs.iter().enumerate() {
             let nic = nic as u16;
-            let autoconf = Autoconf::new(nic, config.mac, key, config.slaac);
-            self.hosts.push(LinkHost { autoconf, v4: Groups::new(key), v6: Groups::new(key) });
+            self.hosts.push(LinkHost::new(nic, config.mac, key, config.slaac));
             let v6 = |prefixes: &[Prefix]| prefixes.iter().any(|prefix| prefix.addr.is_ipv6());
             let on = config.slaac || v6(&config.addrs) || v6(&config.tentative);
             let mut acts = Vec::new();
@@ -110,6 +115,21 @@ impl<M: Memory + Clone> Ip<M> {
             }
             self.act_on_link(now, nic, acts, counters);
         }
+    }
+
+    /// Makes a VLAN of that index, or makes nothing of it: then its addresses, routes and groups are gone.
+    pub fn set_vlan(&mut self, now: Instant, nic: u16, vlan: Vlan, key: HashKey) {
+        let device = if vlan == NO_VLAN { self.link.device_of(nic) } else { vlan.below };
+        self.routes.remove_interface(nic);
+        self.link.set_vlan(now, nic, vlan);
+        let mac = self.link.interface(nic).map_or(MacAddr::ZERO, |interface| interface.mac);
+        let host = LinkHost::new(nic, mac, key, false);
+        match self.hosts.get_mut(usize::from(nic)) {
+            Some(place) => *place = host,
+            None => self.hosts.push(host),
+        }
+        self.news.push_back(LinkNews::Groups { nic: device });
+        self.note_due();
     }
 
     /// Calls a machine and does what it asks for.
@@ -147,15 +167,22 @@ impl<M: Memory + Clone> Ip<M> {
         taken
     }
 
-    /// The link addresses of the groups that an interface listens to, all nodes' first; `None` where IPv6 is
+    /// The link addresses of the groups that a device's interface and its VLANs listen to, all nodes' first; `None` where IPv6 is
     /// not spoken.
     pub fn groups(&self, nic: u16) -> Option<Vec<MacAddr>> {
-        let host = self.hosts.get(usize::from(nic)).filter(|host| host.autoconf.is_on())?;
-        let v6 = host.v6.listened().filter_map(|group| match group {
+        let of_device = |(n, _): &(u16, &LinkHost)| self.link.device_of(*n) == nic;
+        let hosts = (0u16..).zip(&self.hosts).filter(of_device).map(|(_, host)| host);
+        let mut spoken = hosts.filter(|host| host.autoconf.is_on()).peekable();
+        spoken.peek()?;
+        let v6 = spoken.flat_map(|host| host.v6.listened()).filter_map(|group| match group {
             IpAddr::V6(group) => Some(zone::without(group)),
             IpAddr::V4(_) => None,
         });
-        Some(core::iter::once(ALL_NODES).chain(v6).map(MacAddr::of_ipv6_multicast).collect())
+        let mut groups: Vec<MacAddr> = v6.map(MacAddr::of_ipv6_multicast).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups.insert(0, MacAddr::of_ipv6_multicast(ALL_NODES));
+        Some(groups)
     }
 
     /// The next thing that the keeper of the configuration has to know.
@@ -302,7 +329,7 @@ impl<M: Memory + Clone> Ip<M> {
                 host.v4.listened().chain(host.v6.listened()).map(zone::ip_without).collect();
             groups.sort_unstable();
             self.link.interfaces_mut()[usize::from(nic)].groups = groups;
-            self.news.push_back(LinkNews::Groups { nic });
+            self.news.push_back(LinkNews::Groups { nic: self.link.device_of(nic) });
         }
     }
 

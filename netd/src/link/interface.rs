@@ -5,18 +5,24 @@ use crate::ip::autoconf::Learned;
 use crate::wire::address::MacAddr;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proto::control::messages::Prefix;
+use proto::hard::config::Vlan;
 use proto::nic::packet_buf::PacketBuf;
 use proto::nic::pool::FramePool;
 use proto::shm::Memory;
 use std::rc::Rc;
 
+/// Of an interface that was a VLAN: its index is free.
+pub const NO_VLAN: Vlan = Vlan { below: u16::MAX, id: 0 };
+
 /// What an interface starts with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct InterfaceConfig {
     /// The stack's hardware address on it.
     pub mac: MacAddr,
     /// Maximum transmission unit in bytes.
     pub mtu: u16,
+    /// It is a VLAN of another one: behind those that have devices.
+    pub vlan: Option<Vlan>,
     /// The stack's addresses on it; nobody else on the link has them.
     pub addrs: Vec<Prefix>,
     /// Addresses of IPv6 that are to be looked for on the link first (RFC 4862 §5.4).
@@ -36,6 +42,8 @@ pub struct Interface<M: Memory> {
     pub mac: MacAddr,
     /// Maximum transmission unit in bytes.
     pub mtu: u16,
+    /// It is a VLAN of another one, or [`NO_VLAN`]: nothing any more.
+    pub vlan: Option<Vlan>,
     /// The stack's addresses on it.
     pub addrs: Vec<IpAddr>,
     /// The groups it listens to beside those of all hosts, as they stand on the wire, in order.

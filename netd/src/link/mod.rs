@@ -5,6 +5,7 @@ pub mod gro;
 pub mod interface;
 pub mod neighbour;
 pub mod pending;
+pub mod vlan;
 
 use crate::counters::{Counter, Counters};
 use crate::frame::Frame;
@@ -27,6 +28,7 @@ use proto::shm::Memory;
 use proto::zone;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use vlan::tag;
 
 /// Room in front of a packet that is built here: link, IP and transport headers with options.
 pub const HEADROOM: usize = 192;
@@ -36,7 +38,13 @@ pub use proto::hard::config::LOOPBACK_MTU;
 /// All interfaces of a shard, and the frames that wait to be released.
 #[derive(Debug)]
 pub struct Link<M: Memory> {
+    /// First those that have devices, then their VLANs.
     interfaces: Vec<Interface<M>>,
+    /// How many have devices.
+    devices: usize,
+    /// What neighbour tables are made with.
+    key: HashKey,
+    random: u32,
     /// The host itself: what leaves by it comes in by it, and its next hop is always known.
     loopback: Interface<M>,
     /// Frames that were built, with the interface each is for.
@@ -79,37 +87,13 @@ impl<M: Memory + Clone> Link<M> {
         key: HashKey,
         random: u32,
     ) -> Self {
-        assert_eq!(configs.len(), pools.len(), "every interface has its pool");
-        let interface = |(index, (config, frames)): (usize, (&InterfaceConfig, &Rc<FramePool<M>>))| {
-            let mut neighbours =
-                NeighbourTable::new(config.mac, NeighbourLimits::default(), key, random, now);
-            let learned = config.learned.addresses.iter().map(|address| &address.prefix);
-            let prefixes = config.addrs.iter().chain(learned);
-            let own_zone = zone::of_interface(index as u16);
-            let addrs: Vec<IpAddr> = prefixes.map(|prefix| zone::ip_with(prefix.addr, own_zone)).collect();
-            for addr in &addrs {
-                if let IpAddr::V4(v4) = addr {
-                    // RFC 5227 §2.3: whoever knew us under another link address learns of it.
-                    neighbours.announce(now, *v4);
-                }
-            }
-            Interface {
-                mac: config.mac,
-                mtu: config.mtu,
-                addrs,
-                groups: Vec::new(),
-                mtu_v6: u16::MAX,
-                hop_limit: TTL_DEFAULT,
-                neighbours,
-                features: 0,
-                frames: frames.clone(),
-            }
-        };
-        let interfaces = configs.iter().zip(pools).enumerate().map(interface).collect();
+        let devices = configs.iter().take_while(|config| config.vlan.is_none()).count();
+        assert_eq!(devices, pools.len(), "every interface with a device has its pool");
         let nobody = NeighbourLimits { entries: 2, pending: 0 };
         let loopback = Interface {
             mac: MacAddr::ZERO,
             mtu: LOOPBACK_MTU,
+            vlan: None,
             addrs: vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
             groups: Vec::new(),
             mtu_v6: u16::MAX,
@@ -119,7 +103,50 @@ impl<M: Memory + Clone> Link<M> {
             features: feature::TX_CHECKSUM,
             frames: loopback,
         };
-        Link { interfaces, loopback, out: VecDeque::new(), unreachable: Vec::new() }
+        let (interfaces, out) = (Vec::new(), VecDeque::new());
+        let mut link = Link { interfaces, devices, key, random, loopback, out, unreachable: Vec::new() };
+        for (index, config) in configs.iter().enumerate() {
+            let below = config.vlan.map_or(index, |vlan| usize::from(vlan.below));
+            // One that is nothing any more needs no pages.
+            let frames = pools.get(below).or(pools.first()).expect("a host has an interface").clone();
+            link.set(now, index, config, frames);
+        }
+        link
+    }
+
+    /// Makes the interface of that index anew, or the first that has none yet.
+    fn set(&mut self, now: Instant, index: usize, config: &InterfaceConfig, frames: Rc<FramePool<M>>) {
+        let (key, random) = (self.key, self.random);
+        let mut neighbours = NeighbourTable::new(config.mac, NeighbourLimits::default(), key, random, now);
+        let learned = config.learned.addresses.iter().map(|address| &address.prefix);
+        let prefixes = config.addrs.iter().chain(learned);
+        let own_zone = zone::of_interface(index as u16);
+        let addrs: Vec<IpAddr> = prefixes.map(|prefix| zone::ip_with(prefix.addr, own_zone)).collect();
+        for addr in &addrs {
+            if let IpAddr::V4(v4) = addr {
+                // RFC 5227 §2.3: whoever knew us under another link address learns of it.
+                neighbours.announce(now, *v4);
+            }
+        }
+        let interface = Interface {
+            mac: config.mac,
+            mtu: config.mtu,
+            vlan: config.vlan,
+            addrs,
+            groups: Vec::new(),
+            mtu_v6: u16::MAX,
+            hop_limit: TTL_DEFAULT,
+            neighbours,
+            features: 0,
+            frames,
+        };
+        match self.interfaces.get_mut(index) {
+            Some(place) => *place = interface,
+            None => {
+                assert_eq!(index, self.interfaces.len(), "interfaces are numbered without a hole");
+                self.interfaces.push(interface);
+            }
+        }
     }
 
     /// An interface by its number, [`LOOPBACK`] among them.
@@ -157,6 +184,10 @@ impl<M: Memory + Clone> Link<M> {
             return Err(DropReason::OtherHost);
         }
         frame.pull(HEADER_LEN);
+        let (index, header) = match header.ethertype {
+            EtherType::VLAN if index != LOOPBACK => self.untag(index, header, frame)?,
+            _ => (index, header),
+        };
         let elsewhere = frame.buf.marks.elsewhere;
         if index == LOOPBACK {
             // It has not left this host's memory.
@@ -435,9 +466,20 @@ impl<M: Memory + Clone> Link<M> {
         if packet.push(HEADER_LEN).and_then(|()| packet.write(0, header)).is_err() {
             return counters.drop(DropReason::NoMem);
         }
+        self.send_frame(index, packet, counters);
+    }
+
+    /// A frame leaves as it is; by a VLAN, with its tag.
+    pub fn send_frame(&mut self, index: u16, mut frame: PacketBuf<M>, counters: &mut Counters) {
+        let vlan = self.interface(index).and_then(|interface| interface.vlan);
+        let index = match vlan {
+            None => index,
+            Some(vlan) if tag(&mut frame, vlan).is_ok() => vlan.below,
+            Some(_) => return counters.drop(DropReason::NoMem),
+        };
         counters.count(Counter::TxFrames);
-        counters.add(Counter::TxBytes, packet.len() as u64);
-        self.out.push_back((index, packet));
+        counters.add(Counter::TxBytes, frame.len() as u64);
+        self.out.push_back((index, frame));
     }
 }
 

@@ -6,12 +6,15 @@ use crate::filter::Counted;
 use crate::ip::fib::Route;
 use crate::ip::prefix::Prefix as Network;
 use crate::ip::route::RouteError;
+use crate::link::interface::NO_VLAN;
 use crate::link::neighbour::{Evidence, Neighbour, NeighbourState};
+use crate::link::vlan::VLANS_MAX;
 use crate::wire::address::MacAddr;
 use core::net::IpAddr;
 use proto::Instant;
 use proto::control::messages::Prefix;
 use proto::control::notices::Change;
+use proto::hard::config::Vlan;
 use proto::shm::Memory;
 use proto::stats::neighbours::Shown;
 use proto::zone;
@@ -69,11 +72,31 @@ impl<M: Memory + Clone> Stack<M> {
                     if !(68..=MTU_MAX).contains(&mtu) {
                         return Err(Errno::INVAL);
                     }
+                    // A tag takes room of its own; a packet has as much as on the link below.
+                    let device = self.ip.link.device_of(nic);
+                    if device != nic && self.ip.link.interface(device).is_none_or(|below| mtu > below.mtu) {
+                        return Err(Errno::RANGE);
+                    }
                     self.ip.link.interfaces_mut()[usize::from(nic)].mtu = mtu;
+                    for above in self.ip.link.with_vlans(nic) {
+                        let interface = &mut self.ip.link.interfaces_mut()[usize::from(above)];
+                        interface.mtu = interface.mtu.min(mtu);
+                    }
                 }
                 if let Some(up) = up {
                     self.set_admin(nic, up);
                 }
+                Ok(())
+            }
+            Change::LinkAdd { nic, vlan, .. } => self.add_vlan(now, nic, vlan),
+            Change::LinkDel { nic } => {
+                self.nic(nic)?;
+                if usize::from(nic) < self.ip.link.devices() {
+                    return Err(Errno::OPNOTSUPP);
+                }
+                self.set_down.remove(&nic);
+                self.ip.set_vlan(now, nic, NO_VLAN, self.secrets.addresses);
+                self.use_routes(nic);
                 Ok(())
             }
             Change::FilterAdd { rule } => {
@@ -117,8 +140,28 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 
+    fn add_vlan(&mut self, now: Instant, nic: u16, vlan: Vlan) -> Result<(), Errno> {
+        let link = &self.ip.link;
+        if !Vlan::IDS.contains(&vlan.id) {
+            return Err(Errno::INVAL);
+        }
+        if usize::from(vlan.below) >= link.devices() {
+            return Err(Errno::NODEV);
+        }
+        if link.vlan_of(vlan).is_some() || link.is_there(nic) {
+            return Err(Errno::EXIST);
+        }
+        // The first index that is free, or one that is free again.
+        if usize::from(nic) > link.interfaces().len() || usize::from(nic) >= link.devices() + VLANS_MAX {
+            return Err(Errno::NOSPC);
+        }
+        self.ip.set_vlan(now, nic, vlan, self.secrets.addresses);
+        self.use_routes(nic);
+        Ok(())
+    }
+
     fn nic(&self, nic: u16) -> Result<(), Errno> {
-        self.ip.link.interface(nic).map(|_| ()).ok_or(Errno::NODEV)
+        if self.ip.link.is_there(nic) { Ok(()) } else { Err(Errno::NODEV) }
     }
 
     /// What the device of an interface does for the stack: bits of
@@ -132,13 +175,14 @@ impl<M: Memory + Clone> Stack<M> {
     /// The device of an interface has a new driver: what the old one had in its hands is lost, and
     /// nobody shall wait for a timer because of it.
     pub fn device_replaced(&mut self, now: Instant, nic: u16) {
-        self.ip.link.device_replaced(nic, &mut self.counters);
+        let links = self.ip.link.with_vlans(nic);
+        links.iter().for_each(|nic| self.ip.link.device_replaced(*nic, &mut self.counters));
         let indices: Vec<u32> = self.sockets.indices().collect();
         for index in indices {
             let Some(socket) = self.sockets.get_mut(index) else { continue };
             let Kind::Tcp(block) = &mut socket.kind else { continue };
             let route = self.ip.routes.lookup(socket.opening.remote.ip());
-            if route.is_some_and(|route| route.interface == nic) && block.on_device_replaced(now) {
+            if route.is_some_and(|route| links.contains(&route.interface)) && block.on_device_replaced(now) {
                 self.touch(index);
                 self.reschedule(now, index);
             }
@@ -188,7 +232,9 @@ impl<M: Memory + Clone> Stack<M> {
             true => self.no_carrier.remove(&nic),
             false => self.no_carrier.insert(nic),
         };
-        self.use_routes(nic);
+        for nic in self.ip.link.with_vlans(nic) {
+            self.use_routes(nic);
+        }
     }
 
     /// An administrator wants an interface up or down. One that is wanted down stays so whatever
@@ -198,12 +244,17 @@ impl<M: Memory + Clone> Stack<M> {
             true => self.set_down.remove(&nic),
             false => self.set_down.insert(nic),
         };
-        self.use_routes(nic);
+        for nic in self.ip.link.with_vlans(nic) {
+            self.use_routes(nic);
+        }
     }
 
     /// RFC 2863 §3.1.13: in operation when it is wanted up and has a carrier.
     fn use_routes(&mut self, nic: u16) {
-        let up = !self.set_down.contains(&nic) && !self.no_carrier.contains(&nic);
+        // A VLAN is in operation when what it lies on is, too.
+        let device = self.ip.link.device_of(nic);
+        let down = |nic: &u16| self.set_down.contains(nic) || self.no_carrier.contains(nic);
+        let up = !down(&nic) && !down(&device);
         self.ip.routes.set_interface_up(nic, up);
     }
 

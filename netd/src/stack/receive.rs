@@ -77,6 +77,9 @@ impl<M: Memory + Clone> Stack<M> {
             self.neighbours_moved();
             return Ok(());
         };
+        if packet.interface != interface && self.set_down.contains(&packet.interface) {
+            return Err(DropReason::DevDown);
+        }
         let Some(received) = self.ip.receive(now, packet, &mut self.counters)? else { return Ok(()) };
         let copied = !self.portless.has_no_raw() && self.copy_to_raw(now, &received);
         match received.protocol {

@@ -138,13 +138,16 @@ impl<M: Memory + Clone> Stack<M> {
         self.stopped[nic].push_back(index);
     }
 
-    /// An interface's place in what is kept by interface; loopback's is the last.
+    /// An interface's place in what is kept by device; loopback's is the last.
     pub(super) fn place_of(&self, nic: u16) -> usize {
-        if nic == LOOPBACK { self.ip.link.interfaces().len() } else { usize::from(nic) }
+        match self.ip.link.device_of(nic) {
+            LOOPBACK => self.ip.link.devices(),
+            device => usize::from(device),
+        }
     }
 
     fn nic_at(&self, place: usize) -> u16 {
-        if place == self.ip.link.interfaces().len() { LOOPBACK } else { place as u16 }
+        if place == self.ip.link.devices() { LOOPBACK } else { place as u16 }
     }
 
     /// Who waited for an interface that has room now is next, in the order in which they came.

@@ -91,6 +91,7 @@ impl Crowd {
         let interface = InterfaceConfig {
             mac: MacAddr(OUR_MAC),
             mtu: 1500,
+            vlan: None,
             addrs: vec![Prefix { addr: IpAddr::V4(US), len: 16 }],
             tentative: Vec::new(),
             gateways: Vec::new(),

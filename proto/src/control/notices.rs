@@ -6,13 +6,14 @@
 //! repeats those without an answer over the next lane, and netd answers what it has done already.
 
 use super::messages::Prefix;
+use crate::hard::config::{LinkName, Vlan};
 use crate::hard::filter::Rule;
 use crate::hard::sysctl::Tunable;
 use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the notices; changes with any of them.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -127,6 +128,20 @@ pub enum Change {
         mtu: Option<u16>,
         /// Every frame is wanted.
         promiscuous: Option<bool>,
+    },
+    /// Make an interface that is a VLAN of another one.
+    LinkAdd {
+        /// Its index, which no interface has.
+        nic: u16,
+        /// Its name.
+        name: LinkName,
+        /// What it is a VLAN of.
+        vlan: Vlan,
+    },
+    /// Take such an interface away, with its addresses, routes and neighbours.
+    LinkDel {
+        /// Which interface.
+        nic: u16,
     },
     /// Enter a rule of the packet filter.
     FilterAdd {

@@ -14,11 +14,12 @@ use crate::cell::{CellTable, CellWriter, Held, OPENING_SIZE, STATE_SIZE, TableEr
 use crate::shm::Memory;
 use crate::time::Instant;
 use core::net::IpAddr;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// Layout version of the region; changes with any field below.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 /// Records that the region has room for.
 pub const CAPACITY: u32 = 4096;
 /// Size of the region in bytes.
@@ -39,7 +40,8 @@ pub const LOOPBACK_NETWORK: (core::net::Ipv4Addr, u8) = (core::net::Ipv4Addr::LO
 pub type Mac = [u8; 6];
 
 /// An interface's name: up to [`NAME_MAX`] bytes of visible ASCII without `/`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct LinkName([u8; NAME_MAX]);
 
 impl LinkName {
@@ -59,6 +61,34 @@ impl LinkName {
         let len = self.0.iter().position(|&b| b == 0).unwrap_or(NAME_MAX);
         core::str::from_utf8(&self.0[..len]).expect("checked when it was made")
     }
+}
+
+impl TryFrom<String> for LinkName {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<LinkName, Self::Error> {
+        LinkName::new(&name).ok_or("no name of an interface")
+    }
+}
+
+impl From<LinkName> for String {
+    fn from(name: LinkName) -> String {
+        name.as_str().to_owned()
+    }
+}
+
+/// What makes an interface a VLAN of another one (IEEE 802.1Q).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Vlan {
+    /// The interface of the device.
+    pub below: u16,
+    /// Which VLAN: [`Vlan::IDS`].
+    pub id: u16,
+}
+
+impl Vlan {
+    /// IEEE 802.1Q §9.6: 0 is no VLAN, and 4095 is kept back.
+    pub const IDS: core::ops::RangeInclusive<u16> = 1..=4094;
 }
 
 /// What names a record. Two records never have the same.
@@ -147,6 +177,8 @@ pub enum Value {
         up: bool,
         /// Takes every host's frames.
         promiscuous: bool,
+        /// It is a VLAN of another one.
+        vlan: Option<Vlan>,
     },
     /// An address.
     Address {
@@ -306,13 +338,17 @@ impl Value {
     pub fn to_bytes(&self) -> [u8; STATE_SIZE] {
         let mut out = Pack::new();
         match *self {
-            Value::Link { name, mac, mtu, up, promiscuous } => {
+            Value::Link { name, mac, mtu, up, promiscuous, vlan } => {
                 out.u8(LINK);
                 name.0.into_iter().for_each(|byte| out.u8(byte));
                 pack_mac(&mut out, mac);
                 out.u16(mtu);
                 out.u8(u8::from(up));
                 out.u8(u8::from(promiscuous));
+                // No VLAN has the number 0.
+                let Vlan { below, id } = vlan.unwrap_or(Vlan { below: 0, id: 0 });
+                out.u16(below);
+                out.u16(id);
             }
             Value::Address { verified, life } => {
                 out.u8(ADDRESS);
@@ -356,6 +392,7 @@ impl Value {
                     mtu: from.u16(),
                     up: from.u8() != 0,
                     promiscuous: from.u8() != 0,
+                    vlan: Some(Vlan { below: from.u16(), id: from.u16() }).filter(|vlan| vlan.id != 0),
                 }
             }
             ADDRESS => Value::Address { verified: from.u8() != 0, life: Life::unpack(&mut from) },
@@ -377,6 +414,9 @@ impl Record {
     fn sound(&self) -> bool {
         let takes = match (self.key, self.value) {
             (Key::Sysctl(tunable), Value::Sysctl(value)) => tunable.about().takes(value),
+            (Key::Link(link), Value::Link { vlan: Some(vlan), .. }) => {
+                vlan.below < link && Vlan::IDS.contains(&vlan.id)
+            }
             _ => true,
         };
         self.key.sound()
@@ -509,12 +549,30 @@ mod tests {
         IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
     }
 
-    fn samples() -> [Record; 7] {
+    fn samples() -> [Record; 8] {
         let name = LinkName::new("nic0").expect("a name");
         [
             Record {
                 key: Key::Link(0),
-                value: Value::Link { name, mac: [2, 0, 0, 0, 0, 1], mtu: 1500, up: true, promiscuous: false },
+                value: Value::Link {
+                    name,
+                    mac: [2, 0, 0, 0, 0, 1],
+                    mtu: 1500,
+                    up: true,
+                    promiscuous: false,
+                    vlan: None,
+                },
+            },
+            Record {
+                key: Key::Link(3),
+                value: Value::Link {
+                    name,
+                    mac: [2, 0, 0, 0, 0, 1],
+                    mtu: 1400,
+                    up: false,
+                    promiscuous: false,
+                    vlan: Some(Vlan { below: 0, id: 4094 }),
+                },
             },
             Record {
                 key: Key::Address { link: 0, addr: ip(2), prefix_len: 24 },

@@ -33,6 +33,9 @@ const ENTRIES: u16 = 128;
 const TYPE_AT: usize = 12;
 const LINK_LEN: usize = 14;
 const IPV4: u16 = 0x0800;
+/// IEEE 802.1Q §9.6: before the type of what is tagged.
+const VLAN: u16 = 0x8100;
+const TAG_LEN: usize = 4;
 const ARP: u16 = 0x0806;
 const IPV6: u16 = 0x86dd;
 
@@ -94,8 +97,10 @@ impl Steering {
         if self.shards == 1 {
             return For::Shard(0);
         }
-        let packet = head.get(LINK_LEN..).unwrap_or(&[]);
-        let folded = match half(head, TYPE_AT) {
+        // What lies within one tag is steered as without it.
+        let tagged = if half(head, TYPE_AT) == Some(VLAN) { TAG_LEN } else { 0 };
+        let packet = head.get(LINK_LEN + tagged..).unwrap_or(&[]);
+        let folded = match half(head, TYPE_AT + tagged) {
             Some(ARP) => return For::Every,
             Some(IPV4) => ipv4(packet, true),
             Some(IPV6) => match ipv6(packet, true) {
@@ -348,6 +353,16 @@ mod tests {
             let wanted = For::Shard(steering.pair(a.ip(), b.ip()));
             prop_assert_eq!(steering.frame(&frame(&first)), wanted);
             prop_assert_eq!(steering.frame(&frame(&later)), wanted);
+        }
+
+        /// A tag changes nothing.
+        #[test]
+        fn a_tag_is_looked_through(bytes in prop::collection::vec(any::<u8>(), LINK_LEN..HEAD), of in 0u8..3) {
+            let (mut plain, of) = (bytes, [IPV4, IPV6, ARP][usize::from(of)]);
+            plain[TYPE_AT..LINK_LEN].copy_from_slice(&of.to_be_bytes());
+            let mut tagged = plain.clone();
+            tagged.splice(TYPE_AT..TYPE_AT, [0x81, 0, 0x20, 7]);
+            prop_assert_eq!(Steering::new(5).frame(&plain), Steering::new(5).frame(&tagged));
         }
 
         /// Whatever the bytes are, some shard gets them.

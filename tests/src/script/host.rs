@@ -344,6 +344,7 @@ fn attach(
     let interface = InterfaceConfig {
         mac: MacAddr(wire::STACK_MAC),
         mtu,
+        vlan: None,
         addrs: vec![addr],
         tentative: Vec::new(),
         gateways: Vec::new(),

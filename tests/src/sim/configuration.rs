@@ -2,7 +2,7 @@
 //! before the interrupted change or what came after it, for every record.
 
 use crate::crash::{Process, SharedBytes, Tamper, Use};
-use proto::hard::config::{ConfigWriter, Key, Life, LinkName, REGION_SIZE, Record, Value, read};
+use proto::hard::config::{ConfigWriter, Key, Life, LinkName, REGION_SIZE, Record, Value, Vlan, read};
 use proto::hard::filter::Rule;
 use proto::hard::sysctl::Tunable;
 use std::cell::Cell;
@@ -24,7 +24,7 @@ fn ip(last: u8) -> IpAddr {
 fn script() -> Vec<Change> {
     let link = |mtu: u16, up: bool| {
         let name = LinkName::new("nic0").expect("a name");
-        let value = Value::Link { name, mac: [2, 0, 0, 0, 0, 1], mtu, up, promiscuous: false };
+        let value = Value::Link { name, mac: [2, 0, 0, 0, 0, 1], mtu, up, promiscuous: false, vlan: None };
         Change::Set(Record { key: Key::Link(0), value })
     };
     let address = Key::Address { link: 0, addr: ip(2), prefix_len: 24 };
@@ -40,6 +40,12 @@ fn script() -> Vec<Change> {
     let at = |last: u8| {
         let value = Value::Neighbour { mac: [2, 0, 0, 0, 0, last] };
         Change::Set(Record { key: neighbour, value })
+    };
+    let vlan = |mtu: u16| {
+        let name = LinkName::new("nic0.7").expect("a name");
+        let vlan = Some(Vlan { below: 0, id: 7 });
+        let value = Value::Link { name, mac: [2, 0, 0, 0, 0, 1], mtu, up: true, promiscuous: false, vlan };
+        Change::Set(Record { key: Key::Link(1), value })
     };
     let filter = Key::Filter(Rule { number: 5, protocol: Some(6), ..Rule::default() });
     let counted = |packets: u64| {
@@ -59,6 +65,8 @@ fn script() -> Vec<Change> {
         at(10),
         counted(0),
         counted(3),
+        vlan(1500),
+        vlan(1400),
         ttl(1),
         at(9),
         Change::Remove(neighbour),
@@ -67,6 +75,7 @@ fn script() -> Vec<Change> {
         at(11),
         verified(false),
         Change::Remove(address),
+        Change::Remove(Key::Link(1)),
         counted(4),
         ttl(255),
         Change::Remove(filter),

@@ -364,6 +364,7 @@ impl World {
         let config = InterfaceConfig {
             mac: MacAddr(place.mac),
             mtu: self.config.mtu,
+            vlan: None,
             addrs: vec![Prefix { addr: place.ip(), len: if place.ip().is_ipv4() { 24 } else { 64 } }],
             tentative: Vec::new(),
             gateways: Vec::new(),

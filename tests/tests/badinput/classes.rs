@@ -105,7 +105,7 @@ pub fn classes() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ),
         (
             "a VLAN nobody is in",
-            frames::ethernet(STACK_MAC, STATION_MAC, 0x8100, &[0; 60]),
+            frames::ethernet(STACK_MAC, STATION_MAC, 0x8100, &[&[0, 7, 8, 0][..], &[0; 60]].concat()),
             "unhandled_proto",
         ),
         (

@@ -4,7 +4,6 @@ use super::super::Stack;
 use super::super::socket::{Kind, Udp};
 use super::raw::Portless;
 use crate::bpf::About;
-use crate::counters::Counter;
 use crate::frame::Frame;
 use crate::wire::address::MacAddr;
 use crate::wire::drop_reason::DropReason;
@@ -196,9 +195,7 @@ impl<M: Memory + Clone> Stack<M> {
                 DropReason::PktTooSmall
             });
         }
-        self.counters.count(Counter::TxFrames);
-        self.counters.add(Counter::TxBytes, packet.len() as u64);
-        self.ip.link.out.push_back((nic, packet));
+        self.ip.link.send_frame(nic, packet, &mut self.counters);
     }
 
     /// Whether a socket wants frames for other hosts (PACKET_MR_PROMISC).

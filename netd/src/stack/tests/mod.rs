@@ -17,3 +17,4 @@ mod sent_errors;
 mod shards;
 mod sharing;
 mod sysctl;
+mod vlans;

@@ -66,6 +66,7 @@ pub(super) fn interface(number: u8, addrs: &[&str]) -> InterfaceConfig {
     InterfaceConfig {
         mac: MacAddr([2, 0, 0, 0, 0, number]),
         mtu: 1500,
+        vlan: None,
         addrs: addrs.iter().map(prefix).collect(),
         tentative: Vec::new(),
         gateways: Vec::new(),
@@ -285,7 +286,8 @@ fn attach(
 ) -> (Stack<Mem>, Vec<Pool>, Pool) {
     let pool =
         |_: &InterfaceConfig| Rc::new(FramePool::new(Rc::new(HeapMemory::new(plan.slab.bytes())), plan.slab));
-    let pools: Vec<_> = plan.interfaces.iter().map(pool).collect();
+    let devices = plan.interfaces.iter().filter(|config| config.vlan.is_none());
+    let pools: Vec<_> = devices.map(pool).collect();
     let loopback = pool(&plan.interfaces[0]);
     let setup = Setup {
         shard: plan.shard.0,
