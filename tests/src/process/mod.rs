@@ -3,6 +3,7 @@
 //! * [`private_net`]: a network namespace of one's own, for root and for ordinary users;
 //! * [`other_net`]: a second one, the far end of a cable to an interface of the kernel;
 //! * [`raw_link`]: frames as they are, onto an interface and off it;
+//! * [`access_port`]: the kernel's stack in a VLAN of an interface;
 //! * [`autopsy`]: what is known of a group when a test gives it up;
 //! * [`exec`]: unmodified programs, and kills of the servers behind them;
 //! * [`group`]: a group in a run directory of its own, ended with its owner;
@@ -11,6 +12,7 @@
 //! * [`silence`]: how long a kill is felt;
 //! * [`skip`]: what to do on a machine that can't.
 
+pub mod access_port;
 pub mod autopsy;
 pub mod exec;
 pub mod group;

@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "the address of a packet socket has no safe type")]
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
 use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout};
@@ -111,6 +111,76 @@ impl RawLink {
             }
         }
     }
+}
+
+/// A frame, and the tag that was in it.
+pub type Tagged = (Option<u16>, Vec<u8>);
+
+/// What came in on an interface, with the tag that the kernel took off it (packet(7), PACKET_AUXDATA).
+#[derive(Debug)]
+pub struct TaggedLink(OwnedFd);
+
+impl TaggedLink {
+    /// Hears what comes in on `interface`, and nothing of what leaves by it.
+    ///
+    /// # Errors
+    /// As [`RawLink::sender`].
+    pub fn open(interface: &str) -> io::Result<TaggedLink> {
+        let RawLink(socket) = RawLink::open(interface, EVERY_PROTOCOL)?;
+        for option in [libc::PACKET_AUXDATA, libc::PACKET_IGNORE_OUTGOING] {
+            let (on, size) = (1i32, size_of::<i32>() as libc::socklen_t);
+            // SAFETY: the descriptor is open, and the value is an int that lives until the call returns.
+            let set = unsafe {
+                libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, option, (&raw const on).cast(), size)
+            };
+            if set < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(TaggedLink(socket))
+    }
+
+    /// The next frame; `None` when none came for so long.
+    ///
+    /// # Errors
+    /// Those of recvmsg(2).
+    pub fn receive(&self, patience: Duration) -> io::Result<Option<Tagged>> {
+        set_socket_timeout(&self.0, Timeout::Recv, Some(patience))?;
+        let mut frame = vec![0u8; 1 << 16];
+        let mut control = [0u64; 16];
+        let mut parts = libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() };
+        let mut message = libc::msghdr {
+            msg_name: core::ptr::null_mut(),
+            msg_namelen: 0,
+            msg_iov: &raw mut parts,
+            msg_iovlen: 1,
+            msg_control: control.as_mut_ptr().cast(),
+            msg_controllen: size_of_val(&control),
+            msg_flags: 0,
+        };
+        // SAFETY: the descriptor is open, and what the message points at lives until the call returns.
+        let got = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, 0) };
+        if got < 0 {
+            let error = io::Error::last_os_error();
+            let late = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+            return if late { Ok(None) } else { Err(error) };
+        }
+        frame.truncate(got as usize);
+        Ok(Some((tag_in(&control), frame)))
+    }
+}
+
+/// The tag that the first message of these tells: struct cmsghdr, then linux/if_packet.h's struct
+/// tpacket_auxdata.
+fn tag_in(control: &[u64]) -> Option<u16> {
+    const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
+    let bytes: Vec<u8> = control.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    let (level, kind, status) = (word(8), word(12), word(16));
+    let told = level == libc::SOL_PACKET as u32
+        && kind == libc::PACKET_AUXDATA as u32
+        && status & TP_STATUS_VLAN_VALID != 0;
+    told.then(|| u16::from_ne_bytes([bytes[32], bytes[33]]))
 }
 
 /// The interface computes the checksums of what the kernel sends on it, before it is on the cable: without it, a
