@@ -21,6 +21,7 @@ usage: ./run.sh VERB [ARGUMENT…]
   test [--all] [FILTER]      the test suite
   bench [--json] [ID…]       measures beside the kernel
   rfc [--untested] [--rfc N] which RFC sections the code cites, which tests show them, what is excepted and why
+  coverage [FILE…]           which lines of TCP the packet scripts run; of a file, those that they do not
   vm [MODEL]                 a guest with one NIC that is driven from user space: e1000e, igb, virtio, or all
   doctor                     every missing requirement with its remedy
 TEXT
@@ -170,6 +171,7 @@ test)
     BIN=$BIN TARGET=$TARGET exec tests/suite.sh "$@"
     ;;
 rfc) shift; exec tests/rfc.sh "$@" ;;
+coverage) shift; TARGET=$TARGET exec tests/coverage.sh "$@" ;;
 bench) shift; build >&2; from_caller "$BIN/bench" "$@" ;;
 vm)
     shift

@@ -26,8 +26,8 @@ PROCESS_SUITES=()
 PURE_SUITES=()
 for file in tests/tests/*.rs; do
     suite=$(basename "$file" .rs)
-    # Guests and CPython's tests have stages of their own.
-    if [[ $suite == guests || $suite == cpython ]]; then continue; fi
+    # Guests, CPython's tests and what is built anew have stages of their own.
+    case $suite in guests | cpython | tcp_mutants) continue ;; esac
     if grep -qw 'Group' "$file"; then PROCESS_SUITES+=("$suite"); else PURE_SUITES+=("$suite"); fi
 done
 # Nobody's uid: no name, no home, no privilege.
@@ -159,7 +159,7 @@ fi
 
 run check format 60 cargo fmt --all --check
 run check lint 600 cargo clippy --workspace --all-targets --locked -- -D warnings
-command -v shellcheck >/dev/null && run check scripts 30 shellcheck run.sh tests/suite.sh .ci/run
+command -v shellcheck >/dev/null && run check scripts 30 shellcheck run.sh tests/suite.sh tests/coverage.sh .ci/run
 dependencies
 run check build 900 ./run.sh build || finish
 run tests 'unit tests' 900 cargo test --locked --workspace --exclude tests --no-fail-fast
@@ -180,6 +180,7 @@ if [[ $ALL == yes ]]; then guests; fi
 # Takes minutes, for those tests wait a lot.
 if [[ $ALL == yes ]]; then
     run tests cpython 1200 cargo test --release --locked -p tests --test cpython -- --nocapture
+    run tests 'mutants of TCP' 1200 cargo test --release --locked -p tests --test tcp_mutants -- --nocapture
 fi
 run check demo 240 "$BIN/demo"
 second_run

@@ -16,6 +16,7 @@ use proto::control::notices::Change;
 use proto::control::operations::{Command, SocketRef};
 use proto::form::{Form, Share};
 use proto::hard::conns::{Kind, LAYOUT, Opening, State, TcpState};
+use proto::hard::sysctl::Tunable;
 use proto::id::{Epoch, OpId, SessionId, SlotIndex};
 use proto::nic::packet_buf::PacketBuf;
 use proto::nic::pool::FramePool;
@@ -59,6 +60,8 @@ pub struct Host {
     lines: Vec<ClientLine>,
     tx_pages: u32,
     next_op: u64,
+    /// What was set, as the configuration keeps it.
+    tuned: Vec<Change>,
 }
 
 impl Host {
@@ -77,9 +80,22 @@ impl Host {
         let (stack, frames) = attach(now, (mtu, v6), &conns, &secrets, Vec::new());
         let kicks = Producer::new(arena.clone(), GEOMETRY.kick_ring(0));
         let lines = vec![ClientLine::default(); GEOMETRY.sockets() as usize];
-        let (tx_pages, next_op) = (0, 1);
-        let mut host =
-            Host { now, stack, frames, conns, secrets, arena, mtu, v6, kicks, lines, tx_pages, next_op };
+        let (tx_pages, next_op, tuned) = (0, 1, Vec::new());
+        let mut host = Host {
+            now,
+            stack,
+            frames,
+            conns,
+            secrets,
+            arena,
+            mtu,
+            v6,
+            kicks,
+            lines,
+            tx_pages,
+            next_op,
+            tuned,
+        };
         host.stack.add_session(SESSION, GEOMETRY, host.arena.clone()).expect("a fresh arena");
         host.know_neighbour();
         host
@@ -103,7 +119,18 @@ impl Host {
         let sessions = vec![(SESSION, GEOMETRY, self.arena.clone())];
         (self.stack, self.frames) =
             attach(self.now, (self.mtu, self.v6), &self.conns, &self.secrets, sessions);
+        for change in &self.tuned {
+            self.stack.change(self.now, change).expect("as it was set");
+        }
         self.know_neighbour();
+    }
+
+    /// Gives a tunable a value, for this stack and its successors.
+    pub fn tune(&mut self, tunable: Tunable, value: u32) -> Result<(), String> {
+        let change = Change::SysctlSet { tunable, value };
+        self.stack.change(self.now, &change).map_err(|errno| format!("{tunable:?}: {errno}"))?;
+        self.tuned.push(change);
+        Ok(())
     }
 
     /// One batch: what waits is taken up, sent and settled. Returns the frames that leave.

@@ -48,6 +48,7 @@ pub fn unfit(script: &Script, patience: Duration) -> Option<&'static str> {
     for (_, step) in &script.steps {
         match step {
             Step::Die => return Some("a death"),
+            Step::Flow(_) => return Some("a path of its own"),
             Step::Set(name, _) if name != "isn" && name != "family" => return Some("a setting of the stack"),
             Step::Call(Call::ReceiveBuffer(_)) => return Some("a receive buffer, which the kernel doubles"),
             Step::Call(
@@ -188,7 +189,7 @@ impl Play<'_> {
                 self.quiet();
             }
             Step::Ask(question) => self.ask(question)?,
-            Step::Icmp { .. } | Step::Die => return Err("not for the kernel".into()),
+            Step::Icmp { .. } | Step::Die | Step::Flow(_) => return Err("not for the kernel".into()),
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! ```text
 //! rfc 9293 §3.10.7.4 first step      which section it is about; the first line, may stand again
 //! set mtu 1500 | isn 4294967295 | family 4    family 4: about IPv4 alone
+//! set tcp_syncookies 2                a tunable, by the end of its name
 //! listen [BACKLOG] | connect          a client call that opens; `accept` takes what was accepted
 //! < SA 0 ack 1 win 1000 <mss 1460, sack, ts 5 1, ws 7>     the remote sends
 //! > A 1+1000 ack 1 win 500 <nosack>   the stack sends this next, and has already sent it
@@ -17,6 +18,9 @@
 //! maxseg N | lowat N | congestion cubic|reno|bbr
 //! nodelay on | cork on | quickack on | keepalive IDLE INTERVAL COUNT | usertimeout MS | rcvbuf N
 //! icmp TYPE CODE [VALUE] seq N        an ICMP error that quotes the stack's segment with that number
+//! flow 400 rtt 20 [rate 1000] [most 1200] [lose 30]     the remote takes and acknowledges what comes, for so
+//!                                     long; over a bottleneck (octets a millisecond), past a hole for larger
+//!                                     segments, without the 30th
 //! die                                 the stack dies and its successor takes over
 //! ? state ESTABLISHED | error 104 | end | no end | received 10 | acked 10 | records 2 | sent | gone
 //! ? urgent 5 | no urgent | room 4000      the place of the remote's urgent octet; what may be written
@@ -29,6 +33,7 @@
 //!
 //! [`run`] runs a text; it fails with the line where the stack and the script part.
 
+mod flow;
 pub mod fuzzed;
 mod host;
 pub mod judge;

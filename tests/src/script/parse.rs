@@ -1,5 +1,6 @@
 //! A script's text as steps.
 
+use super::flow::Flow;
 use super::wire::LETTERS;
 use proto::arena::line::congestion;
 use std::fmt;
@@ -115,6 +116,7 @@ pub(super) enum Step {
     Call(Call),
     Icmp { kind: u8, code: u8, value: u16, seq: u32 },
     Die,
+    Flow(Flow),
     Ask(Question),
 }
 
@@ -204,6 +206,7 @@ fn step(line: &str) -> Result<Step, String> {
             Step::Set(name, number(words.next())?)
         }
         "die" => Step::Die,
+        "flow" => Step::Flow(Flow::parse(&words.collect::<Vec<_>>())?),
         "icmp" => {
             let (kind, code) = (number(words.next())?, number(words.next())?);
             let rest: Vec<&str> = words.collect();

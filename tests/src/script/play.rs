@@ -1,33 +1,37 @@
 //! A script against a host.
 
+use super::flow::Taken;
 use super::host::{Host, PORT, REMOTE_PORT, octet};
 use super::parse::{Call, Fault, Opt, Question, Script, Seg, Step};
 use super::wire::{self, LETTERS, Raw};
 use proto::Instant;
 use proto::arena::line::{level, want};
+use proto::hard::sysctl::Tunable;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Control bits by their place.
 const SYN: u8 = 2;
 const PSH: u8 = 8;
-const ACK: u8 = 16;
+pub(super) const ACK: u8 = 16;
 /// The place a listener has; `connect` uses it too.
 const FIRST_SLOT: u32 = 0;
 /// A batch that sends answers another: more than this is a loop.
 const BATCHES_MAX: u32 = 1000;
 
 pub(super) struct Play {
-    host: Host,
+    pub(super) host: Host,
     v6: bool,
     /// The remote's initial sequence number.
     irs: u32,
     /// The stack's, once it has sent a SYN.
-    iss: Option<u32>,
+    pub(super) iss: Option<u32>,
     /// The first timestamp of the stack.
-    clock: Option<u32>,
+    pub(super) clock: Option<u32>,
     /// What was sent and not yet expected.
-    sent: VecDeque<(Instant, Raw)>,
+    pub(super) sent: VecDeque<(Instant, Raw)>,
+    /// What the remote has said and taken.
+    pub(super) taken: Taken,
     /// The last Fast Open cookie that the stack gave.
     cookie: Vec<u8>,
     /// The place of the connection.
@@ -66,6 +70,7 @@ impl Play {
             clock: None,
             cookie: Vec::new(),
             sent: VecDeque::new(),
+            taken: Taken::default(),
             slot: FIRST_SLOT,
             started: false,
             mtu: 1500,
@@ -121,6 +126,7 @@ impl Play {
                 self.settle();
                 Ok(())
             }
+            Step::Flow(flow) => self.flow(flow),
             Step::Ask(question) => self.ask(question),
         }
     }
@@ -134,13 +140,19 @@ impl Play {
                 self.mtu = value as u16;
                 self.host = Host::of_family(self.mtu, self.v6);
             }
-            other => return Err(format!("can't set {other} here")),
+            name => {
+                let of_name = |tunable: &Tunable| {
+                    tunable.about().name.rsplit('.').next().is_some_and(|end| end == name)
+                };
+                let tunable = Tunable::all().find(of_name).ok_or_else(|| format!("can't set {name} here"))?;
+                self.host.tune(tunable, value as u32)?;
+            }
         }
         Ok(())
     }
 
     /// Batches until the stack has no more to say now.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..BATCHES_MAX {
             let frames = self.host.batch();
             let quiet = frames.is_empty();
@@ -166,7 +178,7 @@ impl Play {
     }
 
     /// The next thing that time brings, not beyond `end`; whether there was one.
-    fn tick(&mut self, end: Instant) -> bool {
+    pub(super) fn tick(&mut self, end: Instant) -> bool {
         let Some(at) = self.host.deadline().filter(|at| *at <= end) else { return false };
         self.host.now = self.host.now.max(at);
         self.settle();
@@ -213,6 +225,7 @@ impl Play {
     fn inject(&mut self, seg: &Seg) -> Result<(), String> {
         self.nothing_waits()?;
         let frame = self.frame_of(seg)?;
+        self.taken.note(seg);
         self.host.receive(&frame);
         self.settle();
         Ok(())
@@ -284,7 +297,7 @@ impl Play {
         long(block, at).wrapping_sub(self.irs)
     }
 
-    fn compare(&self, seg: &Seg, raw: &Raw) -> Result<(), String> {
+    pub(super) fn compare(&self, seg: &Seg, raw: &Raw) -> Result<(), String> {
         let differs = |what: &str| Err(format!("{what} differs: {}", self.show(raw)));
         // A RST for what belongs to no connection carries the remote's own number (RFC 9293 §3.10.7.1).
         let push = if seg.flags & PSH == 0 { !PSH } else { 0xff };
@@ -452,7 +465,7 @@ impl Play {
     }
 }
 
-fn long(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn long(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
