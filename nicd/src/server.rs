@@ -2,11 +2,12 @@
 //!
 //! One thread and one mio loop: work until there is none, arm, look again, sleep. Nothing ticks. With a
 //! real-time priority it looks again for a moment before it arms, giving way with every turn.
-//! Before it says ready, a TAP that it had to make is in the vaults. When a netd is gone its rings and
+//! Before it says ready, a TAP or a guard that it had to make is in the vaults. When a netd is gone its rings and
 //! pages are dropped at once and that is said; its frames wait until the next one.
 
 use crate::backend::namespace;
 use crate::backend::packet::Packet;
+use crate::backend::share::Share;
 use crate::backend::tap::{self, Tap};
 use crate::backend::wire::Wire;
 use crate::backend::xdp::Xdp;
@@ -124,17 +125,23 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), ServerError> 
             Server::new(start, supervised, &config, nic, kept)?.serve(early)
         }
         Backend::Packet { name, netns } => {
-            let nic = Packet::open(name, netns.as_deref(), config.mac, config.mtu, config.offload)?;
-            Server::new(start, supervised, &config, nic, None)?.serve(early)
+            let (share, kept) = guarded(&config, (name, netns.as_deref()), vaulted, &mut supervised)?;
+            let station = (config.mac, share.as_ref());
+            let nic = Packet::open(name, netns.as_deref(), station, config.mtu, config.offload)?;
+            Server::new(start, supervised, &config, nic, kept)?.serve(early)
         }
-        Backend::Xdp { name, netns } => match Xdp::open(name, netns.as_deref(), config.mac, config.mtu) {
-            Ok(nic) => Server::new(start, supervised, &config, nic, None)?.serve(early),
-            Err(reason) => {
-                let nic = Packet::open(name, netns.as_deref(), config.mac, config.mtu, config.offload)?;
-                tracing::warn!("no AF_XDP on {name}, AF_PACKET instead: {reason}");
-                Server::new(start, supervised, &config, nic, None)?.serve(early)
+        Backend::Xdp { name, netns } => {
+            let (share, kept) = guarded(&config, (name, netns.as_deref()), vaulted, &mut supervised)?;
+            let station = (config.mac, share.as_ref());
+            match Xdp::open(name, netns.as_deref(), station, config.mtu) {
+                Ok(nic) => Server::new(start, supervised, &config, nic, kept)?.serve(early),
+                Err(reason) => {
+                    let nic = Packet::open(name, netns.as_deref(), station, config.mtu, config.offload)?;
+                    tracing::warn!("no AF_XDP on {name}, AF_PACKET instead: {reason}");
+                    Server::new(start, supervised, &config, nic, kept)?.serve(early)
+                }
             }
-        },
+        }
         Backend::Vfio { bdf } => {
             let opened = Opened::open(&Place::new(bdf))?;
             let slabs = slabs(&start);
@@ -186,6 +193,20 @@ fn slabs(start: &Start) -> Vec<Slab<Arc<Region>>> {
         Slab { shard, memory, geometry: start.group.slab }
     };
     (0..start.group.shards).map(slab).collect()
+}
+
+/// What the interface shares with the kernel, its guard in place and on its way into the vaults; the request to keep
+/// it, when it is a new one.
+fn guarded(
+    config: &NicConfig,
+    (name, netns): (&str, Option<&str>),
+    vaulted: Option<OwnedFd>,
+    supervised: &mut Supervised,
+) -> Result<(Option<Share>, Option<u64>), ServerError> {
+    let Some(share) = Share::of(config) else { return Ok((None, None)) };
+    let made = share.guard(name, netns, vaulted.as_ref().map(AsFd::as_fd))?;
+    let request = made.map(|guard| supervised.keep_device(guard.as_fd())).transpose()?;
+    Ok((Some(share), request))
 }
 
 /// Everything the vault had for us: the device, if there is one, and what else was said.

@@ -69,6 +69,7 @@ fn welcome(path: &Path) -> Welcome {
         gateways: Vec::new(),
         slaac: false,
         offload: true,
+        ports: Vec::new(),
     };
     let group = GroupConfig {
         name: "test".to_owned(),

@@ -17,3 +17,4 @@ pub mod ports;
 pub mod server;
 mod session;
 mod sources;
+pub mod territory;

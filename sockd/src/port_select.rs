@@ -43,6 +43,15 @@ impl PortSelect {
         PortSelect { keys, first, count: u32::from(last - first) + 1, counters }
     }
 
+    /// From now on over these ports, both included.
+    ///
+    /// # Panics
+    /// As [`PortSelect::new`].
+    pub fn narrow(&mut self, first: u16, last: u16) {
+        assert!(first > 0 && first <= last, "a range of ports");
+        (self.first, self.count) = (first, u32::from(last - first) + 1);
+    }
+
     /// A port for a connection from `local` to `remote` for which `suitable` holds, each port of the range
     /// being asked for at most once; `None` when none is suitable.
     pub fn toward(

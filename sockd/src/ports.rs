@@ -6,6 +6,7 @@
 //! four ends of a connection are free, and another port is tried when they are not.
 
 use crate::port_select::PortSelect;
+use crate::territory::Territory;
 use core::net::{IpAddr, SocketAddr};
 use proto::form::{Form, Share};
 use proto::hard::registry::{Kind, Operation};
@@ -79,13 +80,14 @@ impl Claim {
 pub struct Ports {
     select: PortSelect,
     taken: Taken,
+    territory: Territory,
 }
 
 struct Taken(BTreeMap<(Class, u16, OpId), (Ends, Claim)>);
 
 /// Whether two sockets of one port would both be meant by a packet to some address. The IPv6
 /// wildcard takes IPv4 as well, unless it is that of IPv6 alone (ipv6(7), IPV6_V6ONLY).
-fn overlap(a: IpAddr, b: IpAddr) -> bool {
+pub(crate) fn overlap(a: IpAddr, b: IpAddr) -> bool {
     let covers = |any: IpAddr, other: IpAddr| match any {
         IpAddr::V4(ip) => ip.is_unspecified() && other.is_ipv4(),
         IpAddr::V6(ip) if ip == zone::ANY_V6 => other.is_ipv6(),
@@ -97,7 +99,15 @@ fn overlap(a: IpAddr, b: IpAddr) -> bool {
 impl Ports {
     /// No port is taken yet; `select` chooses among the free ones.
     pub fn new(select: PortSelect) -> Ports {
-        Ports { select, taken: Taken(BTreeMap::new()) }
+        Ports { select, taken: Taken(BTreeMap::new()), territory: Territory::default() }
+    }
+
+    /// From now on no port is given out that is the kernel's.
+    pub fn confine(&mut self, territory: Territory) {
+        if let Some((first, last)) = territory.span() {
+            self.select.narrow(first, last);
+        }
+        self.territory = territory;
     }
 
     /// Enters a socket.
@@ -112,12 +122,16 @@ impl Ports {
         self.taken.0.remove(&(class, port, op));
     }
 
-    /// Whether a socket with this claim and these ends would stand in another's way.
+    /// Whether a socket with this claim and these ends would stand in another's way, or in the kernel's.
     ///
     /// A listener conflicts with listeners only: it is opened as std does it, with SO_REUSEADDR, so
     /// that connections that still use its port (TIME-WAIT and others) don't keep it away.
     pub fn conflict(&self, claim: &Claim, ends: Ends) -> bool {
         let port = ends.local.port();
+        let ported = matches!(claim.class, Class::Connect | Class::Listen | Class::Udp);
+        if ported && !self.territory.has(ends.local.ip(), port) {
+            return true;
+        }
         match claim.class {
             Class::Connect => self.taken.leads(port, ends),
             Class::Portless => false,
@@ -140,11 +154,12 @@ impl Ports {
         random: u32,
         fits: impl Fn(u16) -> bool,
     ) -> Option<u16> {
-        let Ports { select, taken } = self;
+        let Ports { select, taken, territory } = self;
         let local = ends.local.ip();
         let free = |port: u16| {
             port != not
                 && fits(port)
+                && (class == Class::Ping || territory.gives(local, port))
                 && match class {
                     Class::Udp | Class::Ping => !taken.bound(class, port, local),
                     Class::Listen => {

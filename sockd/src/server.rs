@@ -13,6 +13,7 @@ use crate::counts::Count;
 use crate::netds::{Netd, known_operations};
 use crate::policy::Limits;
 use crate::session::{Client, ClientEnds, Ends, Peeked, accept};
+use crate::territory::Territory;
 use core::time::Duration;
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -124,7 +125,8 @@ pub fn run(start: Start, supervised: Supervised) -> Result<(), ServerError> {
     let lane = poll.registry().register(&mut SourceFd(&supervised.as_raw_fd()), LANE, both);
     lane.map_err(system("watch the lane"))?;
     let shards = start.group.shards;
-    let core = Core::recover(start.memory(Tag::Registry), shards, Limits::of_group(shards), seed()?)?;
+    let mut core = Core::recover(start.memory(Tag::Registry), shards, Limits::of_group(shards), seed()?)?;
+    core.confine(Territory::of(&start.group.nics));
     let (seat, statistics) = (start.seat, start.memory(Tag::Stats(start.seat)));
     let counts = Counts::<Count>::default();
     let names: Vec<&str> = counts.each().map(|(name, _)| name).collect();

@@ -12,7 +12,7 @@ pub struct Up {
     /// The group's name.
     #[arg(long, default_value_t = proto::run_dir::default_name())]
     name: String,
-    /// An interface: tap:IF[@NETNS], xdp:IF[@NETNS], packet:IF[@NETNS], vfio:BDF or wire:PATH[,loss=…,delay=…,reorder=…,dup=…,corrupt=…,seed=…], and perhaps ,offload=off.
+    /// An interface: tap:IF[@NETNS], xdp:IF[@NETNS], packet:IF[@NETNS], vfio:BDF or wire:PATH[,loss=…,delay=…,reorder=…,dup=…,corrupt=…,seed=…], and perhaps ,offload=off; of xdp and packet also ,ports=8080+20000-20999: those of the kernel's own address.
     #[arg(long, value_name = "SPEC")]
     nic: Vec<String>,
     /// The stack's addresses on the interface.

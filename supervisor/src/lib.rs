@@ -2,7 +2,8 @@
 //!
 //! Two processes of this one program run: the active supervisor and its hot standby.
 //!
-//! * [`command_line`], [`config`]: what a group is made of; [`starter`]: `up` and `down`;
+//! * [`command_line`], [`config`]: what a group is made of; [`starter`]: `up` and `down`; `kernel_interface`: what
+//!   the kernel says of an interface that is shared with it by ports;
 //! * [`pair`]: a supervisor from its start: begins a group, or stands by and takes over;
 //! * [`server`]: the active one's event loop; [`policy`]: what it decides, pure; [`facts`]: what
 //!   both know; [`mirror`]: how the standby comes to know it;
@@ -15,6 +16,7 @@ pub mod command_line;
 pub mod config;
 pub mod facts;
 pub mod inspection;
+mod kernel_interface;
 pub mod layout;
 pub mod lock_file;
 pub mod mirror;

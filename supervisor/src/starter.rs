@@ -8,6 +8,7 @@
 use crate::child;
 use crate::config::{self, ConfigError, Wanted};
 use crate::facts::seats;
+use crate::kernel_interface;
 use crate::lock_file;
 use crate::mirror::{FromStandby, Setup, ToStandby};
 use crate::pair::describe;
@@ -36,7 +37,7 @@ const DOWN_MAX: Duration = Duration::from_secs(15);
 /// How often `down` looks whether the lock has fallen.
 const DOWN_LOOK: Duration = Duration::from_millis(5);
 /// Where ip-netns(8) keeps namespaces by name.
-const NETNS: &str = "/run/netns";
+pub(crate) const NETNS: &str = "/run/netns";
 
 /// Why a group does not start or stop.
 #[derive(Debug, Error)]
@@ -135,8 +136,9 @@ pub fn up(wanted: &Wanted, name: &str, programs: &Path, stay: bool) -> Result<()
     let dir = std::path::absolute(place.dir()).map_err(doing("the run directory"))?;
     let dir =
         dir.to_str().ok_or_else(|| StarterError::Missing("the run directory's path is not text".into()))?;
-    let group = config::check(wanted, name, dir)?;
+    let mut group = config::check(wanted, name, dir)?;
     requirements(&group, programs)?;
+    kernel_interface::adopt(&mut group).map_err(StarterError::Missing)?;
     let lock_file = lock_file::take(&place).map_err(doing("the lock file"))?;
     let lock_file = lock_file.ok_or_else(|| StarterError::Running(name.to_owned()))?;
     let api = listener(&place.api(), Mode::from_raw_mode(0o666))?;

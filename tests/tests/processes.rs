@@ -176,6 +176,7 @@ fn some_group() -> GroupConfig {
             gateways: Vec::new(),
             slaac: false,
             offload: true,
+            ports: Vec::new(),
         }],
         slab: SlabGeometry { small: 16, large: 16 },
         conns: 16,

@@ -24,10 +24,10 @@ const UNSAFE: &[&str] = &[
     "libnetclient/netexec/src/pump.rs",
     "libnetclient/netexec/src/successor.rs",
     // Sockets that share memory with the kernel, and calls on them.
+    "nicd/src/backend/bpf.rs",
     "nicd/src/backend/kernel_calls.rs",
     "nicd/src/backend/kernel_memory.rs",
     "nicd/src/backend/tap/open.rs",
-    "nicd/src/backend/xdp/program.rs",
     // Registers of a chip are mapped and reached by address; memory is given to a device.
     "nicd/src/vfio/bar.rs",
     "nicd/src/vfio/device.rs",

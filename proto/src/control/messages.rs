@@ -14,7 +14,7 @@ use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the lane between supervisors and daemons; changes with any message.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A region of memory that lives in the vaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -150,6 +150,22 @@ pub struct Prefix {
     pub len: u8,
 }
 
+/// Ports of TCP and UDP, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PortRange {
+    /// The first.
+    pub first: u16,
+    /// The last, no less.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// Whether `port` is one of them.
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
 /// One interface of the group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicConfig {
@@ -167,6 +183,9 @@ pub struct NicConfig {
     pub slaac: bool,
     /// What the device can do for the stack (checksums, super-frames) is used.
     pub offload: bool,
+    /// Of an interface that is shared with the kernel (`Packet`, `Xdp`): the ports of the kernel's own addresses that
+    /// are the stack's, `mac` and `addrs` being the kernel's too. Empty: the stack is a station of its own.
+    pub ports: Vec<PortRange>,
 }
 
 /// What every daemon is told about its group. Checked as a whole before anything is started.

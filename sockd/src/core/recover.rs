@@ -2,11 +2,17 @@
 
 use super::*;
 use crate::ports::Claim;
+use crate::territory::Territory;
 use proto::cell::TableError;
 use proto::hard::registry::{CELLS, LAYOUT, Record};
 use std::collections::HashSet;
 
 impl<M: Memory> Core<M> {
+    /// From now on no port is given out that is the kernel's.
+    pub fn confine(&mut self, territory: Territory) {
+        self.ports.confine(territory);
+    }
+
     /// Reads the registry, empty or left by an earlier incarnation, and finishes what that one had
     /// half written.
     ///

@@ -2,9 +2,10 @@
 //!
 //! [`Wanted`] is what was asked for, each value with the place where it stands; [`check`] makes a
 //! [`GroupConfig`] of it or says what is wrong, where, and what helps. The syntax of single values
-//! is in [`spec`], the file in [`file`].
+//! is in [`spec`] and [`ports`](mod@ports), the file in [`file`].
 
 pub mod file;
+pub mod ports;
 pub mod spec;
 
 use core::fmt;
@@ -165,7 +166,11 @@ fn check_nic(nic: &WantedNic, identity: (&str, &str, usize)) -> Result<NicConfig
     let addrs = given.map(spec::host_prefix).collect::<Result<Vec<_>, _>>()?;
     let kernel = nic.tap_addrs.iter().map(spec::host_prefix).collect::<Result<Vec<_>, _>>()?;
     let (spec, offload) = spec::offload(&nic.spec)?;
+    let (spec, ports) = ports::ports(&spec)?;
     let backend = spec::backend(&spec, &kernel)?;
+    if !ports.is_empty() {
+        ports::may_share(&nic.spec, &backend, (&addrs, slaac), nic.mac.as_ref())?;
+    }
     if !matches!(backend, Backend::Tap { .. })
         && let Some(given) = nic.tap_addrs.first()
     {
@@ -189,7 +194,7 @@ fn check_nic(nic: &WantedNic, identity: (&str, &str, usize)) -> Result<NicConfig
             return Err(given.error(format!("an MTU of {mtu} does not carry IPv6"), remedy));
         }
     }
-    Ok(NicConfig { backend, mac, mtu, addrs, gateways: gateways.unwrap_or_default(), slaac, offload })
+    Ok(NicConfig { backend, mac, mtu, addrs, gateways: gateways.unwrap_or_default(), slaac, offload, ports })
 }
 
 /// RFC 8200 §5.

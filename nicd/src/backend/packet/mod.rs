@@ -14,6 +14,7 @@ pub(in crate::backend) use socket::{PacketSocket, Takes};
 
 use crate::backend::kernel_calls::{Outgoing, SEND_MAX, send_frames};
 use crate::backend::namespace::OpenError;
+use crate::backend::share::Share;
 use crate::counts::{Count, Counts};
 use crate::filter::AddressFilter;
 use crate::nic::{Capabilities, Frame, HEADER_MIN, Nic, Received, SUPER_FRAME_MAX, Slab, Transmitted};
@@ -71,18 +72,19 @@ pub struct Packet {
 
 impl Packet {
     /// On interface `name` in namespace `netns` (the caller's own, when there is none), as a station with address
-    /// `mac`. With `offload` the kernel fills in checksums and cuts super-frames of the stack.
+    /// `mac`, or with a share of the kernel's. With `offload` the kernel fills in checksums and cuts super-frames of the stack.
     ///
     /// # Errors
     /// [`OpenError`]: no such interface, no right, an MTU that is too small.
     pub fn open(
         name: &str,
         netns: Option<&str>,
-        mac: Mac,
+        (mac, share): (Mac, Option<&Share>),
         mtu: u16,
         offload: bool,
     ) -> Result<Packet, OpenError> {
-        Packet::taking(name, netns, (mac, Takes::Station(mac)), mtu, offload)
+        let takes = share.map_or(Takes::Station(mac), |share| Takes::Shared(share.clone()));
+        Packet::taking(name, netns, (mac, takes), mtu, offload)
     }
 
     /// As [`Packet::open`], with what is received of it.
@@ -108,7 +110,7 @@ impl Packet {
             epoll::add(&notices, fd, EventData::new_u64(what), EventFlags::IN)
                 .map_err(|errno| doing("wait for frames")(errno.into()))?;
         }
-        socket.listen(&mac, usual)?;
+        socket.listen(&mac, &usual)?;
         let carrier = socket.look().map_err(doing("look at the interface"))?;
         let features = RECEIVES | if offload { SENDS } else { 0 };
         Ok(Packet {
@@ -307,10 +309,12 @@ impl Nic<Arc<Region>> for Packet {
     }
 
     fn set_filter(&mut self, filter: &AddressFilter) {
-        let promiscuous = filter.promiscuous();
+        // What the kernel has a share in is not all ours, whoever asks for it.
+        let shared = matches!(self.usual, Takes::Shared(_));
+        let promiscuous = filter.promiscuous() && !shared;
         if promiscuous != self.promiscuous {
             self.promiscuous = promiscuous;
-            let takes = if promiscuous { Takes::Everything } else { self.usual };
+            let takes = if promiscuous { &Takes::Everything } else { &self.usual };
             // Where the interface refuses, fewer frames come than were asked for.
             let _ = self.socket.promiscuous(promiscuous).and_then(|()| self.socket.take(takes));
         }

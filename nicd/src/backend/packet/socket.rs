@@ -1,7 +1,8 @@
 //! A packet socket on an interface that is there already, perhaps in another network namespace, and what tells of
 //! the interface itself.
 //!
-//! The stack is a station of its own beside the kernel: another hardware address on the same cable. The interface
+//! The stack is a station of its own beside the kernel, another hardware address on the same cable, unless it has a
+//! [`Share`] of the kernel's. The interface
 //! is told to let frames to it through; the kernel, for which they are another host's (PACKET_OTHERHOST, dropped
 //! before IP looks at them), neither answers nor resets what is in them. A classic BPF filter leaves to the kernel
 //! what is the kernel's: nothing of it is copied into our ring.
@@ -9,8 +10,10 @@
 use crate::backend::kernel_calls::{
     attach_filter, bind_netlink, bind_packet, get_option, interface_flags, interface_mtu, set_option,
 };
+use crate::backend::matcher::{Matcher, NEXT, NO, Test, Width, YES};
 use crate::backend::namespace::{self, OpenError, failed};
 use crate::backend::packet::ring::Ring;
+use crate::backend::share::Share;
 use proto::control::notices::Mac;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, netdevice, sockopt};
@@ -37,12 +40,18 @@ const IFF_RUNNING: i32 = 0x40;
 const SEND_BUFFER: usize = 8 << 20;
 
 /// Which frames a socket takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::backend) enum Takes {
     /// All to a station, and to groups.
     Station(Mac),
+    /// All to a station.
+    ToUs(Mac),
     /// Those to groups.
     Groups,
+    /// All that is meant for the stack, of what the kernel gets.
+    Shared(Share),
+    /// Of that, what is whole and the stack's alone.
+    Alone(Share),
     /// All.
     Everything,
 }
@@ -105,7 +114,7 @@ impl PacketSocket {
     ///
     /// # Errors
     /// [`OpenError`].
-    pub(in crate::backend) fn listen(&self, mac: &Mac, takes: Takes) -> Result<(), OpenError> {
+    pub(in crate::backend) fn listen(&self, mac: &Mac, takes: &Takes) -> Result<(), OpenError> {
         self.take(takes).map_err(failed("attach a filter"))?;
         self.member(PACKET_ADD_MEMBERSHIP, PACKET_MR_UNICAST, mac)
             .map_err(failed(format!("have {} take frames to a second address", self.name)))?;
@@ -119,8 +128,8 @@ impl PacketSocket {
     ///
     /// # Errors
     /// Those of setsockopt(2).
-    pub(in crate::backend) fn take(&self, takes: Takes) -> io::Result<()> {
-        attach_filter(self.socket.as_fd(), &filter(takes))
+    pub(in crate::backend) fn take(&self, takes: &Takes) -> io::Result<()> {
+        attach_filter(self.socket.as_fd(), &takes.matcher().classic())
     }
 
     /// The interface takes every frame from now on, or not.
@@ -189,28 +198,30 @@ impl AsFd for PacketSocket {
     }
 }
 
-/// A program of classic BPF (linux/filter.h) over a frame: its result is how much of it is taken.
-fn filter(takes: Takes) -> Vec<libc::sock_filter> {
-    const LOAD_WORD: u16 = 0x20;
-    const LOAD_HALF: u16 = 0x28;
-    const IF_EQUAL: u16 = 0x15;
-    const IF_BITS: u16 = 0x45;
-    const RETURN: u16 = 0x06;
-    /// IEEE 802.3 clause 3.2.3: the first bit on the wire says that it is a group's address.
-    const GROUP: u32 = 1 << 24;
-    let line = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let (all, nothing) = (line(RETURN, 0, 0, u32::MAX), line(RETURN, 0, 0, 0));
-    match takes {
-        Takes::Everything => vec![all],
-        Takes::Groups => vec![line(LOAD_WORD, 0, 0, 0), line(IF_BITS, 0, 1, GROUP), all, nothing],
-        Takes::Station([a, b, c, d, e, f]) => vec![
-            line(LOAD_WORD, 0, 0, 0),
-            line(IF_BITS, 3, 0, GROUP),
-            line(IF_EQUAL, 0, 3, u32::from_be_bytes([a, b, c, d])),
-            line(LOAD_HALF, 0, 0, 4),
-            line(IF_EQUAL, 0, 1, u16::from_be_bytes([e, f]).into()),
-            all,
-            nothing,
-        ],
+/// IEEE 802.3 clause 3.2.3: the first bit on the wire says that it is a group's address.
+const GROUP: u32 = 1 << 24;
+
+impl Takes {
+    /// As a program over a frame.
+    pub(in crate::backend) fn matcher(&self) -> Matcher {
+        let mut program = Matcher::new();
+        program.load(0, Width::Word);
+        let station = |program: &mut Matcher, [a, b, c, d, e, f]: &Mac| {
+            program.jump(Test::Equals(u32::from_be_bytes([*a, *b, *c, *d])), NEXT, NO);
+            program.load(4, Width::Half);
+            program.jump(Test::Equals(u16::from_be_bytes([*e, *f]).into()), YES, NO);
+        };
+        match self {
+            Takes::Everything => program.jump(Test::AtLeast(0), YES, YES),
+            Takes::Groups => program.jump(Test::Has(GROUP), YES, NO),
+            Takes::Station(mac) => {
+                program.jump(Test::Has(GROUP), YES, NEXT);
+                station(&mut program, mac);
+            }
+            Takes::ToUs(mac) => station(&mut program, mac),
+            Takes::Shared(share) => return share.seen(),
+            Takes::Alone(share) => return share.alone(),
+        }
+        program
     }
 }

@@ -1,5 +1,6 @@
-//! An interface of the kernel, shared with it: AF_XDP. A program in front of the kernel's stack (`program`) hands what
-//! is for our hardware address to a socket of each of the interface's queues (`queue`); the kernel never sees it.
+//! An interface of the kernel, shared with it: AF_XDP. A program in front of the kernel's stack hands what is for our
+//! hardware address, or for our ports of the kernel's ([`Share`]), to a socket of each of the interface's queues
+//! (`queue`); the kernel never sees it.
 //!
 //! What is for groups the kernel wants as much as we do: it goes on, and a packet socket sees it pass
 //! ([`Packet`], which also tells of the carrier). Frames are as on the cable: no checksums are left open either way,
@@ -8,16 +9,17 @@
 //! Frames are copied between the sockets' memory and netd's pages. Nothing outlives this process: with its descriptors
 //! the program goes, and the kernel sees all frames again, as another host's.
 
-mod program;
 mod queue;
 
+use crate::backend::bpf::{self, SocketMap};
+use crate::backend::matcher::ToSockets;
 use crate::backend::namespace;
 use crate::backend::packet::{Packet, Takes};
+use crate::backend::share::Share;
 use crate::counts::{Count, Counts};
 use crate::filter::AddressFilter;
 use crate::nic::{Capabilities, Frame, HEADER_MAX, HEADER_MIN, Nic, Received, Slab, Transmitted};
 use core::time::Duration;
-use program::Sockets;
 use proto::Instant;
 use proto::control::notices::Mac;
 use proto::nic::slab::PageIndex;
@@ -52,7 +54,7 @@ pub struct Xdp {
     /// Of what the kernel has lost in all, as far as it is counted; and when it is counted anew.
     lost: u64,
     count_at: Instant,
-    _sockets: Sockets,
+    _sockets: SocketMap,
     /// The program runs as long as this lives.
     _link: OwnedFd,
 }
@@ -60,7 +62,7 @@ pub struct Xdp {
 /// Sockets, program and what says that there are frames.
 struct Parts {
     queues: Vec<Queue>,
-    sockets: Sockets,
+    sockets: SocketMap,
     link: OwnedFd,
     notices: OwnedFd,
 }
@@ -70,8 +72,8 @@ fn doing<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> String {
     move |error| format!("cannot {step}: {}", error.into())
 }
 
-fn parts(groups: BorrowedFd<'_>, mac: &Mac, index: u32) -> Result<Parts, String> {
-    let sockets = Sockets::new(QUEUES_MAX).map_err(doing("make a map of sockets (bpf(2))"))?;
+fn parts(groups: BorrowedFd<'_>, takes: &Takes, index: u32) -> Result<Parts, String> {
+    let sockets = SocketMap::new(QUEUES_MAX).map_err(doing("make a map of sockets (bpf(2))"))?;
     let mut queues = Vec::new();
     for number in 0..QUEUES_MAX {
         match Queue::open(index, number) {
@@ -87,26 +89,36 @@ fn parts(groups: BorrowedFd<'_>, mac: &Mac, index: u32) -> Result<Parts, String>
     for (number, queue) in (0..).zip(&queues) {
         sockets.set(number, queue.as_fd()).map_err(doing("enter a socket into the map"))?;
     }
-    let link = sockets.attach(mac, index).map_err(doing("attach a program to the interface"))?;
+    let program = takes.matcher().xdp(ToSockets { map: sockets.number() });
+    let link = bpf::before_packets(&program, index).map_err(doing("attach a program to the interface"))?;
     Ok(Parts { queues, sockets, link, notices })
 }
 
 impl Xdp {
     /// On interface `name` in namespace `netns` (the caller's own, when there is none), as a station with address
-    /// `mac`. The reason when that can't be, in words: then AF_PACKET may do, or says what is wrong with the interface.
+    /// `mac`, or with a share of the kernel's. The reason when that can't be, in words: then AF_PACKET may do, or says
+    /// what is wrong with the interface.
     ///
     /// # Errors
     /// The reason.
-    pub fn open(name: &str, netns: Option<&str>, mac: Mac, mtu: u16) -> Result<Xdp, String> {
+    pub fn open(
+        name: &str,
+        netns: Option<&str>,
+        (mac, share): (Mac, Option<&Share>),
+        mtu: u16,
+    ) -> Result<Xdp, String> {
         let longest = usize::from(mtu) + HEADER_MAX;
         if longest > FRAME_MAX {
             return Err(format!("frames of {longest} bytes do not fit its {FRAME_MAX}"));
         }
-        let packet =
-            Packet::taking(name, netns, (mac, Takes::Groups), mtu, false).map_err(|e| e.to_string())?;
+        let (whole, others) = match share {
+            Some(share) => (Takes::Alone(share.clone()), Takes::Shared(share.clone())),
+            None => (Takes::ToUs(mac), Takes::Groups),
+        };
+        let packet = Packet::taking(name, netns, (mac, others), mtu, false).map_err(|e| e.to_string())?;
         let (index, groups) = (packet.index(), packet.descriptor());
         let parts =
-            namespace::inside(netns, || Ok(parts(groups, &mac, index))).map_err(|e| e.to_string())??;
+            namespace::inside(netns, || Ok(parts(groups, &whole, index))).map_err(|e| e.to_string())??;
         Ok(Xdp {
             packet,
             queues: parts.queues,
