@@ -61,6 +61,14 @@ proto::counters! {
         Interrupts = "interrupts",
         /// Of them, those that told of the link.
         LinkInterrupts = "interrupts_link",
+        /// Of them, those that told of frames that came; of either way where the chip does not tell them apart.
+        ReceiveInterrupts = "interrupts_receive",
+        /// Of them, those that told of frames that went; as above.
+        TransmitInterrupts = "interrupts_transmit",
+        /// Of them, those that told of frames for which the device had no page.
+        OverrunInterrupts = "interrupts_overrun",
+        /// Times that the least time between two interrupts was changed.
+        Throttles = "throttle_changes",
         /// Rounds of polling.
         Polls = "polls",
         /// Registers of the device written to tell it of new descriptors.

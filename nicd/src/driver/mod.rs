@@ -13,6 +13,7 @@ pub mod hardware;
 pub mod igb;
 pub mod intel;
 mod lent;
+mod moderation;
 pub mod offload;
 pub mod receive;
 pub mod transmit;

@@ -8,6 +8,7 @@ use super::regs::{
 use crate::driver::hardware::{GONE, Hardware};
 use crate::driver::intel::regs::{Control, ControlExt, ReceiveChecksum, TransmitControl};
 use crate::driver::intel::{Causes, Chip, Setup, bring_up};
+use core::time::Duration;
 use std::io;
 
 /// The 82574L.
@@ -65,7 +66,6 @@ impl Chip for E1000e {
         hw.set(ReceiveChecksum::new().with_ip(true).with_transport(true));
         hw.set(Vectors::new().with_receive_valid(true).with_transmit_valid(true).with_other_valid(true));
         hw.write32(AUTO_CLEAR, 0);
-        hw.write32(THROTTLE, 0);
         bring_up::answers(hw).map(drop)
     }
 
@@ -105,6 +105,18 @@ impl Chip for E1000e {
         }
         let link = causes.link();
         hw.write32(CAUSE_READ, Cause::new().with_link(true).with_other(true).into());
-        Causes { any: raw & u32::from(heard()) != 0, link }
+        Causes {
+            any: raw & u32::from(heard()) != 0,
+            link,
+            receive: causes.received() || causes.receive_queue(),
+            transmit: causes.transmitted() || causes.transmit_queue(),
+            overrun: causes.receive_overrun(),
+        }
+    }
+
+    fn throttle<H: Hardware>(&self, hw: &H, interval: Duration) {
+        // §10.2.4.3: 16 bits, in units of 256 ns.
+        let units = interval.as_nanos().div_ceil(256).min(u128::from(u16::MAX));
+        hw.write32(THROTTLE, units as u32);
     }
 }

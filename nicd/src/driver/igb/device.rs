@@ -2,9 +2,9 @@
 
 use super::desc;
 use super::regs::{
-    CAUSE_LINK, CAUSES, InterruptControl, LONGEST, MASK_CLEAR, MASK_SET, MiscVectors, QUEUE_CONTROLS, QUEUES,
-    QueueControl, QueueVectors, RECEIVE_RING, ReceiveSplit, THROTTLE, TRANSMIT_RING, VECTOR,
-    VECTOR_AUTO_CLEAR, VECTOR_AUTO_MASK, VECTOR_CAUSES, VECTOR_MASK_CLEAR, VECTOR_MASK_SET,
+    CAUSE_LINK, CAUSE_OVERRUN, CAUSES, InterruptControl, LONGEST, MASK_CLEAR, MASK_SET, MiscVectors,
+    QUEUE_CONTROLS, QUEUES, QueueControl, QueueVectors, RECEIVE_RING, ReceiveSplit, THROTTLE, TRANSMIT_RING,
+    VECTOR, VECTOR_AUTO_CLEAR, VECTOR_AUTO_MASK, VECTOR_CAUSES, VECTOR_MASK_CLEAR, VECTOR_MASK_SET,
 };
 use crate::driver::hardware::{GONE, Hardware, stuck};
 use crate::driver::intel::regs::{ControlExt, ReceiveChecksum, TransmitControl};
@@ -71,7 +71,6 @@ impl Chip for Igb {
         hw.set(MiscVectors::new().with_other_valid(true));
         hw.write32(VECTOR_AUTO_CLEAR, 0);
         hw.write32(VECTOR_AUTO_MASK, 0);
-        hw.write32(THROTTLE, 0);
         hw.write32(MASK_SET, CAUSE_LINK);
         bring_up::answers(hw).map(drop)
     }
@@ -108,6 +107,17 @@ impl Chip for Igb {
         if vectors == GONE || causes == GONE {
             return Causes::default();
         }
-        Causes { any: vectors & VECTOR != 0, link: causes & CAUSE_LINK != 0 }
+        let any = vectors & VECTOR != 0;
+        let link = causes & CAUSE_LINK != 0;
+        // §7.3.1: queues raise the vector and nothing else.
+        let frames = any && !link;
+        let overrun = causes & CAUSE_OVERRUN != 0;
+        Causes { any, link, receive: frames, transmit: frames, overrun }
+    }
+
+    fn throttle<H: Hardware>(&self, hw: &H, interval: Duration) {
+        // §8.8.12: bits 14 to 2, in microseconds.
+        let units = interval.as_micros().min(0x1fff) as u32;
+        hw.write32(THROTTLE, units << 2);
     }
 }

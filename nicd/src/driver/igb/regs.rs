@@ -104,6 +104,8 @@ pub const MASK_CLEAR: usize = 0x150c;
 pub const THROTTLE: usize = 0x1680;
 /// The link came or went: ICR.LSC, §8.8.7.
 pub const CAUSE_LINK: u32 = 1 << 2;
+/// A frame found no descriptor: ICR.RXMISS, §8.8.7. It is read, and raises nothing.
+pub const CAUSE_OVERRUN: u32 = 1 << 6;
 /// The one vector.
 pub const VECTOR: u32 = 1;
 /// Receive ring of queue 0: base low and high, length, head, tail. §8.10.3 on.

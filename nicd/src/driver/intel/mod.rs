@@ -17,12 +17,14 @@ pub mod regs;
 
 use super::hardware::Hardware;
 use super::lent::{Lent, Looks};
+use super::moderation::Moderation;
 use super::offload::{prepare, wanted};
 use super::receive::{self, ReceiveRing, Taken};
 use super::transmit::{self, TransmitRing};
 use crate::counts::{Count, Counts};
 use crate::filter::AddressFilter;
 use crate::nic::{Capabilities, Frame, HEADER_MAX, Nic, Received, Slab, Transmitted};
+use core::time::Duration;
 use proto::Instant;
 use proto::control::notices::{Mac, feature};
 use proto::nic::slab::PageIndex;
@@ -65,6 +67,12 @@ pub struct Causes {
     pub any: bool,
     /// The link came or went.
     pub link: bool,
+    /// Frames came. Where frames of either way have one cause in the chip, this and `transmit` are both set.
+    pub receive: bool,
+    /// Frames went.
+    pub transmit: bool,
+    /// The ring had no page for a frame.
+    pub overrun: bool,
 }
 
 /// One kind of Intel chip: its registers.
@@ -114,6 +122,8 @@ pub trait Chip: Sized {
     fn unmask<H: Hardware>(&self, hw: &H);
     /// Why it interrupted; cleared.
     fn causes<H: Hardware>(&self, hw: &H) -> Causes;
+    /// So long at least between two interrupts from now on; no time is no bound.
+    fn throttle<H: Hardware>(&self, hw: &H, interval: Duration);
 }
 
 /// An Intel chip.
@@ -133,6 +143,7 @@ pub struct IntelNic<H: Hardware, C: Chip> {
     carrier: bool,
     masked: bool,
     looks: Looks,
+    moderation: Moderation,
     /// What is counted where the datapath's counts are out of reach.
     stops: u64,
     /// It did not answer where that could not be said.
@@ -168,6 +179,7 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
             carrier: false,
             masked: true,
             looks: Looks::default(),
+            moderation: Moderation::default(),
             stops: 0,
             lost: None,
         };
@@ -192,6 +204,7 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
         bring_up::program_ring(&self.hw, C::RECEIVE_RING, self.setup.receive);
         bring_up::program_ring(&self.hw, C::TRANSMIT_RING, self.setup.transmit);
         self.chip.program(&self.hw, &self.setup)?;
+        self.chip.throttle(&self.hw, self.moderation.interval());
         // Only now: a ring of the last owner would be written to otherwise.
         self.hw.start()?;
         self.chip.run(&self.hw, &self.setup)?;
@@ -279,6 +292,7 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
         match self.receive.take(frame, longest, |page| stock.put(home, page)) {
             Taken::Frame => {
                 self.looks.moved(now);
+                self.moderation.moved(frame.len());
                 if self.features & feature::RX_CHECKSUM == 0
                     && let Some(first) = frame.first_mut()
                 {
@@ -318,6 +332,7 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
         }
         self.transmit.send(slab, frame, &wanted);
         self.looks.moved(now);
+        self.moderation.moved(frame.len());
         counts.count(Count::TxFrames);
         counts.add(Count::TxBytes, frame.len() as u64);
         Ok(Transmitted::Taken)
@@ -368,11 +383,20 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
         self.chip.mask(&self.hw);
         self.masked = true;
         let causes = self.chip.causes(&self.hw);
-        if causes.any {
-            counts.count(Count::Interrupts);
+        for (cause, count) in [
+            (causes.any, Count::Interrupts),
+            (causes.link, Count::LinkInterrupts),
+            (causes.receive, Count::ReceiveInterrupts),
+            (causes.transmit, Count::TransmitInterrupts),
+            (causes.overrun, Count::OverrunInterrupts),
+        ] {
+            counts.add(count, cause.into());
         }
-        if causes.link {
-            counts.count(Count::LinkInterrupts);
+        if causes.any
+            && let Some(interval) = self.moderation.interrupted()
+        {
+            self.chip.throttle(&self.hw, interval);
+            counts.count(Count::Throttles);
         }
         self.see_link(counts)?;
         counts.add(Count::DeviceStops, core::mem::take(&mut self.stops));
