@@ -5,17 +5,11 @@ mod chip;
 #[allow(dead_code, reason = "shared by tests that use different parts of it")]
 mod netd_side;
 
-use chip::{Chip, GEOMETRY, LENT, OURS, Shared, THEIRS, World, frame, heap, marks, packet, transport_at};
+use chip::kinds::{OnE1000e, OnIgb, OnVirtio};
+use chip::{Chip, GEOMETRY, LENT, OURS, THEIRS, World, frame, heap, marks, packet, transport_at};
 use core::time::Duration;
 use nicd::counts::Count;
-use nicd::driver::e1000e::E1000e;
-use nicd::driver::hardware::{Hardware, RINGS_SIZE};
-use nicd::driver::igb::Igb;
-use nicd::driver::intel::IntelNic;
-use nicd::driver::virtio::Virtio;
-use nicd::driver::virtio::regs::Layout;
-use nicd::model::e1000e::E1000eModel;
-use nicd::model::igb::IgbModel;
+use nicd::driver::hardware::RINGS_SIZE;
 use nicd::model::machine::Model;
 use nicd::model::virtio::VirtioModel;
 use nicd::nic::Slab;
@@ -24,56 +18,6 @@ use proto::control::notices::FilterNotice;
 use proto::nic::packet_buf::{Csum, Marks};
 use proto::shm::Memory;
 use std::io;
-use std::rc::Rc;
-
-struct OnE1000e;
-
-impl Chip for OnE1000e {
-    type Model = E1000eModel<Shared>;
-    type Nic = IntelNic<Rc<E1000eModel<Shared>>, E1000e>;
-    const NAME: &'static str = "e1000e";
-
-    fn model(slabs: &[Slab<Shared>]) -> Rc<Self::Model> {
-        E1000eModel::new(heap(RINGS_SIZE), slabs)
-    }
-
-    fn driver(model: &Rc<Self::Model>, mtu: u16) -> io::Result<Self::Nic> {
-        IntelNic::new(model.clone(), E1000e, OURS, mtu, true)
-    }
-}
-
-struct OnIgb;
-
-impl Chip for OnIgb {
-    type Model = IgbModel<Shared>;
-    type Nic = IntelNic<Rc<IgbModel<Shared>>, Igb>;
-    const NAME: &'static str = "igb";
-
-    fn model(slabs: &[Slab<Shared>]) -> Rc<Self::Model> {
-        IgbModel::new(heap(RINGS_SIZE), slabs)
-    }
-
-    fn driver(model: &Rc<Self::Model>, mtu: u16) -> io::Result<Self::Nic> {
-        IntelNic::new(model.clone(), Igb, OURS, mtu, true)
-    }
-}
-
-struct OnVirtio;
-
-impl Chip for OnVirtio {
-    type Model = VirtioModel<Shared>;
-    type Nic = Virtio<Rc<VirtioModel<Shared>>>;
-    const NAME: &'static str = "virtio";
-
-    fn model(slabs: &[Slab<Shared>]) -> Rc<Self::Model> {
-        VirtioModel::new(heap(RINGS_SIZE), slabs)
-    }
-
-    fn driver(model: &Rc<Self::Model>, mtu: u16) -> io::Result<Self::Nic> {
-        let layout = Layout::find(|at| model.config8(at)).ok_or(io::ErrorKind::NotConnected)?;
-        Virtio::new(model.clone(), layout, mtu, true)
-    }
-}
 
 /// Every test on every chip.
 macro_rules! on_every_chip {
@@ -576,4 +520,29 @@ fn virtio_with_fewer_features() {
         let error = over(bit).expect_err("refused").to_string();
         assert!(error.contains(word), "{error}");
     }
+}
+
+/// The more an interrupt has to tell of, the later the next one comes; lone frames are told of at once.
+#[test]
+fn interrupts_are_as_rare_as_frames_allow() {
+    fn throttled<C: Chip>(throttle: impl Fn(&C::Model) -> u32) -> [u32; 3] {
+        let mut world = World::<C>::new(1500);
+        let mut after = |frames: u64| {
+            for _ in 0..4 {
+                world.model.machine().faults.borrow_mut().slow = true;
+                (0..frames).for_each(|n| world.model.arrive(frame(OURS, THEIRS, 100, n)));
+                world.model.step();
+                world.model.machine().faults.borrow_mut().slow = false;
+                world.run();
+                assert_eq!(world.received().len() as u64, frames, "{}", C::NAME);
+            }
+            throttle(&world.model)
+        };
+        let seen = [after(1), after(40), after(1)];
+        assert!(world.count(Count::Throttles) >= 4 && world.count(Count::ReceiveInterrupts) >= 12);
+        seen
+    }
+    // ITR, in 256 ns; EITR, bits 14 to 2, in microseconds: 250 µs.
+    assert_eq!(throttled::<OnE1000e>(|model| model.register(0xe8)), [0, 977, 0]);
+    assert_eq!(throttled::<OnIgb>(|model| model.register(0x1680) >> 2), [0, 250, 0]);
 }

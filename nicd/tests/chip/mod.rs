@@ -1,5 +1,7 @@
 //! A shipped driver on the model of its chip, between netd's end of the rings and a wire that the test plays.
 
+pub mod kinds;
+
 use crate::netd_side::NetdSide;
 use nicd::counts::Count;
 use nicd::datapath::{Datapath, TurnError};
