@@ -36,12 +36,21 @@ pub enum Service {
     Datagrams,
     /// Accepts on several ports and keeps every connection.
     Hold,
+    /// Works a while for every datagram, and says now and then for how many it has.
+    Work,
 }
 
 impl Service {
     /// Every service.
-    pub const ALL: [Service; 6] =
-        [Service::Sink, Service::Source, Service::Echo, Service::Close, Service::Datagrams, Service::Hold];
+    pub const ALL: [Service; 7] = [
+        Service::Sink,
+        Service::Source,
+        Service::Echo,
+        Service::Close,
+        Service::Datagrams,
+        Service::Hold,
+        Service::Work,
+    ];
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
@@ -52,6 +61,7 @@ impl Service {
             Service::Close => "close",
             Service::Datagrams => "datagrams",
             Service::Hold => "hold",
+            Service::Work => "work",
         }
     }
 
@@ -85,10 +95,10 @@ fn answer<S: Sockets + Sync>(sockets: &S, service: Service) -> io::Result<()> {
     if service == Service::Hold {
         return hold(sockets, service.port());
     }
-    if service == Service::Datagrams {
+    if matches!(service, Service::Datagrams | Service::Work) {
         let socket = sockets.datagrams(service.port())?;
         println!("ready");
-        return send_back(&socket);
+        return if service == Service::Work { work(&socket) } else { send_back(&socket) };
     }
     let listener = sockets.listen(service.port())?;
     println!("ready");
@@ -112,7 +122,7 @@ fn answer_each<S: Sockets + Sync>(sockets: &S, listener: &S::Listener, service: 
             Service::Sink => sink(stream, &mut chunk),
             Service::Source => source(stream, &chunk),
             Service::Echo => echo(stream),
-            Service::Close | Service::Datagrams | Service::Hold => close(stream),
+            Service::Close | Service::Datagrams | Service::Hold | Service::Work => close(stream),
         };
         if let Err(error) = outcome {
             eprintln!("{}: {error}", service.name());
@@ -179,6 +189,26 @@ fn send_back(socket: &impl Datagrams) -> io::Result<()> {
         match socket.send_to(&bytes[..len], from) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             outcome => drop(outcome?),
+        }
+    }
+}
+
+/// A report for so many datagrams.
+pub const REPORT_EVERY: u64 = 16;
+/// Steps of the work for one datagram: some 20 µs.
+const WORK_STEPS: u64 = 20_000;
+
+fn work(socket: &impl Datagrams) -> io::Result<()> {
+    let (mut bytes, mut done, mut value) = ([0; 2048], 0u64, 1u64);
+    loop {
+        let (_, from) = socket.recv_from(&mut bytes)?;
+        for step in 0..WORK_STEPS {
+            value = std::hint::black_box(value.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(step));
+        }
+        done += 1;
+        if done.is_multiple_of(REPORT_EVERY) {
+            // One that is lost is made up for by the next.
+            let _ = socket.send_to(&done.to_be_bytes(), from);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! * [`lossy`]: what is left of a stream on paths that lose and reorder, and how bottlenecks are shared, by
 //!   the forwarder of [`impaired`];
 //! * [`datagrams`]: UDP between two groups;
+//! * [`livelock`]: datagrams at more than a server can take;
 //! * [`silence`]: kills, and what connections notice; drawn by [`plot`];
 //! * [`idle`], [`memory`]: what nothing costs, and what an idle connection costs;
 //! * [`machine`]: what /proc says of processes;
@@ -16,6 +17,7 @@
 pub mod datagrams;
 pub mod idle;
 pub mod impaired;
+pub mod livelock;
 pub mod load;
 pub mod lossy;
 pub mod machine;
@@ -38,7 +40,7 @@ pub const ROUNDS: usize = 5;
 #[derive(Debug)]
 pub struct Wanted {
     ids: Vec<&'static str>,
-    /// Where the picture of the kills goes to.
+    /// Where the picture of the kills goes to; of `livelock`, when that is asked for alone.
     pub plot: Option<PathBuf>,
 }
 
@@ -53,6 +55,7 @@ const SECTIONS: &[Section] = &[
     (&silence::IDS, silence::rows),
     (&idle::IDS, idle::rows),
     (&memory::IDS, memory::rows),
+    (&livelock::IDS, livelock::rows),
 ];
 
 /// Every id.
@@ -71,6 +74,11 @@ impl Wanted {
         }
         let ids = ids().filter(|id| asked.is_empty() || asked.iter().any(|word| word == id)).collect();
         Ok(Wanted { ids, plot })
+    }
+
+    /// Whether these are asked for, and nothing else.
+    pub fn is_only(&self, ids: &[&str]) -> bool {
+        self.ids == ids
     }
 
     /// Whether this one is asked for.

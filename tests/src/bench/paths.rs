@@ -73,6 +73,18 @@ pub(super) fn ip(words: &str) -> io::Result<()> {
     run(Command::new("ip").args(words.split_whitespace()))
 }
 
+/// What ip(8) says in this namespace.
+///
+/// # Errors
+/// What it complains of.
+pub(super) fn ip_says(words: &str) -> io::Result<String> {
+    let output = Command::new("ip").args(words.split_whitespace()).stdin(Stdio::null()).output()?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+    }
+}
+
 /// A second network namespace, kept by a shell that waits for the end of its input.
 #[derive(Debug)]
 pub struct Far(Child);
