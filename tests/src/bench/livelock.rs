@@ -5,7 +5,7 @@
 use super::load::{REPORT_EVERY, Service};
 use super::paths::{Far, Server, ip_says, stack_spec};
 use super::row::{Goal, Row, Series, rounded};
-use super::sockets::{Datagrams, Kernel, Sockets};
+use super::sockets::{Kernel, Sockets};
 use super::{Wanted, say};
 use crate::process::group::Group;
 use crate::remote::ping::ping4;
