@@ -100,6 +100,12 @@ pub fn sample(pid: u32) -> Option<Sample> {
     Some(Sample { state, ran_ns })
 }
 
+/// Whether a process is there and nobody has stopped it: not in the states T, t, Z and X of proc(5).
+pub fn can_run(pid: u32) -> bool {
+    let state = |stat: Stat| stat.field(3).map(|state| !"TtZX".contains(state));
+    Stat::read(pid).and_then(state).unwrap_or(false)
+}
+
 /// When a process was started, in clock ticks since the host's start: with the pid it names one
 /// process for good.
 pub fn start_time(pid: u32) -> Option<u64> {
@@ -236,16 +242,17 @@ mod tests {
         while sample(process.child.id()).expect("alive").state != b'T' {
             std::thread::yield_now();
         }
-        assert!(!is_dead(&process.pidfd));
+        assert!(!is_dead(&process.pidfd) && !can_run(process.child.id()));
         kill(&process.pidfd);
         assert_eq!(ended(process.child.wait().expect("ours")), Ended::Signal(9));
-        assert!(is_dead(&process.pidfd));
+        assert!(is_dead(&process.pidfd) && !can_run(process.child.id()));
     }
 
     #[test]
     fn a_busy_process_gets_on() {
         let mut process = started("while :; do :; done");
         let first = sample(process.child.id()).expect("alive");
+        assert!(can_run(process.child.id()));
         let grown = std::iter::repeat_with(|| sample(process.child.id()).expect("alive").ran_ns)
             .any(|ran| ran > first.ran_ns + 1_000_000);
         assert!(grown);

@@ -392,6 +392,63 @@ fn what_cannot_work_is_refused_before_anything_starts() {
     std::fs::remove_dir_all(&dir).expect("ours");
 }
 
+/// The process that waits to take a daemon's place, as soon as there is one.
+fn spare_of(group: &Group, role: Role) -> u32 {
+    let look = || group.spares().into_iter().find(|(name, _)| name == role.name()).map(|(_, pid)| pid);
+    assert!(wait_until(PATIENCE, || look().is_some()), "no spare of {role}: {:?}", group.spares());
+    look().expect("nobody has died since")
+}
+
+/// Kills a daemon; the process that is in its place then.
+fn successor_of(group: &Group, role: Role) -> u32 {
+    let dead = row(group, role);
+    Group::signal(&dead, Signal::KILL);
+    let next = || group.find(role).map(|row| row.pid).filter(|pid| *pid != dead.pid);
+    assert!(wait_until(PATIENCE, || next().is_some()), "{role}: {:?}", group.processes());
+    next().expect("just seen")
+}
+
+/// Whether a process is over; one whose parent has not looked yet is too: state Z of proc(5).
+fn gone(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.is_empty() || stat.contains(") Z ") || stat.contains(") X ")
+}
+
+/// A death is answered by the process that waits for it; without one, or with one that was stopped, by
+/// one that is started then. With their supervisor the waiting ones leave, and the next has its own.
+#[test]
+fn a_spare_takes_the_place_of_the_dead() {
+    private_net::test("a_spare_takes_the_place_of_the_dead", || {
+        let group = started(&[]);
+        let (_server, fleet) = fleet(&group, 4, 1 << 20);
+        let signal = |pid: u32, signal| {
+            let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
+            rustix::process::kill_process(pid, signal).expect("a process of ours");
+        };
+        for role in [Role::Nicd, Role::Netd, Role::Sockd] {
+            let spare = spare_of(&group, role);
+            assert_eq!(successor_of(&group, role), spare, "{role}");
+            let comm = std::fs::read_to_string(format!("/proc/{spare}/comm")).expect("alive");
+            assert_eq!(comm.trim(), role.name());
+            let next = spare_of(&group, role);
+            assert_ne!(next, spare);
+            signal(next, Signal::STOP);
+            assert_ne!(successor_of(&group, role), next, "{role}: a stopped one is not taken");
+            assert!(wait_until(PATIENCE, || gone(next)), "{role}: the stopped one is still there");
+            let third = spare_of(&group, role);
+            signal(third, Signal::KILL);
+            assert_ne!(successor_of(&group, role), third, "{role}: a dead one is not taken");
+        }
+        let theirs: Vec<u32> =
+            [Role::Nicd, Role::Netd, Role::Sockd].map(|role| spare_of(&group, role)).to_vec();
+        successor_of(&group, Role::Supervisor);
+        assert!(wait_until(PATIENCE, || theirs.iter().all(|pid| gone(*pid))), "{:?}", group.spares());
+        let spare = spare_of(&group, Role::Netd);
+        assert_eq!(successor_of(&group, Role::Netd), spare);
+        all_well(fleet, 4);
+    });
+}
+
 #[test]
 fn a_group_is_started_once_and_taken_down_without_a_trace() {
     private_net::test("a_group_is_started_once_and_taken_down_without_a_trace", || {
@@ -401,15 +458,14 @@ fn a_group_is_started_once_and_taken_down_without_a_trace() {
         assert_eq!(supervisor(&args, &dir).status.code(), Some(4), "already running");
         let rows = group.processes();
         assert_eq!(rows.len(), 5);
+        spare_of(&group, Role::Netd);
+        let processes: Vec<(String, u32)> =
+            rows.iter().map(|row| (row.role.to_string(), row.pid)).chain(group.spares()).collect();
         let begun = Instant::now();
         assert_eq!(supervisor(&["down", "--name", group.name()], &dir).status.code(), Some(0));
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-        // One whose parent has not looked yet is over too: state Z of proc(5).
-        let state = |pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        for row in rows {
-            let stat = state(row.pid);
-            let over = stat.is_empty() || stat.contains(") Z ") || stat.contains(") X ");
-            assert!(over, "{} is still there: {stat}", row.role);
+        for (name, pid) in processes {
+            assert!(gone(pid), "{name} is still there");
         }
         let links = Command::new("ip").args(["link", "show"]).output().expect("ip").stdout;
         assert!(!String::from_utf8_lossy(&links).contains("axl9"), "the TAP is still there");

@@ -92,6 +92,7 @@ fn storm(shards: u64, kills: u64) {
     let longest = setting("AXOLOTL_STORM_PAUSE", 120);
     let pause = Duration::from_millis(longest / 6)..Duration::from_millis(longest);
     let mut strikes = Strikes::new(&group, &fleet, || fleet.bytes(), seed, pause);
+    strikes.spares_die(4);
     strikes.calm(10);
     let begun = Instant::now();
     let killed = |strikes: &Strikes<'_>| strikes.tallies().values().map(|t| t.killed).sum::<u64>();

@@ -1,7 +1,8 @@
 //! How every daemon begins, and its side of the lane to the supervisors.
 //!
 //! [`begin`] adopts the lane (standard input: the supervisor puts it there and names it in
-//! [`LANE_VARIABLE`]), waits for the `Welcome`, takes the lock of its seat (INV-F), maps what it
+//! [`LANE_VARIABLE`]), waits for the `Welcome` (a *spare* waits long: it was started ahead of time,
+//! and uses that to touch the memory that its start will need), takes the lock of its seat (INV-F), maps what it
 //! was granted, and sets up logging and the panic hook. After that the daemon's event loop watches
 //! [`Supervised`] for readability and calls [`Supervised::hear`] until it says `None`.
 //!
@@ -28,12 +29,15 @@ use crate::control::lane::{Lane, LaneError};
 use crate::control::messages::{Access, Ended, FromDaemon, GroupConfig, Region as Tag, ToDaemon, Welcome};
 use crate::id::{Generation, Role, Seat};
 use crate::shm::region::Region;
-use rustix::event::{PollFd, PollFlags};
+use core::mem::MaybeUninit;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::FlockOperation;
-use rustix::net::SocketType;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketType};
 use rustix::process::Resource;
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::io;
 use std::sync::Arc;
 use thiserror::Error;
@@ -46,6 +50,15 @@ pub const LANE_VARIABLE: &str = "AXOLOTL_LANE";
 pub const EXIT_REFUSED: u8 = 6;
 /// The exit code when something that the configuration needs is missing on this machine.
 pub const EXIT_MISSING: u8 = 5;
+
+/// What the name of a waiting process (proc_pid_comm(5)) has behind its role.
+pub const SPARE: &str = "-spare";
+
+/// Memory that a spare touches ahead: what netd needs for its first thousand connections.
+const HEAP_BLOCKS: usize = 24;
+/// In pieces, in bytes, each below the size from which on the C library's allocator asks the kernel
+/// for a mapping of its own (M_MMAP_THRESHOLD of mallopt(3)).
+const HEAP_BLOCK: usize = 64 * 1024;
 
 /// Why a daemon can't begin.
 #[derive(Debug, Error)]
@@ -136,9 +149,12 @@ pub fn begin(role: Role) -> Result<(Start, Supervised), StartError> {
         return Err(StartError::NoLane);
     }
     let lane = input.as_fd().try_clone_to_owned().map_err(LaneError::Io)?;
-    let (start, supervised) = begin_on(lane, role)?;
     step_below_the_supervisor();
     allow_all_descriptors();
+    if !readable(lane.as_fd(), Some(&Timespec::default()))? {
+        wait_as_a_spare(lane.as_fd(), role)?;
+    }
+    let (start, supervised) = begin_on(lane, role)?;
     log_as(start.seat, start.generation);
     follow_panics();
     Ok((start, supervised))
@@ -154,11 +170,7 @@ pub fn begin_on(lane: OwnedFd, role: Role) -> Result<(Start, Supervised), StartE
         if let Some(message) = lane.receive()? {
             break message;
         }
-        let mut readable = [PollFd::new(&lane, PollFlags::IN)];
-        match rustix::event::poll(&mut readable, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(LaneError::Io(errno.into()).into()),
-        }
+        readable(lane.as_fd(), None)?;
     };
     let ToDaemon::Welcome(welcome) = first else {
         return Err(StartError::Misled);
@@ -190,6 +202,41 @@ pub fn begin_on(lane: OwnedFd, role: Role) -> Result<(Start, Supervised), StartE
     }
     let start = Start { seat, generation, predecessor, group, grants: mapped, passed };
     Ok((start, Supervised::new(lane)))
+}
+
+/// Whether a lane has something to say, or its other end is closed; waits for it that long.
+fn readable(lane: BorrowedFd<'_>, time: Option<&Timespec>) -> Result<bool, LaneError> {
+    match rustix::event::poll(&mut [PollFd::new(&lane, PollFlags::IN)], time) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(errno) => Err(LaneError::Io(errno.into())),
+    }
+}
+
+/// Waits for the welcome, prepared for it and under a name that tells it from the daemon itself. Ends
+/// the process when the supervisor goes first: the next one makes spares of its own.
+fn wait_as_a_spare(lane: BorrowedFd<'_>, role: Role) -> Result<(), LaneError> {
+    // A name that is refused would only be missed by people.
+    let named = |name: String| CString::new(name).map(|name| rustix::thread::set_name(&name));
+    let _ = named(format!("{}{SPARE}", role.name()));
+    if role == Role::Netd {
+        touch_heap();
+    }
+    while !readable(lane, None)? {}
+    let mut byte = [MaybeUninit::uninit(); 1];
+    if matches!(rustix::net::recv(lane, &mut byte, RecvFlags::PEEK), Ok((_, 0)) | Err(Errno::CONNRESET)) {
+        std::process::exit(0);
+    }
+    let _ = named(role.name().to_owned());
+    Ok(())
+}
+
+/// Makes the allocator's memory resident: blocks that were touched and given back, below one that is
+/// kept, so that it does not return them to the kernel.
+fn touch_heap() {
+    let blocks: Vec<Vec<u8>> = (0..HEAP_BLOCKS).map(|_| vec![1; HEAP_BLOCK]).collect();
+    std::hint::black_box(&blocks);
+    Box::leak(Box::new([0_u64; 4]));
 }
 
 fn take_lock(descriptor: OwnedFd, seat: Seat) -> Result<(), StartError> {

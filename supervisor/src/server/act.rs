@@ -47,6 +47,7 @@ impl Server {
             Action::Kill { seat, generation } => self.kill(seat, generation),
             Action::Probe { seat, generation } => self.probe(seat, generation),
             Action::Inspect { seat, generation, asker } => {
+                self.renew_spare(seat)?;
                 let program = self.programs().join(seat.role.name());
                 let (found, waker) = (self.inspected.0.clone(), self.waker.clone());
                 let inspect = move || {
@@ -97,7 +98,12 @@ impl Server {
         OpenOptions::new().append(true).create(true).open(self.place.logs().join(format!("{name}.log")))
     }
 
-    fn start(&self, seat: Seat, arguments: &[&str], theirs: OwnedFd) -> io::Result<child::Started> {
+    pub(super) fn start(
+        &self,
+        seat: Seat,
+        arguments: &[&str],
+        theirs: OwnedFd,
+    ) -> io::Result<child::Started> {
         let program = match seat.role {
             Role::Standby => std::env::current_exe()?,
             role => self.programs().join(role.name()),
@@ -106,9 +112,15 @@ impl Server {
     }
 
     fn spawn(&mut self, seat: Seat) -> Result<(), ServerError> {
-        let (ours, theirs) = socket_pair().map_err(doing("a lane"))?;
-        match self.start(seat, &[], theirs) {
-            Ok(started) => {
+        let started = match self.take_spare(seat) {
+            Some(spare) => Ok(spare),
+            None => {
+                let (ours, theirs) = socket_pair().map_err(doing("a lane"))?;
+                self.start(seat, &[], theirs).map(|started| (started, ours))
+            }
+        };
+        match started {
+            Ok((started, ours)) => {
                 let pid = started.child.id();
                 self.children.insert(seat, started.child);
                 self.vault.incarnations.insert(seat, Incarnation { lane: ours, pidfd: started.pidfd });
@@ -217,6 +229,7 @@ impl Server {
 
     /// The last one out: dismisses the standby and removes what the group had in its directory.
     pub(super) fn leave(mut self) -> Result<(), ServerError> {
+        self.drop_spares();
         if let Some(mut standby) = self.standby.take() {
             forget(self.poll.registry(), standby.lane.as_raw_fd());
             let _ = standby.lane.send(&ToStandby::Dismissed, &[]);

@@ -5,6 +5,7 @@
 //! don't block, deaths are pidfds, everything else is a deadline of the policy. Decides nothing.
 
 mod act;
+mod spares;
 mod tell;
 
 use crate::child;
@@ -23,6 +24,7 @@ use proto::run_dir::RunDir;
 use proto::shm::region::Region;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use spares::Spares;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -36,7 +38,7 @@ const SIGNALS: Token = Token(0);
 const STANDBY_LANE: Token = Token(1);
 const STANDBY_DEATH: Token = Token(2);
 const INSPECTED: Token = Token(3);
-/// Two tokens per seat from here on: its lane, its pidfd.
+/// Three tokens per seat from here on: its lane, its pidfd, that of its spare.
 const SEATS: usize = 16;
 
 /// Messages taken from one lane before the others have their turn.
@@ -96,6 +98,7 @@ pub struct Server {
     /// Those that were started by this process.
     children: BTreeMap<Seat, Child>,
     standby: Option<Standby>,
+    spares: Spares,
     processes: ProcessesWriter<Arc<Region>>,
     prioritised: bool,
     events: VecDeque<Event>,
@@ -154,6 +157,7 @@ impl Server {
             daemons: BTreeMap::new(),
             children: BTreeMap::new(),
             standby: None,
+            spares: Spares::default(),
             processes,
             // One above the daemons (DESIGN §6), where that is permitted; `doctor` shows it.
             prioritised: rustix::process::setpriority_process(None, -1).is_ok(),
@@ -182,6 +186,7 @@ impl Server {
             if self.done {
                 return self.leave();
             }
+            self.keep_spares()?;
             match self.poll.poll(&mut ready, self.patience()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -201,7 +206,8 @@ impl Server {
     fn patience(&self) -> Option<Duration> {
         let now = clock::now();
         // Rounded up: the timer counts milliseconds, and waking early would only spin.
-        let deadline = self.policy.deadline().map(|at| at.since(now) + Duration::from_micros(999));
+        let deadline = [self.policy.deadline(), self.spares.deadline()].into_iter().flatten().min();
+        let deadline = deadline.map(|at| at.since(now) + Duration::from_micros(999));
         let queued = self.daemons.values().any(|daemon| daemon.lane.waiting() > 0)
             || self.standby.as_ref().is_some_and(|standby| standby.lane.waiting() > 0);
         let turn = (!self.unread.is_empty()).then_some(Duration::ZERO);
@@ -220,10 +226,11 @@ impl Server {
             INSPECTED => self.events.extend(self.inspected.1.try_iter()),
             STANDBY_DEATH => self.standby_death(),
             Token(number) => {
-                let Some(&seat) = self.seats.get((number - SEATS) / 2) else { return };
-                match (number - SEATS) % 2 {
+                let Some(&seat) = self.seats.get((number - SEATS) / 3) else { return };
+                match (number - SEATS) % 3 {
                     0 => self.listen(seat),
-                    _ => self.death(seat),
+                    1 => self.death(seat),
+                    _ => self.spare_death(seat),
                 }
             }
         }
@@ -290,8 +297,17 @@ impl Server {
     }
 
     fn tokens(&self, seat: Seat) -> (Token, Token) {
+        let first = self.first_token(seat);
+        (Token(first), Token(first + 1))
+    }
+
+    fn spare_token(&self, seat: Seat) -> Token {
+        Token(self.first_token(seat) + 2)
+    }
+
+    fn first_token(&self, seat: Seat) -> usize {
         let number = self.seats.iter().position(|&s| s == seat).expect("a seat of this group");
-        (Token(SEATS + 2 * number), Token(SEATS + 2 * number + 1))
+        SEATS + 3 * number
     }
 
     /// Hears what a daemon says, and puts what it brings into the vault.

@@ -70,7 +70,8 @@ impl Idle {
     pub fn processes(&self) -> Vec<(String, u32)> {
         let rows = self.group.processes();
         let daemons = rows.iter().map(|row| (row.role.name().to_owned(), row.pid));
-        daemons.chain(self.echo.iter().map(|echo| ("client".to_owned(), echo.pid()))).collect()
+        let spares = self.group.spares().into_iter().map(|(name, pid)| (name + " (spare)", pid));
+        daemons.chain(spares).chain(self.echo.iter().map(|echo| ("client".to_owned(), echo.pid()))).collect()
     }
 
     fn pids(&self) -> Vec<u32> {

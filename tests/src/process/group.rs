@@ -202,6 +202,21 @@ impl Group {
         self.processes().into_iter().find(|row| row.role == role && row.in_service)
     }
 
+    /// The processes that wait to take a dead daemon's place, by the daemon's name.
+    pub fn spares(&self) -> Vec<(String, u32)> {
+        let supervisors: Vec<u32> = self.processes().into_iter().map(|row| row.pid).collect();
+        let of = |entry: std::fs::DirEntry| -> Option<(String, u32)> {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            // proc_pid_stat(5): pid (comm) state ppid
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+            let parent = rest.split(' ').nth(1)?.parse().ok()?;
+            Some((name.strip_suffix(proto::daemon::SPARE)?.to_owned(), pid))
+                .filter(|_| supervisors.contains(&parent))
+        };
+        std::fs::read_dir("/proc").expect("proc").flatten().filter_map(of).collect()
+    }
+
     /// True when every seat is in service.
     pub fn whole(&self) -> bool {
         let rows = self.processes();

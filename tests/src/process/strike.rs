@@ -9,7 +9,7 @@ use crate::remote::fleet::{Fleet, Silences};
 use hdrhistogram::Histogram;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::Range;
@@ -89,6 +89,7 @@ pub struct Strikes<'a> {
     tallies: BTreeMap<&'static str, Tally>,
     last: (u64, u64, u64),
     last_label: Option<&'static str>,
+    spares_die: u32,
 }
 
 impl<'a> Strikes<'a> {
@@ -110,12 +111,18 @@ impl<'a> Strikes<'a> {
             tallies: BTreeMap::new(),
             last,
             last_label: None,
+            spares_die: 0,
         }
     }
 
     /// The generator that decides, for the caller's own choices.
     pub fn rng(&mut self) -> &mut StdRng {
         &mut self.rng
+    }
+
+    /// From now on one strike in so many finds the group without its spares: they were killed just before.
+    pub fn spares_die(&mut self, one_in: u32) {
+        self.spares_die = one_in;
     }
 
     /// What was counted, by label.
@@ -144,6 +151,12 @@ impl<'a> Strikes<'a> {
             before_it >= UNDER_LOAD
         });
         self.settle_accounts();
+        if self.spares_die > 0 && self.rng.random_range(0..self.spares_die) == 0 {
+            for (_, pid) in self.group.spares() {
+                // One that has left meanwhile is as good as killed.
+                let _ = Pid::from_raw(pid.cast_signed()).map(|pid| kill_process(pid, Signal::KILL));
+            }
+        }
         let begun = Instant::now();
         victims.iter().for_each(|row| Group::signal(row, Signal::KILL));
         let under_way = before_it.max(self.fleet.in_flight());
