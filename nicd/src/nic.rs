@@ -104,11 +104,13 @@ impl Default for Frame {
 
 impl Frame {
     /// The pieces so far.
+    #[inline]
     pub fn pieces(&self) -> &[Descriptor] {
         &self.pieces[..self.count]
     }
 
     /// Whether no piece can be added.
+    #[inline]
     pub fn is_full(&self) -> bool {
         self.count == CHAIN_MAX
     }
@@ -117,6 +119,7 @@ impl Frame {
     ///
     /// # Panics
     /// When the frame is full.
+    #[inline]
     pub fn add(&mut self, piece: Descriptor) {
         if let Some(last) = self.count.checked_sub(1) {
             self.pieces[last].flags |= flag::MORE;
@@ -126,26 +129,34 @@ impl Frame {
     }
 
     /// Removes all pieces.
+    #[inline]
     pub fn clear(&mut self) {
         self.count = 0;
     }
 
     /// Bytes in it.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.pieces().iter().map(|piece| piece.len as usize).sum()
+        match self.pieces() {
+            [one] => one.len as usize,
+            pieces => pieces.iter().map(|piece| piece.len as usize).sum(),
+        }
     }
 
     /// Whether there is no piece.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// The first piece, which carries the frame's marks.
+    #[inline]
     pub fn first_mut(&mut self) -> Option<&mut Descriptor> {
         self.pieces[..self.count].first_mut()
     }
 
     /// The first piece, which carries the frame's marks.
+    #[inline]
     pub fn first(&self) -> Option<&Descriptor> {
         self.pieces().first()
     }

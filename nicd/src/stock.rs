@@ -19,6 +19,7 @@ struct Shelf {
 }
 
 impl Stock {
+    #[inline]
     fn shelf(&mut self, shard: u16) -> &mut Shelf {
         let shard = usize::from(shard);
         if self.shards.len() <= shard {
@@ -62,6 +63,7 @@ impl Stock {
     }
 
     /// Takes one small page of a shard.
+    #[inline]
     pub fn take_small(&mut self, shard: u16) -> Option<PageIndex> {
         self.shelf(shard).small.pop()
     }

@@ -2,19 +2,23 @@
 //! kernel at the other end of the cable.
 //!
 //! Each model in turn: link, ARP and echo, files both ways with their SHA-256, and the same under SIGKILLs of
-//! nicd and netd; the link pulled and plugged, the NIC unplugged and plugged in again.
+//! nicd and netd; the link pulled and plugged, an Intel NIC unplugged and plugged in again; jumbo frames.
 
+use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
-use tests::process::{private_net, skip};
+use tests::process::{private_net, skip, wait_until};
 use tests::remote::ping;
 use tests::vm::{Guest, prepare};
 
 const TAP: &str = "axl97";
 const KERNEL: &str = "10.97.0.1";
 const STACK: &str = "10.97.0.2";
+const VIRTIO: &str = "virtio-net-pci,disable-legacy=on,iommu_platform=on";
+/// For what takes a second on a quiet machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of the files.
 const SIZE: usize = 64 << 20;
 /// Kills of each daemon during the transfers.
@@ -147,6 +151,52 @@ fn transfers(guest: &mut Guest, what: &str, kills: bool) {
     println!("{what}: in {:.1} MB/s, out {:.1} MB/s, {struck} kills", rate(inward), rate(begin.elapsed()));
 }
 
+/// Whether the stack answers an echo of so many bytes soon.
+fn answers(len: usize) -> bool {
+    let to = STACK.parse().expect("an address");
+    ping::ping4(to, &vec![0x61; len], Duration::from_secs(1)).is_ok()
+}
+
+/// The cable is pulled out and plugged in again: the chip's own link, as QEMU has it.
+fn flaps(guest: &mut Guest, name: &str) {
+    for _ in 0..3 {
+        guest.qmp("set_link", json!({ "name": "nic", "up": false }));
+        assert!(wait_until(PATIENCE, || !answers(56)), "{name}: an answer without a cable");
+        guest.qmp("set_link", json!({ "name": "nic", "up": true }));
+        assert!(wait_until(PATIENCE, || answers(56)), "{name}: no link again\n{}", guest.autopsy());
+    }
+    println!("{name}: three flaps of the link");
+}
+
+/// The NIC is pulled out under a running group, and another one like it is plugged in.
+fn replugged(guest: &mut Guest, name: &str) {
+    let bdf = guest.bdf;
+    let begin = Instant::now();
+    guest.unplug();
+    assert!(
+        guest.until(PATIENCE, &format!("test ! -e /sys/bus/pci/devices/{bdf}")),
+        "{name}: nicd keeps it\n{}",
+        guest.autopsy()
+    );
+    guest.plug();
+    assert!(guest.until(PATIENCE, &format!("test -e /sys/bus/pci/devices/{bdf}")), "{}", guest.autopsy());
+    guest.must(&format!("netctl nic bind {bdf}"));
+    assert!(wait_until(PATIENCE, || answers(56)), "{name}: no answer by the new one\n{}", guest.autopsy());
+    println!("{name}: unplugged and replugged after {:.1} s", begin.elapsed().as_secs_f64());
+}
+
+/// Frames of 9000 bytes, whole.
+fn jumbo(guest: &mut Guest, name: &str) {
+    let bdf = guest.bdf;
+    guest.must("supervisor down");
+    ip(&format!("link set {TAP} mtu 9000"));
+    guest.must(&format!("supervisor up --nic vfio:{bdf} --addr {STACK}/24 --mtu 9000 --detach"));
+    for len in [56, 2_000, 4_000, 8_900] {
+        assert!(wait_until(PATIENCE, || answers(len)), "{name}: {len} bytes\n{}", guest.autopsy());
+    }
+    println!("{name}: jumbo frames");
+}
+
 fn model(name: &str, device: &str) {
     let parts = match prepare() {
         Ok(parts) => parts,
@@ -171,9 +221,14 @@ fn model(name: &str, device: &str) {
     ));
     transfers(&mut guest, name, false);
     transfers(&mut guest, &format!("{name} under kills"), true);
+    flaps(&mut guest, name);
+    if device != VIRTIO {
+        replugged(&mut guest, name);
+    }
     assert!(echoes(), "{name}: echo at the end\n{}", guest.autopsy());
     let drops = guest.must("netctl stats");
     println!("{name}: after {:.1} s\n{drops}", begin.elapsed().as_secs_f64());
+    jumbo(&mut guest, name);
     guest.must("supervisor down");
     guest.must(&format!("netctl nic unbind {bdf}"));
 }
@@ -190,5 +245,5 @@ fn igb() {
 
 #[test]
 fn virtio() {
-    private_net::test("virtio", || model("virtio", "virtio-net-pci,disable-legacy=on,iommu_platform=on"));
+    private_net::test("virtio", || model("virtio", VIRTIO));
 }

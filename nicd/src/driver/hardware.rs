@@ -24,6 +24,7 @@ const SHARDS: u64 = 64;
 ///
 /// # Panics
 /// When there can be no such shard.
+#[inline]
 pub const fn slab_iova(shard: u16) -> u64 {
     assert!((shard as u64) < SHARDS, "no such shard");
     (shard as u64 + 1) * STRIDE
@@ -125,6 +126,7 @@ pub trait Hardware {
 }
 
 /// Bytes of the rings' memory from `at` on, as the chip sees them.
+#[inline]
 pub const fn ring_iova(at: usize) -> u64 {
     RINGS_IOVA + at as u64
 }

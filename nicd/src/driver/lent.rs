@@ -40,6 +40,7 @@ impl<M: Memory + Clone> Lent<M> {
     }
 
     /// The shard whose pages the receive ring takes.
+    #[inline]
     pub(super) fn lies_in(&self) -> Option<u16> {
         self.home.as_ref().map(|home| home.shard)
     }

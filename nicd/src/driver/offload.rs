@@ -47,6 +47,7 @@ const IPV6_LENGTH_AT: usize = 4;
 
 /// What `frame` asks for by its marks; `None` when it can't be had, since its headers are not where the
 /// chip would look for them.
+#[inline]
 pub fn wanted<M: Memory>(slab: &Slab<M>, frame: &Frame) -> Option<Wanted> {
     let first = frame.first()?;
     if first.flags & flag::CSUM_PARTIAL == 0 {

@@ -120,6 +120,16 @@ impl<M: Memory, F: Format> TransmitRing<M, F> {
     pub fn send(&mut self, slab: &Slab<M>, frame: &Frame, wanted: &Wanted) {
         assert!(self.has_room(), "the transmit ring is full");
         let (first, total) = (self.tail, frame.len());
+        // Most frames ask for nothing and lie in a page that no boundary cuts.
+        if let ([one], None) = (frame.pieces(), wanted.sum) {
+            let (at, len) = slab.piece(one);
+            if at % BOUNDARY + len <= BOUNDARY {
+                let (iova, len) = (slab_iova(slab.shard) + at as u64, one.len);
+                let piece = Piece { iova, len, last: true, wanted: Wanted::default(), total };
+                self.put(F::piece(&piece), Slot { page: Some((slab.shard, one.page)), slots: 1 });
+                return;
+            }
+        }
         if let Some(context) = F::context(wanted, total).filter(|context| self.context != Some(*context)) {
             self.context = Some(context);
             self.put(context, Slot::default());

@@ -18,10 +18,12 @@ impl HeapMemory {
 }
 
 impl Memory for HeapMemory {
+    #[inline]
     fn size(&self) -> usize {
         self.bytes.borrow().len()
     }
 
+    #[inline]
     fn load_u32(&self, at: usize, _: Ordering) -> u32 {
         assert!(at.is_multiple_of(4), "unaligned word");
         let mut word = [0; 4];
@@ -29,11 +31,13 @@ impl Memory for HeapMemory {
         u32::from_ne_bytes(word)
     }
 
+    #[inline]
     fn store_u32(&self, at: usize, value: u32, _: Ordering) {
         assert!(at.is_multiple_of(4), "unaligned word");
         self.write(at, &value.to_ne_bytes());
     }
 
+    #[inline]
     fn load_u64(&self, at: usize, _: Ordering) -> u64 {
         assert!(at.is_multiple_of(8), "unaligned word");
         let mut word = [0; 8];
@@ -41,18 +45,22 @@ impl Memory for HeapMemory {
         u64::from_ne_bytes(word)
     }
 
+    #[inline]
     fn store_u64(&self, at: usize, value: u64, _: Ordering) {
         assert!(at.is_multiple_of(8), "unaligned word");
         self.write(at, &value.to_ne_bytes());
     }
 
+    #[inline]
     fn read(&self, at: usize, out: &mut [u8]) {
         out.copy_from_slice(&self.bytes.borrow()[at..at + out.len()]);
     }
 
+    #[inline]
     fn write(&self, at: usize, bytes: &[u8]) {
         self.bytes.borrow_mut()[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
+    #[inline]
     fn full_fence(&self) {}
 }

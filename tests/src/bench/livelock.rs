@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 const TIMES: [f64; 6] = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0];
 const ROUNDS: usize = 3;
 const WINDOW: Duration = Duration::from_millis(1500);
-/// Reports of what came late in a window count for it.
+/// A server that has said nothing for so long has nothing left to do.
 const AFTERWARDS: Duration = Duration::from_millis(300);
 /// Datagrams under way while the capacity is measured.
 const UNDER_WAY: u64 = 128;
@@ -94,9 +94,21 @@ impl Path {
         (self.taken - first) as f64 / begun.elapsed().as_secs_f64()
     }
 
+    /// Until the server has worked for what waited for it.
+    fn drain(&mut self) {
+        let mut quiet_since = Instant::now();
+        while quiet_since.elapsed() < AFTERWARDS {
+            std::thread::sleep(Duration::from_millis(5));
+            let before = self.taken;
+            self.hear();
+            if self.taken > before {
+                quiet_since = Instant::now();
+            }
+        }
+    }
+
     fn load(&mut self, rate: f64) -> Seen {
-        std::thread::sleep(AFTERWARDS);
-        self.hear();
+        self.drain();
         let first = self.taken;
         let (over, IpAddr::V4(host)) = (AtomicBool::new(false), self.to.ip()) else {
             unreachable!("paths are of IPv4")
@@ -123,8 +135,7 @@ impl Path {
             let (time, taken) = (begun.elapsed().as_secs_f64(), self.taken - first);
             over.store(true, Ordering::Relaxed);
             let pings = pings.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            std::thread::sleep(AFTERWARDS);
-            self.hear();
+            self.drain();
             // A last part of a report's number may not have been said.
             let lost = (sent + first).saturating_sub(self.taken + REPORT_EVERY - 1);
             Seen { offered: sent as f64 / time, taken: taken as f64 / time, lost, pings }

@@ -34,12 +34,17 @@ pub fn prepare() -> Result<PathBuf, String> {
     }
 }
 
+/// How the NIC is plugged in.
+const PLUGGED: &str = "netdev=cable,id=nic,bus=rp0,mac=02:00:00:00:aa:01,romfile=";
+
 /// A guest that runs.
 pub struct Guest {
     qemu: Child,
     shell: BufReader<UnixStream>,
     qmp: BufReader<UnixStream>,
     dir: PathBuf,
+    /// The NIC, as QEMU calls it with its options.
+    device: String,
     /// The NIC's PCI address.
     pub bdf: &'static str,
 }
@@ -87,10 +92,7 @@ impl Guest {
             .args(["-qmp", &format!("unix:{},server=on,wait=off", qmp.display())])
             .args(["-device", "pcie-root-port,id=rp0,bus=pcie.0,addr=4.0,chassis=1"])
             .args(["-netdev", &format!("tap,id=cable,ifname={tap},script=no,downscript=no")])
-            .args([
-                "-device",
-                &format!("{device},netdev=cable,id=nic,bus=rp0,mac=02:00:00:00:aa:01,romfile="),
-            ])
+            .args(["-device", &format!("{device},{PLUGGED}")])
             .arg("-kernel")
             .arg(parts.join("vmlinuz"))
             .arg("-initrd")
@@ -105,7 +107,7 @@ impl Guest {
         let qmp = connect(&qmp)?;
         qmp.set_read_timeout(Some(Duration::from_secs(20)))?;
         let (shell, qmp) = (BufReader::new(shell), BufReader::new(qmp));
-        let mut guest = Guest { qemu, shell, qmp, dir, bdf: "0000:01:00.0" };
+        let mut guest = Guest { qemu, shell, qmp, dir, device: device.to_owned(), bdf: "0000:01:00.0" };
         guest.hear_qmp("QMP");
         guest.qmp("qmp_capabilities", json!({}));
         let boot = guest.listen("<<ready>>");
@@ -198,6 +200,30 @@ impl Guest {
                 return value;
             }
         }
+    }
+
+    /// Pulls the NIC out, as a hand at the machine does: the guest is told first, and takes its time.
+    ///
+    /// # Panics
+    /// When QEMU refuses.
+    pub fn unplug(&mut self) {
+        self.qmp("device_del", json!({ "id": "nic" }));
+    }
+
+    /// Plugs another one like it in.
+    ///
+    /// # Panics
+    /// When QEMU refuses.
+    pub fn plug(&mut self) {
+        let words = format!("driver={},{PLUGGED}", self.device);
+        let pairs = words.split(',').filter_map(|word| word.split_once('='));
+        // On the command line all of them are words; here a switch is one only where it knows "auto" too.
+        let argument = |(key, value): (&str, &str)| {
+            let switch = key == "iommu_platform";
+            (key.to_owned(), if switch { Value::Bool(value == "on") } else { value.into() })
+        };
+        let arguments: serde_json::Map<String, Value> = pairs.map(argument).collect();
+        self.qmp("device_add", Value::Object(arguments));
     }
 
     /// Asks QEMU for something.

@@ -36,6 +36,7 @@ pub struct ReceiveWord {
 pub struct Receive;
 
 impl receive::Format for Receive {
+    #[inline]
     fn take(word: u64) -> Option<Arrived> {
         let word = ReceiveWord::from(word);
         Marks {
@@ -92,6 +93,7 @@ const IPV4_SUM: u8 = 10;
 pub struct Transmit;
 
 impl transmit::Format for Transmit {
+    #[inline]
     fn context(wanted: &Wanted, total: usize) -> Option<[u64; 2]> {
         let sum = wanted.sum?;
         // RFC 768, RFC 9293 §3.1.
@@ -116,11 +118,13 @@ impl transmit::Format for Transmit {
         Some([low.into(), high.into()])
     }
 
+    #[inline]
     fn piece(piece: &Piece) -> [u64; 2] {
         let high = data(piece).with_kind(1).with_cut_extended(piece.wanted.cut.is_some());
         [piece.iova, high.into()]
     }
 
+    #[inline]
     fn is_done(word: u64) -> bool {
         DataHigh::from(word).done()
     }

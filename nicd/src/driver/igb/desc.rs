@@ -36,6 +36,7 @@ pub struct ReceiveWord {
 pub struct Receive;
 
 impl receive::Format for Receive {
+    #[inline]
     fn take(word: u64) -> Option<Arrived> {
         let word = ReceiveWord::from(word);
         let damaged =
@@ -87,6 +88,7 @@ const MAC_LENGTH: u8 = 14;
 pub struct Transmit;
 
 impl transmit::Format for Transmit {
+    #[inline]
     fn context(wanted: &Wanted, _: usize) -> Option<[u64; 2]> {
         let sum = wanted.sum?;
         let ip = u16::from(sum.start.saturating_sub(MAC_LENGTH));
@@ -101,6 +103,7 @@ impl transmit::Format for Transmit {
         Some([low.into(), high.into()])
     }
 
+    #[inline]
     fn piece(piece: &Piece) -> [u64; 2] {
         let cut = piece.wanted.cut;
         let headers = cut.map_or(0, |cut| usize::from(cut.header));
@@ -108,6 +111,7 @@ impl transmit::Format for Transmit {
         [piece.iova, high.with_payload((piece.total - headers) as u32).into()]
     }
 
+    #[inline]
     fn is_done(word: u64) -> bool {
         DataHigh::from(word).done()
     }

@@ -24,6 +24,7 @@ pub struct Marks {
 
 impl Marks {
     /// What a page of `len` bytes with these marks is.
+    #[inline]
     pub fn arrived(self, len: u16) -> Option<Arrived> {
         let flags = if self.summed && !self.sum_wrong { flag::CSUM_VALID } else { 0 };
         self.done.then(|| Arrived { len: len.into(), last: self.end_of_packet, bad: self.damaged, flags })
@@ -64,6 +65,7 @@ pub struct DataHigh {
 }
 
 /// What a data descriptor of either chip says of a piece.
+#[inline]
 pub fn data(piece: &Piece) -> DataHigh {
     DataHigh::new()
         .with_length(piece.len as u16)
