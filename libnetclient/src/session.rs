@@ -63,6 +63,8 @@ pub(crate) struct Inner {
     pub(crate) wake: OwnedFd,
     events: Mutex<Vec<Consumer<Arc<Region>, NOTE_SIZE>>>,
     kicks: Vec<Mutex<Kicks>>,
+    /// Wake-ups of shards are held back.
+    held_back: AtomicBool,
     slots: Box<[Mutex<Slot>]>,
     pub(crate) pages: Mutex<FreePages>,
     /// Those who wait for a free send page.
@@ -77,6 +79,16 @@ struct Kicks {
     ring: Producer<Arc<Region>, NOTE_SIZE>,
     /// Wakes the shard; non-blocking.
     pipe: OwnedFd,
+    /// The shard sleeps and is woken later: wake-ups are held back.
+    owed: bool,
+}
+
+impl Kicks {
+    fn wake(&mut self) {
+        self.owed = false;
+        // A full pipe wakes as well.
+        let _ = rustix::io::write(&self.pipe, &[1]);
+    }
 }
 
 /// A place in the arena, whoever lives there.
@@ -159,6 +171,25 @@ impl Session {
         *lock(&DEFAULT) = Some(self.clone());
     }
 
+    /// From here on a shard that sleeps is not woken by what the sockets hand over, until
+    /// [`Session::wake_up`]: for a program that serves many sockets in one turn, of which each would wake it.
+    /// Nothing may be waited for in between.
+    pub fn hold_back_wake_ups(&self) {
+        self.inner.held_back.store(true, Ordering::SeqCst);
+    }
+
+    /// Wakes whoever was not woken since [`Session::hold_back_wake_ups`], and holds nothing back any more.
+    pub fn wake_up(&self) {
+        // Before the locks: who saw it set has noted what it owes when the lock is free.
+        self.inner.held_back.store(false, Ordering::SeqCst);
+        for kicks in &self.inner.kicks {
+            let mut kicks = lock(kicks);
+            if kicks.owed {
+                kicks.wake();
+            }
+        }
+    }
+
     /// The session's name in the group, as `netctl` shows it.
     pub fn id(&self) -> u32 {
         self.inner.id.0
@@ -213,7 +244,11 @@ impl Session {
         let shards = 0..geometry.shards;
         let events = shards.clone().map(|shard| Consumer::new(memory.clone(), geometry.event_ring(shard)));
         let kicks = shards.zip(pipes).map(|(shard, pipe)| {
-            Mutex::new(Kicks { ring: Producer::new(memory.clone(), geometry.kick_ring(shard)), pipe })
+            Mutex::new(Kicks {
+                ring: Producer::new(memory.clone(), geometry.kick_ring(shard)),
+                pipe,
+                owed: false,
+            })
         });
         let inner = Inner {
             id,
@@ -222,6 +257,7 @@ impl Session {
             wake,
             events: Mutex::new(events.collect()),
             kicks: kicks.collect(),
+            held_back: AtomicBool::new(false),
             slots: (0..geometry.sockets()).map(|_| Mutex::default()).collect(),
             pages: Mutex::new(FreePages::new(&geometry)),
             page_waiters: Waiters::default(),
@@ -272,7 +308,11 @@ impl Inner {
             control,
             wake: kept.wake.try_clone()?,
             events: Mutex::new(events),
-            kicks: kicks.into_iter().map(|(ring, pipe)| Mutex::new(Kicks { ring, pipe })).collect(),
+            kicks: kicks
+                .into_iter()
+                .map(|(ring, pipe)| Mutex::new(Kicks { ring, pipe, owed: false }))
+                .collect(),
+            held_back: AtomicBool::new(false),
             slots: slots.into_iter().map(Mutex::new).collect(),
             pages: Mutex::new(pages),
             page_waiters: Waiters::default(),
@@ -335,10 +375,7 @@ impl Inner {
 
     /// Wakes every shard: the predecessor may have died before it did.
     pub(crate) fn wake_shards(&self) {
-        for kicks in &self.kicks {
-            // A full pipe wakes as well.
-            let _ = rustix::io::write(&lock(kicks).pipe, &[1]);
-        }
+        self.kicks.iter().for_each(|kicks| lock(kicks).wake());
     }
 
     /// # Errors
@@ -449,8 +486,10 @@ impl Inner {
             Err(rule) => return Err(self.corrupt_quietly(rule)),
         }
         if kicks.ring.publish() {
-            // A full pipe wakes as well.
-            let _ = rustix::io::write(&kicks.pipe, &[1]);
+            match self.held_back.load(Ordering::SeqCst) {
+                true => kicks.owed = true,
+                false => kicks.wake(),
+            }
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use tests::process::exec::{Running, ServerKiller, on_the_stack, printed};
+use tests::process::exec::{Running, ServerKiller, on_the_stack, printed, program};
 use tests::process::group::{Group, Spec};
 use tests::process::{fresh_seed, private_net, skip, wait_until};
 use tests::remote::{counter, web};
@@ -29,17 +29,6 @@ fn started() -> Group {
         more: Vec::new(),
     };
     Group::up(&spec).expect("a group")
-}
-
-/// Where a program is: in PATH, among root's, or unpacked by run.sh.
-fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    places.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    if let Some(unpacked) = std::env::var_os("AXOLOTL_PROGRAMS") {
-        places.extend(["usr/bin", "usr/sbin", "bin"].map(|dir| Path::new(&unpacked).join(dir)));
-    }
-    places.into_iter().map(|place| place.join(name)).find(|path| path.is_file())
 }
 
 /// Runs a test in a private network if its programs are here.

@@ -88,7 +88,7 @@ pub enum State {
         /// Has a remote: nobody needs to be told where datagrams come from.
         connected: bool,
         /// What came with the datagram that lies in the pair, where more than its bytes may be asked for.
-        head: Option<Datagram>,
+        head: Option<Box<Datagram>>,
         /// Calls of recvfrom and its kin that wait.
         waiting: VecDeque<Waiting>,
     },
@@ -128,6 +128,8 @@ pub struct Bridge {
     pub error: Option<Errno>,
     /// The program's end may have bytes.
     pub program_readable: bool,
+    /// A short read is not all there is: the end was announced already, or an urgent octet.
+    pub reads_to_the_end: bool,
     /// The program's end may take bytes.
     pub program_writable: bool,
     /// The session's socket may have bytes.
@@ -154,6 +156,9 @@ pub struct Bridge {
     /// The program reads no more: what comes is for nobody.
     pub deaf: bool,
 }
+
+// The bench's `exec_socket_bytes` counts some thousands of them.
+const _: () = assert!(size_of::<Option<Bridge>>() <= 512);
 
 /// A pair for a socket of that kind: our end, the program's.
 ///
@@ -206,6 +211,7 @@ impl Bridge {
             caller,
             error: None,
             program_readable: true,
+            reads_to_the_end: false,
             program_writable: true,
             stack_readable: true,
             stack_writable: true,
@@ -342,10 +348,10 @@ impl Bridge {
                 },
             };
             if let (State::Datagram { head, .. }, Some(from)) = (&mut self.state, from) {
-                *head = Some(from);
+                *head = Some(Box::new(from));
                 if told {
                     // Before it can be read: a successor must know whom it is from.
-                    self.written.head = (&*head).into();
+                    self.written.head = head.as_deref().into();
                     ledger.commit(index, &self.written);
                 }
             }

@@ -743,7 +743,7 @@ impl Server {
                         State::Datagram { connected, head: Some(head), .. }
                             if !*connected || native::wants_control(bridge.native) =>
                         {
-                            (native::make_name(head.remote, family), Some(*head))
+                            (native::make_name(head.remote, family), Some(**head))
                         }
                         State::Netlink(_) => (netlink::name(0), None),
                         _ => (native::remote(bridge.native).unwrap_or_default(), None),

@@ -231,9 +231,9 @@ pub struct Head {
     at_ns: u64,
 }
 
-impl From<&Option<Datagram>> for Head {
-    fn from(datagram: &Option<Datagram>) -> Head {
-        let Some(Datagram { remote, local, interface, hop_limit, tos, segment, at, .. }) = *datagram else {
+impl From<Option<&Datagram>> for Head {
+    fn from(datagram: Option<&Datagram>) -> Head {
+        let Some(&Datagram { remote, local, interface, hop_limit, tos, segment, at, .. }) = datagram else {
             return Head::new_zeroed();
         };
         let (remote, local, at_ns) = (Some(remote).into(), Some(local).into(), at.as_nanos() as u64);
@@ -649,8 +649,8 @@ mod tests {
             marks: 0,
             at,
         };
-        assert_eq!(Option::<Datagram>::from(Head::from(&Some(one))), Some(one));
-        assert_eq!(Option::<Datagram>::from(Head::from(&None)), None);
+        assert_eq!(Option::<Datagram>::from(Head::from(Some(&one))), Some(one));
+        assert_eq!(Option::<Datagram>::from(Head::from(None::<&Datagram>)), None);
     }
 
     #[test]

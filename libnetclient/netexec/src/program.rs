@@ -7,11 +7,25 @@
 
 use libc::{c_int, c_ulong, iovec};
 use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fs::{FileType, OFlags};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 
 /// Bytes of a page of memory at least: no less is mapped or not.
 const PAGE: u64 = 4096;
+
+/// PIDFD_THREAD of linux/pidfd.h: a descriptor of a thread; kernels before 6.9 say EINVAL.
+const OF_A_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
+/// Callers that are remembered.
+const CALLERS: usize = 64;
+
+thread_local! {
+    /// Descriptors of threads that called a short time ago. One whose number is another thread's by now
+    /// says ESRCH.
+    static REMEMBERED: RefCell<HashMap<u32, OwnedFd>> = RefCell::new(HashMap::new());
+}
 
 /// An errno.
 pub type Errno = c_int;
@@ -95,8 +109,8 @@ impl Caller {
 
     /// Which socket a descriptor of the caller is, by its inode; `None` when it is none.
     pub fn socket(self, fd: c_int) -> Option<u64> {
-        let link = std::fs::read_link(format!("/proc/{}/fd/{fd}", self.tid)).ok()?;
-        inode_of(link.to_str()?)
+        let stat = rustix::fs::fstat(self.descriptor(fd).ok()?).ok()?;
+        (FileType::from_raw_mode(stat.st_mode) == FileType::Socket).then_some(stat.st_ino)
     }
 
     /// A descriptor of the caller, as one of ours: the same open socket.
@@ -104,9 +118,29 @@ impl Caller {
     /// # Errors
     /// Those of pidfd_open(2) and pidfd_getfd(2).
     pub fn descriptor(self, fd: c_int) -> io::Result<OwnedFd> {
-        let pid = Pid::from_raw(self.leader().cast_signed()).ok_or(io::ErrorKind::NotFound)?;
-        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(rustix::process::pidfd_getfd(process, fd, PidfdGetfdFlags::empty())?)
+        let get = |process: &OwnedFd| rustix::process::pidfd_getfd(process, fd, PidfdGetfdFlags::empty());
+        REMEMBERED.with_borrow_mut(|remembered| {
+            if let Some(process) = remembered.get(&self.tid) {
+                match get(process) {
+                    Err(rustix::io::Errno::SRCH) => drop(remembered.remove(&self.tid)),
+                    outcome => return Ok(outcome?),
+                }
+            }
+            let open = |id: u32, flags| {
+                let id = Pid::from_raw(id.cast_signed()).ok_or(rustix::io::Errno::SRCH)?;
+                rustix::process::pidfd_open(id, flags)
+            };
+            let process = match open(self.tid, OF_A_THREAD) {
+                Err(rustix::io::Errno::INVAL) => open(self.leader(), PidfdFlags::empty()),
+                outcome => outcome,
+            }?;
+            let outcome = get(&process)?;
+            if remembered.len() == CALLERS {
+                remembered.clear();
+            }
+            remembered.insert(self.tid, process);
+            Ok(outcome)
+        })
     }
 
     /// The process that the thread belongs to.
@@ -120,19 +154,17 @@ impl Caller {
     pub fn find(self, socket: u64) -> Option<OwnedFd> {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", self.tid)).ok()?;
         let is_it = |entry: std::fs::DirEntry| {
-            let number = entry.file_name().to_str()?.parse().ok()?;
-            (self.socket(number) == Some(socket)).then_some(number)
+            let link = std::fs::read_link(entry.path()).ok()?;
+            (inode_of(link.to_str()?) == Some(socket)).then(|| entry.file_name().to_str()?.parse().ok())?
         };
         let number = entries.flatten().find_map(is_it)?;
         self.descriptor(number).ok()
     }
 
-    /// Whether a descriptor of the caller is non-blocking (proc_pid_fdinfo(5)).
+    /// Whether a descriptor of the caller is non-blocking.
     pub fn is_nonblocking(self, fd: c_int) -> bool {
-        let text = std::fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", self.tid)).unwrap_or_default();
-        let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
-        let flags = flags.and_then(|octal| c_int::from_str_radix(octal.trim(), 8).ok());
-        flags.is_some_and(|flags| flags & libc::O_NONBLOCK != 0)
+        let flags = self.descriptor(fd).ok().and_then(|own| rustix::fs::fcntl_getfl(own).ok());
+        flags.is_some_and(|flags| flags.contains(OFlags::NONBLOCK))
     }
 }
 

@@ -25,6 +25,7 @@ use crate::ledger::{Ledger, PumpState, Pumping, Record, flag};
 use crate::native::{self, Pieces};
 use crate::program::Errno;
 use libc::c_int;
+use libnetclient::Session;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno as Io;
 use rustix::net::{Shutdown, shutdown};
@@ -39,6 +40,9 @@ const LOW: c_int = 2 << 20;
 const PIPE_SIZE: usize = 2 * CHUNK;
 /// Chunks each way before the others get their turn.
 const TURNS: usize = 16;
+
+/// With so many bytes the stack has something to do while more are carried: it is woken at once.
+const WORTH_WAKING: usize = 8 * 1024;
 
 /// Where one way stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +60,13 @@ pub enum Way {
 }
 
 /// The pipe.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Pump {
     /// Its two ends, held for good by the process that holds all.
     out: BorrowedFd<'static>,
     into: BorrowedFd<'static>,
+    /// The session of the connections.
+    session: Session,
 }
 
 /// Sets the odometer of an end.
@@ -127,9 +133,9 @@ enum Spliced {
 }
 
 impl Pump {
-    /// Over the ends of the pipe, whatever is in it.
-    pub fn new(out: BorrowedFd<'static>, into: BorrowedFd<'static>) -> Pump {
-        Pump { out, into }
+    /// Over the ends of the pipe, whatever is in it, for connections of that session.
+    pub fn new(out: BorrowedFd<'static>, into: BorrowedFd<'static>, session: Session) -> Pump {
+        Pump { out, into, session }
     }
 
     /// What the program has written goes to the stack.
@@ -151,6 +157,7 @@ impl Pump {
                 Err(libc::EINTR) => continue,
                 Err(_) => return Way::Reset,
             }
+            let room = pieces.len();
             let taken = receive(&bridge.ours, &mut pieces);
             if native::commit(bridge.native, taken.unwrap_or(0)).is_err() {
                 return Way::Reset;
@@ -158,7 +165,13 @@ impl Pump {
             match taken {
                 Ok(0) => bridge.program_ended = true,
                 Ok(len) => {
+                    // All there was: what comes from here on is a new edge, unless the end is among it,
+                    // or an urgent octet, at which a receive stops.
+                    bridge.program_readable = len == room || bridge.reads_to_the_end;
                     bridge.odometer -= len as c_int;
+                    if len >= WORTH_WAKING {
+                        self.session.wake_up();
+                    }
                     if bridge.odometer < LOW && self.rearm(ledger, index, bridge).is_err() {
                         return Way::Reset;
                     }
@@ -218,7 +231,7 @@ impl Pump {
             ledger.pump_fill(index, base);
             let Some(count) = self.fill(&pieces) else { return Way::Reset };
             ledger.pump_drain(count);
-            if self.drain(ledger, bridge, base, count).is_err() {
+            if self.drain(ledger, bridge, base, count, count).is_err() {
                 return Way::Reset;
             }
         }
@@ -233,9 +246,17 @@ impl Pump {
         u64::try_from(written).ok()
     }
 
-    /// Splices what is in the pipe to the program and takes it off the stream.
-    fn drain(&self, ledger: &Ledger, bridge: &mut Bridge, base: u64, count: u64) -> Result<(), Errno> {
-        match self.splice(&bridge.ours) {
+    /// Splices what is in the pipe, `there` of the `count` bytes that were, to the program and takes them
+    /// off the stream.
+    fn drain(
+        &self,
+        ledger: &Ledger,
+        bridge: &mut Bridge,
+        base: u64,
+        count: u64,
+        there: u64,
+    ) -> Result<(), Errno> {
+        match self.splice(&bridge.ours, there) {
             Spliced::All => {}
             Spliced::Part => {
                 bridge.program_writable = false;
@@ -265,15 +286,17 @@ impl Pump {
         while let Ok(1..) = rustix::io::read(self.out, &mut scratch) {}
     }
 
-    fn splice(&self, ours: &OwnedFd) -> Spliced {
+    fn splice(&self, ours: &OwnedFd, there: u64) -> Spliced {
+        let mut left = there;
         loop {
-            if waiting(self.out) == 0 {
+            if left == 0 {
                 return Spliced::All;
             }
             let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
             match rustix::pipe::splice(self.out, None, ours, None, PIPE_SIZE, flags) {
                 Ok(0) => return Spliced::Deaf,
-                Ok(_) | Err(Io::INTR) => {}
+                Ok(moved) => left = left.saturating_sub(moved as u64),
+                Err(Io::INTR) => {}
                 Err(Io::AGAIN) => return Spliced::Part,
                 // Its reading is shut, or it is closed, which the other way sees.
                 Err(_) => return Spliced::Deaf,
@@ -305,9 +328,9 @@ impl Pump {
             }
             Pumping::Fill => {
                 ledger.pump_drain(there);
-                self.drain(ledger, bridge, state.base, there)
+                self.drain(ledger, bridge, state.base, there, there)
             }
-            Pumping::Drain => self.drain(ledger, bridge, state.base, state.count),
+            Pumping::Drain => self.drain(ledger, bridge, state.base, state.count, there),
             Pumping::Undo => self.undo(ledger, bridge, state.next),
         }
     }

@@ -54,7 +54,7 @@ pub fn of(bridge: &Bridge) -> Result<Record, Errno> {
         State::Stream => flags |= flag::STREAM,
         State::Datagram { bound, connected, head: from, .. } => {
             flags |= if *bound { flag::BOUND } else { 0 } | if *connected { flag::CONNECTED } else { 0 };
-            head = from.into();
+            head = from.as_deref().into();
         }
         State::Fresh | State::Listening { .. } | State::Netlink(_) => {}
     }

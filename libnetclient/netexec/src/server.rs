@@ -27,6 +27,9 @@ use zerocopy::FromZeros;
 
 /// Notices answered before the bytes get their turn.
 const NOTICES_PER_TURN: usize = 32;
+/// After how many sockets what was handed over wakes the stack: a wake-up costs what carrying some short
+/// messages does.
+const TURNS_PER_WAKE_UP: usize = 16;
 /// How long the stack may take to let go of a port, also while a netd is started again, and after which time it
 /// is looked at again. Rare, so the others' calls wait meanwhile.
 const LET_GO_TIME: Duration = Duration::from_secs(2);
@@ -123,14 +126,23 @@ impl Server {
             if let Some(event) = events.iter().find(|event| event.token == NOTICES) {
                 self.on_notices(event.events)?;
             }
-            for _ in 0..self.going.len() {
-                if let Some(index) = self.going.pop_front() {
-                    self.progress(index);
-                }
-            }
+            self.move_bytes();
             self.give_up_waiting();
         }
         Ok(())
+    }
+
+    /// Everybody who has something to do gets a turn; what is short wakes the stack once for some of them.
+    fn move_bytes(&mut self) {
+        for turn in 1..=self.going.len() {
+            let Some(index) = self.going.pop_front() else { break };
+            self.session.hold_back_wake_ups();
+            self.progress(index);
+            if turn % TURNS_PER_WAKE_UP == 0 {
+                self.session.wake_up();
+            }
+        }
+        self.session.wake_up();
     }
 
     pub(crate) fn say(&self, text: Arguments<'_>) {
@@ -205,7 +217,9 @@ impl Server {
             bridge.stack_readable |= readable;
             bridge.stack_writable |= writable;
         } else {
-            bridge.program_readable |= readable;
+            bridge.program_readable |= readable || has(libc::EPOLLPRI);
+            bridge.reads_to_the_end |=
+                has(libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR | libc::EPOLLPRI);
             bridge.program_writable |= writable;
         }
         self.go(index);
@@ -254,7 +268,7 @@ impl Server {
         let (native, ours) = bridge.descriptors();
         let edges = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         let token = index as u64 * 2;
-        self.watcher.add(ours, edges, token)?;
+        self.watcher.add(ours, edges | libc::EPOLLPRI, token)?;
         if native >= 0 {
             self.watcher.add(native, edges, token + 1).inspect_err(|_| self.watcher.remove(ours))?;
         }

@@ -110,7 +110,7 @@ impl Server {
         let session = session_of(&ledger)?;
         session.make_default();
         let notices = Notices::new(held(header.listener).try_clone_to_owned()?);
-        let pump = Pump::new(held(header.pipe_out), held(header.pipe_in));
+        let pump = Pump::new(held(header.pipe_out), held(header.pipe_in), session.clone());
         let verbose = header.flags & VERBOSE != 0;
         let mut server = Server::empty(notices, ledger, session, pump, verbose).map_err(failed)?;
         server.bridges.resize_with(server.ledger.records(), || None);
@@ -207,7 +207,7 @@ impl Server {
             (_, _) if record.what != what::NETLINK && record.kind == libc::SOCK_DGRAM => State::Datagram {
                 bound: has(flag::BOUND),
                 connected: has(flag::CONNECTED),
-                head: record.head.into(),
+                head: Option::from(record.head).map(Box::new),
                 waiting: VecDeque::new(),
             },
             (_, what::NETLINK) => match Protocol::from_number(record.kind) {

@@ -103,7 +103,7 @@ pub fn rows(_: &Wanted) -> io::Result<Vec<Row>> {
 pub const HOLD_PORTS: usize = 4;
 
 /// Bytes of the kernel's memory for one end of a connection.
-fn kernel() -> io::Result<Series> {
+pub(super) fn kernel() -> io::Result<Series> {
     let far = Far::new()?;
     far.veth("axlm", "10.79.3")?;
     let _server = Server::far(&far, Service::Hold)?;

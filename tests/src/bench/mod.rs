@@ -9,6 +9,7 @@
 //! * [`livelock`]: datagrams at more than a server can take;
 //! * [`silence`]: kills, and what connections notice; drawn by [`plot`];
 //! * [`idle`], [`memory`]: what nothing costs, and what an idle connection costs;
+//! * [`programs`]: unmodified programs beside native ones and beside the kernel's;
 //! * [`machine`]: what /proc says of processes;
 //! * [`row`]: what is reported, as JSON and as a table.
 //!
@@ -24,6 +25,7 @@ pub mod machine;
 pub mod memory;
 pub mod paths;
 pub mod plot;
+pub mod programs;
 pub mod row;
 pub mod silence;
 pub mod sockets;
@@ -56,6 +58,7 @@ const SECTIONS: &[Section] = &[
     (&idle::IDS, idle::rows),
     (&memory::IDS, memory::rows),
     (&livelock::IDS, livelock::rows),
+    (&programs::IDS, programs::rows),
 ];
 
 /// Every id.

@@ -11,6 +11,7 @@
 //! their namespaces.
 
 use super::load::Service;
+use crate::process::exec::on_the_stack;
 use crate::process::group::{Group, Spec};
 use nicd::backend::tap;
 use proto::control::messages::Prefix;
@@ -209,6 +210,16 @@ impl Server {
         let mut command = Command::new(std::env::current_exe()?);
         command.env("AXOLOTL", group.name()).env("AXOLOTL_DIR", group.dir());
         Server::start(command.args([SERVE, service.name(), "stack"]))
+    }
+
+    /// The kernel's program, unmodified, on a group's stack.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn by_netexec(group: &Group, service: Service) -> io::Result<Server> {
+        let program = std::env::current_exe()?;
+        let program = program.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
+        Server::start(&mut on_the_stack(group, &[program, SERVE, service.name(), "kernel"]))
     }
 
     fn start(command: &mut Command) -> io::Result<Server> {

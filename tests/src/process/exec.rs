@@ -2,6 +2,7 @@
 
 use crate::process::group::Group;
 use rustix::process::{Pid, Signal};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -18,6 +19,17 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Where a program is: in PATH, among root's, or unpacked by run.sh.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    places.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    if let Some(unpacked) = std::env::var_os("AXOLOTL_PROGRAMS") {
+        places.extend(["usr/bin", "usr/sbin", "bin"].map(|dir| Path::new(&unpacked).join(dir)));
+    }
+    places.into_iter().map(|place| place.join(name)).find(|path| path.is_file())
 }
 
 /// A program on the stack, without input.
