@@ -1,6 +1,7 @@
 //! Where a group lives in the file system: `DIR/NAME/{api.sock,admin.sock,log/}`.
 //!
-//! The one who starts a group takes the first directory that can be written; everyone else the first
+//! The one who starts a group takes the first directory that can be written, or holds one of the group's
+//! name that can; everyone else the first
 //! that holds a group of that name. `AXOLOTL_DIR` replaces the list, `AXOLOTL` the default name.
 
 use rustix::fs::{Access, access};
@@ -71,8 +72,10 @@ impl RunDir {
         for dir in &list {
             // What can't be made can't be written either: the next line sees it.
             let _ = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir);
-            if access(dir, Access::WRITE_OK | Access::EXEC_OK).is_ok() {
-                let place = RunDir::at(dir, name);
+            let place = RunDir::at(dir, name);
+            // Or somebody has made the group's own directory for us there, as a service manager does.
+            let is_ours = |dir: &Path| access(dir, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+            if is_ours(dir) || is_ours(&place.path()) {
                 std::fs::create_dir_all(place.logs())?;
                 return Ok(place);
             }

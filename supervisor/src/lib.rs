@@ -9,7 +9,8 @@
 //!   both know; [`mirror`]: how the standby comes to know it;
 //! * [`vault`]: the descriptors that outlive the daemons; [`layout`]: which regions there are and
 //!   who may map them; [`child`]: processes; [`inspection`]: what a
-//!   program says of itself; [`lock_file`]: one group of a name at a time.
+//!   program says of itself; [`lock_file`]: one group of a name at a time; [`notify`]: what a service
+//!   manager is told.
 
 pub mod child;
 pub mod command_line;
@@ -20,6 +21,7 @@ mod kernel_interface;
 pub mod layout;
 pub mod lock_file;
 pub mod mirror;
+pub mod notify;
 pub mod pair;
 pub mod policy;
 pub mod server;

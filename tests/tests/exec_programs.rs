@@ -201,6 +201,36 @@ fn iperf3_both_ways() {
     });
 }
 
+/// Without kills: what asks for a test of datagrams is a datagram, which a kill may lose.
+#[test]
+fn iperf3_sends_and_receives_datagrams() {
+    with("iperf3_sends_and_receives_datagrams", &["iperf3"], |programs| {
+        let group = started();
+        let iperf3 = &programs[0];
+        let received = |said: &str| {
+            let report: serde_json::Value = serde_json::from_str(said).expect("a report");
+            let bytes = report["end"]["sum_received"]["bytes"].as_u64();
+            bytes.unwrap_or_else(|| panic!("{said}"))
+        };
+        let load = ["-u", "-b", "10M", "-t", "1", "-J"];
+        let serve =
+            Command::new(iperf3).args(["-s", "-B", KERNEL, "-p", "5203"]).stdout(Stdio::null()).spawn();
+        let _server = Running(serve.expect("it is here"));
+        let to: std::net::SocketAddr = format!("{KERNEL}:5203").parse().expect("an address");
+        assert!(wait_until(PATIENCE, || TcpStream::connect_timeout(&to, PATIENCE).is_ok()));
+        for more in [&[][..], &["-R"]] {
+            let words = [&[iperf3.as_str(), "-c", KERNEL, "-p", "5203"][..], &load, more].concat();
+            assert!(received(&printed(&group, &words)) > 0);
+        }
+        let serve =
+            on_the_stack(&group, &[iperf3, "-s", "-B", STACK, "-p", "5204"]).stdout(Stdio::null()).spawn();
+        let _server = Running(serve.expect("netexec is built"));
+        assert!(listens(5204), "it does not listen");
+        let said = output(Command::new(iperf3).args(["-c", STACK, "-p", "5204"]).args(load));
+        assert!(received(&String::from_utf8_lossy(&said)) > 0);
+    });
+}
+
 #[test]
 fn git_clones_over_http() {
     with("git_clones_over_http", &["git", "python3"], |programs| {

@@ -5,7 +5,7 @@ use crate::child;
 use crate::facts::Fact;
 use crate::layout;
 use crate::mirror::{FromStandby, Setup, ToStandby};
-use crate::policy::{Action, Event};
+use crate::policy::{Action, Event, Report};
 use crate::vault::{Incarnation, Keepsakes, Rings};
 use proto::control::lane::{Lane, socket_pair};
 use proto::control::messages::ToDaemon;
@@ -77,6 +77,9 @@ impl Server {
             }
             Action::Report(report) => {
                 tracing::info!("{report:?}");
+                if report == Report::Started {
+                    self.notifier.ready();
+                }
                 if let Some(starter) = &self.vault.keepsakes.starter
                     && let Ok(socket) = starter.try_clone()
                 {

@@ -11,6 +11,7 @@ mod tell;
 use crate::child;
 use crate::facts::{Facts, Stage};
 use crate::mirror::{FromStandby, Setup, ToStandby};
+use crate::notify::Notifier;
 use crate::policy::{Event, Policy};
 use crate::vault::{Keepsakes, SessionEnds, Vault};
 use mio::unix::SourceFd;
@@ -107,6 +108,7 @@ pub struct Server {
     waker: Arc<Waker>,
     /// Lanes that had more than one turn's messages.
     unread: Vec<Seat>,
+    notifier: Notifier,
     done: bool,
 }
 
@@ -130,7 +132,9 @@ impl Server {
     /// # Errors
     /// [`ServerError`].
     pub fn take_over(setup: Setup, vault: Vault, facts: Facts) -> Result<Server, ServerError> {
-        Server::new(setup, vault, facts, Event::TakeOver)
+        let server = Server::new(setup, vault, facts, Event::TakeOver)?;
+        server.notifier.took_over();
+        Ok(server)
     }
 
     fn new(setup: Setup, vault: Vault, facts: Facts, first: Event) -> Result<Server, ServerError> {
@@ -165,6 +169,7 @@ impl Server {
             inspected: mpsc::channel(),
             waker,
             unread: Vec::new(),
+            notifier: Notifier::from_environment(clock::now()),
             done: false,
         };
         for seat in server.vault.incarnations.keys().copied().collect::<Vec<_>>() {
@@ -187,6 +192,7 @@ impl Server {
                 return self.leave();
             }
             self.keep_spares()?;
+            self.notifier.turn(clock::now());
             match self.poll.poll(&mut ready, self.patience()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -206,7 +212,8 @@ impl Server {
     fn patience(&self) -> Option<Duration> {
         let now = clock::now();
         // Rounded up: the timer counts milliseconds, and waking early would only spin.
-        let deadline = [self.policy.deadline(), self.spares.deadline()].into_iter().flatten().min();
+        let due = [self.policy.deadline(), self.spares.deadline(), self.notifier.due()];
+        let deadline = due.into_iter().flatten().min();
         let deadline = deadline.map(|at| at.since(now) + Duration::from_micros(999));
         let queued = self.daemons.values().any(|daemon| daemon.lane.waiting() > 0)
             || self.standby.as_ref().is_some_and(|standby| standby.lane.waiting() > 0);
@@ -219,6 +226,7 @@ impl Server {
             SIGNALS => {
                 let mut bytes = [0; 16];
                 while (&self.signals).read(&mut bytes).is_ok_and(|n| n > 0) {
+                    self.notifier.stopping();
                     self.events.push_back(Event::Stop);
                 }
             }

@@ -113,6 +113,14 @@ impl Group {
     /// # Errors
     /// As [`Group::up`].
     pub fn up_from(bin: PathBuf, spec: &Spec) -> io::Result<Group> {
+        Group::up_prepared(bin, spec, |_| {})
+    }
+
+    /// As [`Group::up_from`], with a last word about the command that starts it.
+    ///
+    /// # Errors
+    /// As [`Group::up`].
+    pub fn up_prepared(bin: PathBuf, spec: &Spec, prepare: impl FnOnce(&mut Command)) -> io::Result<Group> {
         let name = fresh_name();
         let dir = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&dir)?;
@@ -142,6 +150,7 @@ impl Group {
         let said = dir.join("up.txt");
         let (out, err) = (std::fs::File::create(&said)?, std::fs::File::options().append(true).open(&said)?);
         up.args(&spec.more).env("AXOLOTL_DIR", &dir).stdin(Stdio::null()).stdout(out).stderr(err);
+        prepare(&mut up);
         let status = up.status()?;
         if !status.success() {
             let text = std::fs::read_to_string(&said).unwrap_or_default();
