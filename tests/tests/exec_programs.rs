@@ -188,13 +188,16 @@ fn iperf3_both_ways() {
         let serve =
             Command::new(iperf3).args(["-s", "-B", KERNEL, "-p", "5202"]).stdout(Stdio::null()).spawn();
         let _server = Running(serve.expect("it is here"));
-        let to: std::net::SocketAddr = format!("{KERNEL}:5202").parse().expect("an address");
-        assert!(wait_until(PATIENCE, || TcpStream::connect_timeout(&to, PATIENCE).is_ok()));
         let killer = killer(&group);
         for more in [&["-P", "1"][..], &["-P", "8", "-R"], &["-P", "8"]] {
             let mut words = vec![iperf3.as_str(), "-c", KERNEL, "-p", "5202", "-t", "1", "-J"];
             words.extend(more);
-            let said = printed(&group, &words);
+            let mut said = String::new();
+            // Its server may not listen yet. A connection that asks for nothing would make it listen anew.
+            wait_until(PATIENCE, || {
+                said = printed(&group, &words);
+                !said.contains("unable to connect to server: Connection refused")
+            });
             assert!(said.contains("\"sum_received\"") && !said.contains("\"error\""), "{said}");
         }
         println!("{} servers died", killer.killed());
@@ -207,28 +210,38 @@ fn iperf3_sends_and_receives_datagrams() {
     with("iperf3_sends_and_receives_datagrams", &["iperf3"], |programs| {
         let group = started();
         let iperf3 = &programs[0];
-        let received = |said: &str| {
-            let report: serde_json::Value = serde_json::from_str(said).expect("a report");
-            let bytes = report["end"]["sum_received"]["bytes"].as_u64();
-            bytes.unwrap_or_else(|| panic!("{said}"))
+        // Its server is not looked at by a connection: one that asks for nothing makes it listen anew.
+        let received = |client: &mut dyn FnMut() -> Command| {
+            let mut said = String::new();
+            let done = wait_until(PATIENCE, || {
+                let output = client().stdin(Stdio::null()).output().expect("it is here");
+                said = String::from_utf8_lossy(&output.stdout).into_owned();
+                output.status.success() && !said.contains("\"error\"")
+            });
+            assert!(done, "{said}");
+            let report: serde_json::Value = serde_json::from_str(&said).expect("a report");
+            assert!(report["end"]["sum_received"]["bytes"].as_u64() > Some(0), "{said}");
         };
         let load = ["-u", "-b", "10M", "-t", "1", "-J"];
-        let serve =
-            Command::new(iperf3).args(["-s", "-B", KERNEL, "-p", "5203"]).stdout(Stdio::null()).spawn();
-        let _server = Running(serve.expect("it is here"));
-        let to: std::net::SocketAddr = format!("{KERNEL}:5203").parse().expect("an address");
-        assert!(wait_until(PATIENCE, || TcpStream::connect_timeout(&to, PATIENCE).is_ok()));
+        let mut serve = Command::new(iperf3);
+        let _server =
+            Running(quiet(serve.args(["-s", "-B", KERNEL, "-p", "5203"])).spawn().expect("it is here"));
         for more in [&[][..], &["-R"]] {
             let words = [&[iperf3.as_str(), "-c", KERNEL, "-p", "5203"][..], &load, more].concat();
-            assert!(received(&printed(&group, &words)) > 0);
+            received(&mut || on_the_stack(&group, &words));
         }
-        let serve =
-            on_the_stack(&group, &[iperf3, "-s", "-B", STACK, "-p", "5204"]).stdout(Stdio::null()).spawn();
-        let _server = Running(serve.expect("netexec is built"));
-        assert!(listens(5204), "it does not listen");
-        let said = output(Command::new(iperf3).args(["-c", STACK, "-p", "5204"]).args(load));
-        assert!(received(&String::from_utf8_lossy(&said)) > 0);
+        let mut serve = on_the_stack(&group, &[iperf3, "-s", "-B", STACK, "-p", "5204"]);
+        let _server = Running(quiet(&mut serve).spawn().expect("netexec is built"));
+        received(&mut || {
+            let mut client = Command::new(iperf3);
+            client.args(["-c", STACK, "-p", "5204"]).args(load);
+            client
+        });
     });
+}
+
+fn quiet(command: &mut Command) -> &mut Command {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
 }
 
 #[test]
