@@ -6,14 +6,13 @@
 
 use libnetclient::{Size, TcpListener, TcpStream, UdpSocket};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
-use tests::process::group::{Group, Program, Role, Spec, kernel_sockets};
+use tests::process::beside::{self, Crowd, PATIENCE, at, kernel_counter, stack_echo, talk};
+use tests::process::group::{Group, Role, Spec};
 use tests::process::other_net::{OtherNet, ip};
 use tests::process::raw_link::close_checksums;
-use tests::process::strike::{Plan, Strikes, table};
-use tests::process::{fresh_seed, private_net, skip, wait_until};
-use tests::remote::fleet::{Fleet, Load};
+use tests::process::{private_net, skip, wait_until};
 use tests::remote::ping::ping4;
 
 const HERE: &str = "axlif0";
@@ -23,19 +22,10 @@ const KERNEL: &str = "10.90.0.1";
 const STACK: &str = "10.90.0.2";
 const REMOTE: &str = "10.90.0.9";
 const ECHO: u16 = 7007;
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Connections to the stack, those of them under load, and connections to the kernel.
 const CONNECTIONS: usize = 64;
 const LOADED: usize = 16;
 const BESIDE: usize = 4;
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-fn at(host: &str, port: u16) -> SocketAddr {
-    SocketAddr::new(host.parse().expect("an address"), port)
-}
 
 fn v4(host: &str) -> Ipv4Addr {
     host.parse().expect("an address")
@@ -60,53 +50,11 @@ fn started(nic: &str, more: &[&str]) -> (OtherNet, Group) {
 
 /// Resets that the kernel of this namespace sent: RFC 4022, tcpOutRsts.
 fn kernel_resets() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").expect("counters of the kernel");
-    let mut rows = text.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
-    let (Some(names), Some(values)) = (rows.next(), rows.next()) else { panic!("no row of TCP: {text}") };
-    let found = names.zip(values).find(|(name, _)| *name == "OutRsts");
-    found.and_then(|(_, value)| value.parse().ok()).expect("a count of resets")
+    kernel_counter("Tcp:", "OutRsts")
 }
 
 fn count(group: &Group, name: &str) -> u64 {
     group.access().counters().get(&(Role::Nicd, name.to_owned())).copied().unwrap_or(0)
-}
-
-/// A server of the kernel on its own address that echoes; ends with its connections.
-fn kernel_echo(port: u16, connections: usize) {
-    let listener = std::net::TcpListener::bind(at(KERNEL, port)).expect("the kernel's listener");
-    std::thread::spawn(move || {
-        for stream in listener.incoming().take(connections) {
-            let Ok(mut stream) = stream else { return };
-            std::thread::spawn(move || {
-                let mut out = stream.try_clone().expect("a second handle");
-                std::io::copy(&mut stream, &mut out)
-            });
-        }
-    });
-}
-
-fn stack_echo(group: &Group, other: &OtherNet) -> Program {
-    let server = group.example("echo", &[&ECHO.to_string()]).expect("the echo server");
-    let listening = || std::net::TcpStream::connect_timeout(&at(STACK, ECHO), Duration::from_secs(2)).is_ok();
-    other.run(|| assert!(wait_until(PATIENCE, listening), "echo does not listen"));
-    server
-}
-
-/// Bytes there and back over one connection.
-fn talk(mut one: impl Read + Write + Send, mut other: impl Read + Write + Send) {
-    let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    std::thread::scope(|scope| {
-        scope.spawn(|| one.write_all(&sent).expect("written"));
-        let mut got = vec![0; sent.len()];
-        other.read_exact(&mut got).expect("read");
-        assert!(got == sent, "there");
-    });
-    std::thread::scope(|scope| {
-        scope.spawn(|| other.write_all(&sent).expect("written"));
-        let mut got = vec![0; sent.len()];
-        one.read_exact(&mut got).expect("read");
-        assert!(got == sent, "back");
-    });
 }
 
 /// Where AF_XDP was asked for and is not to be had, the test is one of AF_PACKET, and says so.
@@ -190,46 +138,15 @@ fn beside_the_kernel(nic: &str, more: &[&str]) {
 }
 
 fn kills(nic: &str, more: &[&str]) {
-    let seed = setting("AXOLOTL_STORM_SEED", fresh_seed());
-    println!("AXOLOTL_STORM_SEED={seed}");
     let (other, group) = started(nic, more);
     note_fallback(nic, &group);
-    let _server = stack_echo(&group, &other);
-    kernel_echo(ECHO + 1, BESIDE);
-    let streams = other.run(|| kernel_sockets(CONNECTIONS, at(STACK, ECHO))).expect("every connection opens");
-    let beside = other.run(|| kernel_sockets(BESIDE, at(KERNEL, ECHO + 1))).expect("the kernel accepts");
-    let load = Load {
+    let crowd = Crowd {
+        stack: (at(STACK, ECHO), CONNECTIONS),
         loaded: LOADED,
-        ahead: 128 * 1024,
-        rate: u64::MAX,
-        murmur_every: Duration::from_millis(20),
-        seed,
+        kernel: (at(KERNEL, ECHO + 1), BESIDE),
     };
-    let fleet = Fleet::launch(streams, load).expect("a fleet");
-    // The kernel's own goes on at a pace that leaves the cable to the stack.
-    let slow = Load { loaded: BESIDE, rate: 1 << 20, seed: !seed, ..load };
-    let kernels = Fleet::launch(beside, slow).expect("a fleet");
-    let resets = kernel_resets();
-    let pause = Duration::from_millis(20)..Duration::from_millis(120);
-    let mut strikes = Strikes::new(&group, &fleet, || fleet.bytes(), seed, pause);
     let roles = [Role::Nicd, Role::Netd, Role::Nicd, Role::Sockd, Role::Netd, Role::Supervisor];
-    for n in 0..setting("AXOLOTL_INTERFACE_KILLS", 24) as usize {
-        let plan = Plan::one(roles[n % roles.len()]);
-        strikes.strike(&plan).expect("the group heals and bytes move");
-        assert_eq!((fleet.lost(), fleet.wrong()), (0, 0), "after {plan:?}");
-    }
-    strikes.end();
-    let tallies = strikes.tallies().clone();
-    drop(strikes);
-    assert_eq!(kernel_resets(), resets, "the kernel reset what was the stack's");
-    let went_on = kernels.bytes();
-    assert!(wait_until(PATIENCE, || kernels.bytes() > went_on), "the kernel's own connections go on");
-    let report = fleet.finish(PATIENCE).expect("a report");
-    println!("{}", table(&tallies, CONNECTIONS as u64, &report.silences));
-    assert_eq!(report.lost, Vec::<String>::new());
-    assert_eq!((report.clean, report.bytes_wrong), (CONNECTIONS, 0));
-    let report = kernels.finish(PATIENCE).expect("a report");
-    assert_eq!((report.lost, report.bytes_wrong), (Vec::new(), 0), "the kernel's own connections");
+    beside::kills(&group, &other, crowd, &roles, || (kernel_resets(), 0));
 }
 
 /// What is wrong is said in words that help.
@@ -300,7 +217,7 @@ fn xdp_falls_back_with_a_reason() {
 fn polls_are_shown() {
     private_net::test("polls_are_shown", || {
         let (other, group) = started(&format!("packet:{HERE}"), &[]);
-        let _server = stack_echo(&group, &other);
+        let _server = stack_echo(&group, &other, at(STACK, ECHO));
         let shown = |group: &Group| -> serde_json::Value {
             let output = group.command("netctl").args(["-j", "link", "-s"]).output().expect("netctl runs");
             serde_json::from_slice(&output.stdout).expect("JSON")

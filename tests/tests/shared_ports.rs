@@ -5,14 +5,12 @@
 
 use libnetclient::{Size, TcpListener, TcpStream, UdpSocket};
 use std::io::{ErrorKind, Read, Write};
-use std::net::SocketAddr;
 use std::time::Duration;
-use tests::process::group::{Group, Program, Role, Spec, kernel_sockets};
+use tests::process::beside::{self, Crowd, PATIENCE, at, kernel_counter, kernel_echo, talk};
+use tests::process::group::{Group, Role, Spec};
 use tests::process::other_net::{OtherNet, ip};
 use tests::process::raw_link::close_checksums;
-use tests::process::strike::{Plan, Strikes, table};
-use tests::process::{fresh_seed, private_net, skip, wait_until};
-use tests::remote::fleet::{Fleet, Load};
+use tests::process::{private_net, skip, wait_until};
 use tests::remote::ping::ping4;
 
 const HERE: &str = "axlsp0";
@@ -26,18 +24,9 @@ const OWN: std::ops::RangeInclusive<u16> = 20_000..=20_999;
 const PORTS: &str = "ports=7007+7100-7109+20000-20999";
 /// A port of the kernel's.
 const SSH: u16 = 22;
-const PATIENCE: Duration = Duration::from_secs(60);
 const CONNECTIONS: usize = 48;
 const LOADED: usize = 12;
 const BESIDE: usize = 4;
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-fn at(host: &str, port: u16) -> SocketAddr {
-    SocketAddr::new(host.parse().expect("an address"), port)
-}
 
 fn cable(kind: &str) -> OtherNet {
     let other = OtherNet::new().expect("a second namespace");
@@ -75,56 +64,11 @@ fn in_user_namespace() -> bool {
 
 /// Resets that the kernel of this namespace sent: RFC 4022, tcpOutRsts. And ICMP unreachables: icmpOutDestUnreachs.
 fn kernel_answers() -> (u64, u64) {
-    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").expect("counters of the kernel");
-    let counter = |table: &str, name: &str| {
-        let mut rows = text.lines().filter(|line| line.starts_with(table)).map(str::split_whitespace);
-        let (Some(names), Some(values)) = (rows.next(), rows.next()) else { panic!("no {table} in {text}") };
-        let found = names.zip(values).find(|(known, _)| *known == name);
-        found.and_then(|(_, value)| value.parse().ok()).expect("a count")
-    };
-    (counter("Tcp:", "OutRsts"), counter("Icmp:", "OutDestUnreachs"))
-}
-
-/// A server of the kernel that echoes; ends with its connections.
-fn kernel_echo(port: u16, connections: usize) {
-    let listener = std::net::TcpListener::bind(at(BOTH, port)).expect("the kernel's listener");
-    std::thread::spawn(move || {
-        for stream in listener.incoming().take(connections) {
-            let Ok(mut stream) = stream else { return };
-            std::thread::spawn(move || {
-                let mut out = stream.try_clone().expect("a second handle");
-                std::io::copy(&mut stream, &mut out)
-            });
-        }
-    });
-}
-
-fn stack_echo(group: &Group, other: &OtherNet) -> Program {
-    let server = group.example("echo", &[&ECHO.to_string()]).expect("the echo server");
-    let listening = || std::net::TcpStream::connect_timeout(&at(BOTH, ECHO), Duration::from_secs(2)).is_ok();
-    other.run(|| assert!(wait_until(PATIENCE, listening), "echo does not listen"));
-    server
+    (kernel_counter("Tcp:", "OutRsts"), kernel_counter("Icmp:", "OutDestUnreachs"))
 }
 
 fn reach(other: &OtherNet, port: u16) -> std::io::Result<std::net::TcpStream> {
     other.run(|| std::net::TcpStream::connect_timeout(&at(BOTH, port), PATIENCE))
-}
-
-/// Bytes there and back over one connection.
-fn talk(mut one: impl Read + Write + Send, mut other: impl Read + Write + Send) {
-    let sent: Vec<u8> = (0..1_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    std::thread::scope(|scope| {
-        scope.spawn(|| one.write_all(&sent).expect("written"));
-        let mut got = vec![0; sent.len()];
-        other.read_exact(&mut got).expect("read");
-        assert!(got == sent, "there");
-    });
-    std::thread::scope(|scope| {
-        scope.spawn(|| other.write_all(&sent).expect("written"));
-        let mut got = vec![0; sent.len()];
-        one.read_exact(&mut got).expect("read");
-        assert!(got == sent, "back");
-    });
 }
 
 fn refused(outcome: std::io::Result<std::net::TcpStream>) -> bool {
@@ -176,7 +120,7 @@ fn two_stacks_one_address(kind: &str, more: &[&str]) {
     assert!(wait_until(PATIENCE, answers), "no answer to an echo");
     // With the group its share ends: the kernel has the port again.
     drop((ours, session, group));
-    kernel_echo(ECHO, 1);
+    kernel_echo(at(BOTH, ECHO), 1);
     let mut again = reach(&other, ECHO).expect("the kernel's");
     again.write_all(b"back").expect("written");
     let mut got = [0; 4];
@@ -211,45 +155,11 @@ fn datagrams(session: &libnetclient::Session, other: &OtherNet) {
 }
 
 fn kills(kind: &str) {
-    let seed = setting("AXOLOTL_STORM_SEED", fresh_seed());
-    println!("AXOLOTL_STORM_SEED={seed}");
     let Some((other, group)) = started(kind, &[]) else { return };
-    let _server = stack_echo(&group, &other);
-    kernel_echo(SSH, BESIDE);
-    let streams = other.run(|| kernel_sockets(CONNECTIONS, at(BOTH, ECHO))).expect("every connection opens");
-    let beside = other.run(|| kernel_sockets(BESIDE, at(BOTH, SSH))).expect("the kernel accepts");
-    let load = Load {
-        loaded: LOADED,
-        ahead: 128 * 1024,
-        rate: u64::MAX,
-        murmur_every: Duration::from_millis(20),
-        seed,
-    };
-    let fleet = Fleet::launch(streams, load).expect("a fleet");
-    // The kernel's own goes on at a pace that leaves the cable to the stack.
-    let slow = Load { loaded: BESIDE, rate: 1 << 20, seed: !seed, ..load };
-    let kernels = Fleet::launch(beside, slow).expect("a fleet");
-    let before = kernel_answers();
-    let pause = Duration::from_millis(20)..Duration::from_millis(120);
-    let mut strikes = Strikes::new(&group, &fleet, || fleet.bytes(), seed, pause);
+    let crowd =
+        Crowd { stack: (at(BOTH, ECHO), CONNECTIONS), loaded: LOADED, kernel: (at(BOTH, SSH), BESIDE) };
     let roles = [Role::Nicd, Role::Netd, Role::Nicd, Role::Sockd, Role::Nicd, Role::Supervisor];
-    for n in 0..setting("AXOLOTL_INTERFACE_KILLS", 24) as usize {
-        let plan = Plan::one(roles[n % roles.len()]);
-        strikes.strike(&plan).expect("the group heals and bytes move");
-        assert_eq!((fleet.lost(), fleet.wrong()), (0, 0), "after {plan:?}");
-    }
-    strikes.end();
-    let tallies = strikes.tallies().clone();
-    drop(strikes);
-    assert_eq!(kernel_answers(), before, "the kernel answered for what is the stack's");
-    let went_on = kernels.bytes();
-    assert!(wait_until(PATIENCE, || kernels.bytes() > went_on), "the kernel's own connections go on");
-    let report = fleet.finish(PATIENCE).expect("a report");
-    println!("{}", table(&tallies, CONNECTIONS as u64, &report.silences));
-    assert_eq!(report.lost, Vec::<String>::new());
-    assert_eq!((report.clean, report.bytes_wrong), (CONNECTIONS, 0));
-    let report = kernels.finish(PATIENCE).expect("a report");
-    assert_eq!((report.lost, report.bytes_wrong), (Vec::new(), 0), "the kernel's own connections");
+    beside::kills(&group, &other, crowd, &roles, kernel_answers);
 }
 
 /// What is wrong is said in words that help.

@@ -4,6 +4,7 @@
 //! * [`other_net`]: a second one, the far end of a cable to an interface of the kernel;
 //! * [`raw_link`]: frames as they are, onto an interface and off it;
 //! * [`access_port`]: the kernel's stack in a VLAN of an interface;
+//! * [`beside`]: the stack and the kernel on one interface;
 //! * [`autopsy`]: what is known of a group when a test gives it up;
 //! * [`exec`]: unmodified programs, and kills of the servers behind them;
 //! * [`group`]: a group in a run directory of its own, ended with its owner;
@@ -14,6 +15,7 @@
 
 pub mod access_port;
 pub mod autopsy;
+pub mod beside;
 pub mod exec;
 pub mod group;
 pub mod other_net;
