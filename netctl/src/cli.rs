@@ -4,15 +4,17 @@ use crate::admin;
 use crate::group::{Access, Failure};
 use crate::table::{Family, Form};
 use crate::verb::{
-    addr, capture, crash, filter, link, manual, metrics, monitor, neigh, nic, restart, route, ss, stats,
-    status, sysctl, top,
+    addr, capture, crash, filter, link, manual, metrics, monitor, neigh, nic, restart, route, rule, ss,
+    stats, status, sysctl, top,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use proto::control::notices::Change;
+use proto::hard::routing::TABLE_MAIN;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -70,6 +72,12 @@ enum Verb {
     Route {
         #[command(subcommand)]
         what: Option<RouteWhat>,
+    },
+    /// Policy rules, by which a table of routes is chosen: show, add, del.
+    #[command(infer_subcommands = true)]
+    Rule {
+        #[command(subcommand)]
+        what: Option<RuleWhat>,
     },
     /// Permanent neighbours: show, add, del.
     #[command(infer_subcommands = true, alias = "neighbour", alias = "neighbor")]
@@ -179,7 +187,8 @@ enum NicWhat {
 enum AddrWhat {
     /// All addresses.
     Show,
-    /// add ADDRESS/LENGTH [dev IF]
+    /// add ADDRESS/LENGTH [dev IF] [dad on|off]: with `dad on` an address of IPv4 is looked for on the link first, as
+    /// those of IPv6 always are
     Add(Words),
     /// del ADDRESS/LENGTH [dev IF]
     Del(Words),
@@ -189,10 +198,27 @@ enum AddrWhat {
 enum RouteWhat {
     /// All routes.
     Show,
-    /// add ADDRESS/LENGTH|default [via GATEWAY] [dev IF] [metric N]
+    /// add ADDRESS/LENGTH|default [via GATEWAY] [dev IF] [metric N] [table T] [src ADDRESS]
+    /// [nexthop [via GATEWAY] [dev IF] [weight N]]…
     Add(Words),
-    /// del ADDRESS/LENGTH|default [via GATEWAY] [dev IF]
+    /// del ADDRESS/LENGTH|default [via GATEWAY] [dev IF] [metric N] [table T]
     Del(Words),
+}
+
+#[derive(Debug, Subcommand)]
+enum RuleWhat {
+    /// All rules.
+    Show,
+    /// add [not] [from PREFIX|all] [to PREFIX|all] [oif IF] [pref N] [lookup TABLE|unreachable]
+    Add {
+        /// What it matches, and what it does.
+        words: Vec<String>,
+    },
+    /// del, with the words of the rule, or `pref N` alone
+    Del {
+        /// Which one.
+        words: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -295,12 +321,28 @@ fn parsed<T: core::str::FromStr>(text: Option<&str>, what: &str) -> Result<Optio
 }
 
 fn route_words(words: &Words) -> Result<route::Words, Failure> {
-    let known = ["via", "dev", "metric"];
+    let known = ["via", "dev", "metric", "table", "src"];
+    // What stands behind each `nexthop` is that one's.
+    let mut parts = words.pairs.split(|word| word == "nexthop");
+    let of = |pairs: &[String]| Words { object: words.object.clone(), pairs: pairs.to_vec() };
+    let words = of(parts.next().unwrap_or(&[]));
+    let hops = parts.map(|pairs| {
+        let (hop, known) = (of(pairs), ["via", "dev", "weight"]);
+        Ok(route::HopWords {
+            via: parsed(hop.get(&known, "via")?, "address")?,
+            dev: hop.get(&known, "dev")?.map(str::to_owned),
+            weight: parsed::<NonZeroU8>(hop.get(&known, "weight")?, "weight")?.map_or(1, NonZeroU8::get),
+        })
+    });
+    let hops = hops.collect::<Result<_, Failure>>()?;
     Ok(route::Words {
         to: words.object.clone(),
         via: parsed(words.get(&known, "via")?, "address")?,
         dev: words.get(&known, "dev")?.map(str::to_owned),
         metric: parsed(words.get(&known, "metric")?, "metric")?.unwrap_or(0),
+        table: words.get(&known, "table")?.map_or(Ok(TABLE_MAIN), route::table_from)?,
+        source: parsed(words.get(&known, "src")?, "address")?,
+        hops,
     })
 }
 
@@ -375,8 +417,14 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         }
         Verb::Addr { what: None | Some(AddrWhat::Show) } => addr::show(&access, form, family, out),
         Verb::Addr { what: Some(AddrWhat::Add(words)) } => {
-            let nic = link::index(&access, words.get(&["dev"], "dev")?)?;
-            change(Change::AddressAdd { nic, prefix: addr::prefix_from(&words.object)? })
+            let known = ["dev", "dad"];
+            let nic = link::index(&access, words.get(&known, "dev")?)?;
+            let dad = match words.get(&known, "dad")? {
+                None | Some("off") => false,
+                Some("on") => true,
+                Some(other) => return Err(Failure::Usage(format!("dad on or off, not '{other}'"))),
+            };
+            change(Change::AddressAdd { nic, prefix: addr::prefix_from(&words.object)?, dad })
         }
         Verb::Addr { what: Some(AddrWhat::Del(words)) } => {
             let nic = link::index(&access, words.get(&["dev"], "dev")?)?;
@@ -389,6 +437,9 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Route { what: Some(RouteWhat::Del(words)) } => {
             change(route::del(&access, &route_words(words)?)?)
         }
+        Verb::Rule { what: None | Some(RuleWhat::Show) } => rule::show(&access, form, family, out),
+        Verb::Rule { what: Some(RuleWhat::Add { words }) } => change(rule::add(&access, family, words)?),
+        Verb::Rule { what: Some(RuleWhat::Del { words }) } => change(rule::del(&access, family, words)?),
         Verb::Sysctl { words } => sysctl::run(&access, form, words, change, out),
         Verb::Filter { what: None | Some(FilterWhat::Show) } => filter::show(&access, form, out),
         Verb::Filter { what: Some(FilterWhat::Add { hook, words }) } => {

@@ -65,6 +65,10 @@ proto::counters! {
         NdpOut = "ndp_out",
         /// Addresses that somebody else on the link had (RFC 4862 §5.4).
         DadFailed = "dad_failed",
+        /// Addresses that somebody else on the link had (RFC 5227 §2.1.1).
+        ArpConflictsFound = "arp_conflicts_found",
+        /// Announcements against somebody who claims an address of ours (RFC 5227 §2.4).
+        ArpDefences = "arp_defences",
         /// IGMP messages received.
         IgmpIn = "igmp_in",
         /// IGMP messages sent.

@@ -262,7 +262,7 @@ impl Host {
     pub fn routes(&mut self) -> Vec<Route> {
         let route = |record: Config| match (record.key, record.value) {
             (
-                Key::Route { destination, prefix_len, table, metric },
+                Key::Route { destination, prefix_len, table, metric, .. },
                 Value::Route { gateway, link, source, .. },
             ) => Some(Route {
                 to: destination,

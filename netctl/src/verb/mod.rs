@@ -12,6 +12,7 @@ pub mod neigh;
 pub mod nic;
 pub mod restart;
 pub mod route;
+pub mod rule;
 pub mod ss;
 pub mod stats;
 pub mod status;

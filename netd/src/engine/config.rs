@@ -18,11 +18,9 @@ use proto::cell::TableError;
 use proto::control::messages::{GroupConfig, NicConfig, Prefix};
 use proto::control::notices::Change;
 use proto::hard::config::{ConfigError, ConfigWriter, Key, Life, LinkName, Record, Value, read};
+use proto::hard::routing::{Hops, TABLE_MAIN};
 use proto::zone;
 use rustix::io::Errno;
-
-/// rtnetlink(7): RT_TABLE_MAIN.
-const TABLE_MAIN: u32 = 254;
 
 /// The configuration as this shard has it.
 pub(super) struct Configuration {
@@ -135,9 +133,9 @@ impl Configuration {
                     config.learned.routes.push(LearnedRoute { to, via, metric, until: valid });
                 }
                 (
-                    Key::Route { prefix_len: 0, metric: 0, .. },
-                    Value::Route { gateway: Some(gateway), link, .. },
-                ) if link == nic => config.gateways.push(gateway),
+                    Key::Route { prefix_len: 0, metric: 0, table: TABLE_MAIN, hops, .. },
+                    Value::Route { gateway: Some(gateway), link, source: None, .. },
+                ) if link == nic && !hops.is_several() => config.gateways.push(gateway),
                 _ => {}
             }
         }
@@ -150,12 +148,15 @@ impl Configuration {
         for record in &self.records {
             let change = match (record.key, record.value) {
                 (
-                    Key::Route { destination, prefix_len, metric, .. },
-                    Value::Route { gateway, link, life, .. },
-                ) if (prefix_len > 0 || metric > 0) && !life.learned => {
-                    let to = Prefix { addr: destination, len: prefix_len };
-                    Change::RouteAdd { to, via: gateway, nic: link, metric }
+                    Key::Route { prefix_len: 0, metric: 0, table: TABLE_MAIN, hops, .. },
+                    Value::Route { gateway: Some(_), source: None, .. },
+                ) if !hops.is_several() => continue,
+                (key @ Key::Route { .. }, Value::Route { gateway, link, life, source })
+                    if !life.learned =>
+                {
+                    route_add(key, gateway, link, source)
                 }
+                (Key::Policy(rule), Value::Policy) => Change::RuleAdd { rule },
                 (Key::Neighbour { link, addr }, Value::Neighbour { mac }) => {
                     Change::NeighbourAdd { nic: link, addr, mac }
                 }
@@ -193,10 +194,11 @@ impl Configuration {
                 let life = Life { learned: true, valid: route.until, preferred: None };
                 let gateway = route.via.map(|via| IpAddr::V6(zone::without(via)));
                 let value = Value::Route { gateway, link: nic, source: None, life };
-                let _ = writer.set(Record { key: route_key(route.to, route.metric), value });
+                let key = route_key(route.to, route.metric, TABLE_MAIN, Hops::default());
+                let _ = writer.set(Record { key, value });
             }
             LinkNews::RouteGone { route, .. } => {
-                writer.remove(&route_key(route.to, route.metric));
+                writer.remove(&route_key(route.to, route.metric, TABLE_MAIN, Hops::default()));
             }
             LinkNews::Counted(Counted { rule, packets, bytes }) => {
                 // The record is there: the rule was entered by it.
@@ -219,19 +221,40 @@ impl Configuration {
         stack.change(now, change).map_err(code)?;
         let full = |_: ConfigError| code(Errno::NOSPC);
         match *change {
-            Change::AddressAdd { nic, prefix } => {
+            Change::AddressAdd { nic, prefix, dad } => {
                 let key = address_key(nic, prefix);
-                writer.set(Record { key, value: address(prefix) }).map_err(full)?;
+                writer.set(Record { key, value: address(prefix, dad) }).map_err(full)?;
             }
             Change::AddressDel { nic, prefix } => {
                 writer.remove(&address_key(nic, prefix));
             }
-            Change::RouteAdd { to, via, nic, metric } => {
-                let value = Value::Route { gateway: via, link: nic, source: None, life: Life::GIVEN };
-                writer.set(Record { key: route_key(to, metric), value }).map_err(full)?;
+            Change::RouteAdd { to, via, nic, metric, table, source, hops } => {
+                let value = Value::Route { gateway: via, link: nic, source, life: Life::GIVEN };
+                writer
+                    .set(Record { key: route_key(to, metric, table, hops), value })
+                    .map_err(full)?;
             }
-            Change::RouteDel { to, .. } => {
-                writer.remove(&route_key(to, 0));
+            Change::RouteDel { to, metric, table } => {
+                // Whatever its next hops are: they are part of its key.
+                let named = route_key(to, metric, table, Hops::default());
+                let same = |key: &Key| match *key {
+                    Key::Route { destination, prefix_len, table, metric, .. } => {
+                        named
+                            == Key::Route { destination, prefix_len, table, metric, hops: Hops::default() }
+                    }
+                    _ => false,
+                };
+                let key = writer.records().map(|record| record.key).find(same);
+                if let Some(key) = key {
+                    writer.remove(&key);
+                }
+            }
+            Change::RuleAdd { rule } => {
+                let record = Record { key: Key::Policy(rule), value: Value::Policy };
+                writer.set(record).map_err(full)?;
+            }
+            Change::RuleDel { rule } => {
+                writer.remove(&Key::Policy(rule));
             }
             Change::NeighbourAdd { nic, addr, mac } => {
                 let key = Key::Neighbour { link: nic, addr };
@@ -267,8 +290,10 @@ impl Configuration {
             Change::LinkDel { nic } => {
                 // The interface itself last: what a death leaves has an interface.
                 let of_link = |record: &Record| match (record.key, record.value) {
-                    (Key::Address { link, .. } | Key::Neighbour { link, .. }, _)
-                    | (Key::Route { .. }, Value::Route { link, .. }) => link == nic,
+                    (Key::Address { link, .. } | Key::Neighbour { link, .. }, _) => link == nic,
+                    (Key::Route { hops, .. }, Value::Route { link, .. }) => {
+                        link == nic || hops.others().any(|hop| hop.link == nic)
+                    }
                     _ => false,
                 };
                 let keys: Vec<Key> = writer.records().filter(of_link).map(|record| record.key).collect();
@@ -297,9 +322,9 @@ impl Configuration {
     }
 }
 
-/// A given address: one of IPv6 is looked for on the link first.
-fn address(prefix: Prefix) -> Value {
-    Value::Address { verified: prefix.addr.is_ipv4(), life: Life::GIVEN }
+/// A given address: one of IPv6 is looked for on the link first, one of IPv4 where that is asked for.
+fn address(prefix: Prefix, dad: bool) -> Value {
+    Value::Address { verified: prefix.addr.is_ipv4() && !dad, life: Life::GIVEN }
 }
 
 /// The key of an address; without its zone, which is the link's.
@@ -313,7 +338,11 @@ fn differences(old: &[Record], new: &[Record]) -> Vec<Change> {
     // What the links taught shard 0 they teach the others too.
     let given = |value: &Value| match value {
         Value::Address { life, .. } | Value::Route { life, .. } => !life.learned,
-        Value::Link { .. } | Value::Neighbour { .. } | Value::Filter { .. } | Value::Sysctl(_) => true,
+        Value::Link { .. }
+        | Value::Neighbour { .. }
+        | Value::Filter { .. }
+        | Value::Policy
+        | Value::Sysctl(_) => true,
     };
     let (old, new): (Vec<&Record>, Vec<&Record>) = (
         old.iter().filter(|record| given(&record.value)).collect(),
@@ -326,10 +355,11 @@ fn differences(old: &[Record], new: &[Record]) -> Vec<Change> {
     let mut links_gone = vec![];
     for record in old.iter().filter(|record| value_in(&new, &record.key) != Some(record.value)) {
         match (record.key, record.value) {
-            (Key::Route { destination, prefix_len, .. }, Value::Route { gateway, link, .. }) => {
+            (Key::Route { destination, prefix_len, metric, table, .. }, _) => {
                 let to = Prefix { addr: destination, len: prefix_len };
-                routes_gone.push(Change::RouteDel { to, via: gateway, nic: link });
+                routes_gone.push(Change::RouteDel { to, metric, table });
             }
+            (Key::Policy(rule), _) => routes_gone.push(Change::RuleDel { rule }),
             (Key::Address { link, addr, prefix_len }, _) if value_in(&new, &record.key).is_none() => {
                 gone.push(Change::AddressDel { nic: link, prefix: Prefix { addr, len: prefix_len } });
             }
@@ -351,13 +381,16 @@ fn differences(old: &[Record], new: &[Record]) -> Vec<Change> {
             continue;
         }
         match (record.key, record.value) {
-            (Key::Address { link, addr, prefix_len }, _) if before.is_none() => {
-                come.push(Change::AddressAdd { nic: link, prefix: Prefix { addr, len: prefix_len } });
+            (Key::Address { link, addr, prefix_len }, Value::Address { verified, .. })
+                if before.is_none() =>
+            {
+                let (prefix, dad) = (Prefix { addr, len: prefix_len }, addr.is_ipv4() && !verified);
+                come.push(Change::AddressAdd { nic: link, prefix, dad });
             }
-            (Key::Route { destination, prefix_len, metric, .. }, Value::Route { gateway, link, .. }) => {
-                let to = Prefix { addr: destination, len: prefix_len };
-                routes_come.push(Change::RouteAdd { to, via: gateway, nic: link, metric });
+            (key @ Key::Route { .. }, Value::Route { gateway, link, source, .. }) => {
+                routes_come.push(route_add(key, gateway, link, source));
             }
+            (Key::Policy(rule), _) => routes_come.push(Change::RuleAdd { rule }),
             (Key::Sysctl(tunable), Value::Sysctl(value)) => come.push(Change::SysctlSet { tunable, value }),
             (Key::Filter(rule), _) if before.is_none() => come.push(Change::FilterAdd { rule }),
             (Key::Neighbour { link, addr }, Value::Neighbour { mac }) => {
@@ -380,8 +413,20 @@ fn differences(old: &[Record], new: &[Record]) -> Vec<Change> {
     [routes_gone, gone, links_gone, come, routes_come].concat()
 }
 
-fn route_key(to: Prefix, metric: u32) -> Key {
-    Key::Route { destination: to.addr, prefix_len: to.len, table: TABLE_MAIN, metric }
+fn route_key(to: Prefix, metric: u32, table: u32, hops: Hops) -> Key {
+    Key::Route { destination: to.addr, prefix_len: to.len, table, metric, hops }
+}
+
+/// The change that enters the route of a record.
+///
+/// # Panics
+/// When the key is no route's.
+fn route_add(key: Key, via: Option<IpAddr>, nic: u16, source: Option<IpAddr>) -> Change {
+    let Key::Route { destination, prefix_len, table, metric, hops } = key else {
+        panic!("{key:?} is no route's");
+    };
+    let to = Prefix { addr: destination, len: prefix_len };
+    Change::RouteAdd { to, via, nic, metric, table, source, hops }
 }
 
 /// What the group's configuration says of one interface, the link itself last.
@@ -389,7 +434,7 @@ fn records_of(index: u16, nic: &NicConfig) -> Vec<Record> {
     let mut records = Vec::new();
     for prefix in &nic.addrs {
         let key = Key::Address { link: index, addr: prefix.addr, prefix_len: prefix.len };
-        records.push(Record { key, value: address(*prefix) });
+        records.push(Record { key, value: address(*prefix, false) });
     }
     for &gateway in &nic.gateways {
         let addr = match gateway {
@@ -398,7 +443,8 @@ fn records_of(index: u16, nic: &NicConfig) -> Vec<Record> {
         };
         let everywhere = Prefix { addr, len: 0 };
         let value = Value::Route { gateway: Some(gateway), link: index, source: None, life: Life::GIVEN };
-        records.push(Record { key: route_key(everywhere, 0), value });
+        let key = route_key(everywhere, 0, TABLE_MAIN, Hops::default());
+        records.push(Record { key, value });
     }
     let name = LinkName::new(&format!("nic{index}")).expect("a short name");
     let (mac, mtu) = (nic.mac, nic.mtu);
@@ -427,7 +473,7 @@ mod tests {
             source: None,
             life: Life::GIVEN,
         };
-        Record { key: route_key(prefix("10.9.0.0", 16), 0), value }
+        Record { key: route_key(prefix("10.9.0.0", 16), 0, TABLE_MAIN, Hops::default()), value }
     }
 
     #[test]
@@ -440,10 +486,18 @@ mod tests {
         assert_eq!(
             differences(&old, &new),
             [
-                Change::RouteDel { to, via: via("10.0.0.9"), nic },
+                Change::RouteDel { to, metric: 0, table: TABLE_MAIN },
                 Change::AddressDel { nic, prefix: prefix("10.0.0.1", 24) },
-                Change::AddressAdd { nic, prefix: prefix("10.0.1.1", 24) },
-                Change::RouteAdd { to, via: via("10.0.1.9"), nic, metric: 0 },
+                Change::AddressAdd { nic, prefix: prefix("10.0.1.1", 24), dad: false },
+                Change::RouteAdd {
+                    to,
+                    via: via("10.0.1.9"),
+                    nic,
+                    metric: 0,
+                    table: TABLE_MAIN,
+                    source: None,
+                    hops: Hops::default(),
+                },
             ]
         );
     }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use super::prefix::Prefix;
 use crate::keyed_hash::HashKey;
+use proto::hard::routing::Hops;
 
 /// A way to a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// It follows from an address of ours and goes with it.
     pub connected: bool,
+    /// Its next hops beside that one.
+    pub hops: Hops,
 }
 
 /// Networks to routes.
@@ -94,6 +97,11 @@ impl Fib {
         self.networks.get(prefix).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether there is no route.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty()
+    }
+
     /// All routes, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.networks.values().flatten()
@@ -140,6 +148,7 @@ mod tests {
                 interface,
                 source: None,
                 connected: false,
+                hops: Hops::default(),
             }
         })
     }

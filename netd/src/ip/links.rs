@@ -25,6 +25,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proto::Instant;
 use proto::control::messages::Prefix;
 use proto::hard::config::Vlan;
+use proto::hard::routing::Hops;
 use proto::nic::packet_buf::PacketBuf;
 use proto::shm::Memory;
 use proto::zone;
@@ -102,14 +103,18 @@ impl<M: Memory + Clone> Ip<M> {
         for (nic, config) in configs.iter().enumerate() {
             let nic = nic as u16;
             self.hosts.push(LinkHost::new(nic, config.mac, key, config.slaac));
+            for prefix in config.tentative.iter().filter(|prefix| prefix.addr.is_ipv4()) {
+                self.look_for_v4(now, nic, *prefix);
+            }
             let v6 = |prefixes: &[Prefix]| prefixes.iter().any(|prefix| prefix.addr.is_ipv6());
             let on = config.slaac || v6(&config.addrs) || v6(&config.tentative);
             let mut acts = Vec::new();
             let host = &mut self.hosts[usize::from(nic)].autoconf;
             host.restore(&config.addrs, &config.learned, &mut |act| acts.push(act));
-            for prefix in &config.tentative {
+            for prefix in config.tentative.iter().filter(|prefix| prefix.addr.is_ipv6()) {
                 host.give(now, *prefix, &mut |act| acts.push(act));
             }
+
             if on {
                 host.switch_on(now, &mut |act| acts.push(act));
             }
@@ -155,6 +160,29 @@ impl<M: Memory + Clone> Ip<M> {
             let _ = self.routes.add_route(route);
         }
         given
+    }
+
+    /// An IPv4 address is looked for on its link before it is used (RFC 5227 §2.1). `false` when it is already, or
+    /// there is no room.
+    pub fn look_for_v4(&mut self, now: Instant, nic: u16, prefix: Prefix) -> bool {
+        let interface = self.link.interfaces_mut().get_mut(usize::from(nic));
+        interface.is_some_and(|interface| interface.conflicts.look_for(now, prefix))
+    }
+
+    /// The addresses that nobody else has are ours.
+    pub(super) fn claim_addresses(&mut self, now: Instant) {
+        for (nic, prefix) in core::mem::take(&mut self.link.claimed) {
+            if self.routes.add_address(nic, prefix.addr, prefix.len).is_err() {
+                continue;
+            }
+            let interface = &mut self.link.interfaces_mut()[usize::from(nic)];
+            interface.assign(prefix.addr);
+            if let IpAddr::V4(v4) = prefix.addr {
+                interface.neighbours.announce(now, v4);
+            }
+            let address = LearnedAddress { prefix, valid: None, preferred: None };
+            self.news.push_back(LinkNews::Address { nic, address, learned: false });
+        }
     }
 
     /// An administrator takes an IPv6 address away. `false` when there is none.
@@ -451,7 +479,7 @@ pub fn network_of(nic: u16, prefix: &Prefix) -> Option<Route> {
     let addr = zone::ip_with(prefix.addr, zone::of_interface(nic));
     let prefix = Network::of(addr, prefix.len)?;
     let metric = super::autoconf::METRIC_NETWORK;
-    Some(Route { prefix, metric, gateway: None, interface: nic, source: None, connected: false })
+    Some(Route { prefix, metric, gateway: None, interface: nic, source: None, connected: false, hops: Hops::default() })
 }
 
 /// A redirect is a hint, which a successor does without.
@@ -463,5 +491,5 @@ const fn is_kept(route: &LearnedRoute) -> bool {
 pub fn entry(nic: u16, route: &LearnedRoute) -> Option<Route> {
     let gateway = route.via.map(|via| IpAddr::V6(zone::with(via, zone::of_interface(nic))));
     let prefix = Network::of(route.to.addr, route.to.len)?;
-    Some(Route { prefix, metric: route.metric, gateway, interface: nic, source: None, connected: false })
+    Some(Route { prefix, metric: route.metric, gateway, interface: nic, source: None, connected: false, hops: Hops::default() })
 }

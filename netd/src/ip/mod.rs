@@ -13,9 +13,11 @@ pub mod groups;
 pub mod icmp;
 pub mod input;
 pub mod links;
+pub mod multipath;
 pub mod ndp;
 pub mod output;
 pub mod path_mtu;
+pub mod policy;
 pub mod prefix;
 pub mod reassembly;
 pub mod route;
@@ -131,7 +133,31 @@ impl<M: Memory + Clone> Ip<M> {
 
     /// As [`Ip::way`], by that interface alone.
     pub fn way_by(&self, dst: IpAddr, source: Option<IpAddr>, by: Option<u16>) -> Option<Way> {
-        let path = self.routes.path(dst, source, by).ok()?;
+        self.way_along(dst, source, by, 0)
+    }
+
+    /// As [`Ip::way_by`], of the flow between those ports, ours first: of several next hops it has its own.
+    pub fn way_of(
+        &self,
+        dst: IpAddr,
+        source: Option<IpAddr>,
+        by: Option<u16>,
+        ports: (u16, u16),
+    ) -> Option<Way> {
+        let (local, remote) = ports;
+        let counts = self.routes.asks_for_ports(dst);
+        let ports = if counts { u32::from(local) << 16 | u32::from(remote) } else { 0 };
+        self.way_along(dst, source, by.or(route::zone_interface(dst)), ports)
+    }
+
+    fn way_along(
+        &self,
+        dst: IpAddr,
+        source: Option<IpAddr>,
+        by: Option<u16>,
+        ports: u32,
+    ) -> Option<Way> {
+        let path = self.routes.path_of(dst, source, by, ports).ok()?;
         // What is for an address of ours never leaves the host, whatever interface has the address.
         let nic = if path.kind == AddrKind::Local { LOOPBACK } else { path.interface };
         if nic != LOOPBACK && path.source.is_loopback() {
@@ -161,6 +187,7 @@ impl<M: Memory + Clone> Ip<M> {
     /// Everything due at `now` happens. Returns whether neighbours moved.
     pub fn on_timers(&mut self, now: Instant, counters: &mut Counters) -> bool {
         let moved = self.link.on_timers(now, counters);
+        self.claim_addresses(now);
         self.expire_fragments(now, counters);
         self.on_link_timers(now, counters);
         self.paths.expire(now);

@@ -3,22 +3,26 @@
 //! Owned by the stack, asked for every packet; a way that was found is remembered and good while
 //! [`RouteTable::generation`] stays the same (Linux's dst cache). Changed by configuration alone.
 //!
-//! Local comes before main: an address of ours is ours whatever the routes say, on whichever interface a
+//! Local comes before all other tables: an address of ours is ours whatever the routes say, on whichever interface a
 //! packet for it arrives (RFC 1122 §3.3.4.2, the weak model, as Linux). Each address brings the route to
 //! its network with it. Invariants: a route's parts are of one family; a gateway is on its link when the
-//! route is entered; no two routes that were entered have the same network and metric.
+//! route is entered; no two routes of a table that were entered have the same network and metric. Which table is
+//! looked at is [`super::policy`]'s to say, which of several next hops is taken [`super::multipath`]'s.
 //!
 //! Not here: neighbours, the path's MTU, forwarding.
 
 use core::cell::Cell;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::collections::HashMap;
 
 use super::fib::{Fib, Route};
+use super::multipath::{FlowOf, choose};
+use super::policy::{Policy, Wanted};
 use super::prefix::Prefix;
 use super::source;
 use crate::keyed_hash::HashKey;
+use proto::hard::routing::{Action, Hop, Hops, PolicyRule, TABLE_MAIN};
 use proto::zone;
+use std::collections::{BTreeMap, HashMap};
 
 /// Addresses of ours at most; a bound for what is walked when a broadcast is looked for.
 pub const ADDRESSES_MAX: usize = 256;
@@ -101,7 +105,17 @@ pub struct RouteTable {
     addresses: Vec<InterfaceAddr>,
     /// How often each address is in `addresses`.
     local: HashMap<IpAddr, u32, HashKey>,
+    /// The table `main`.
     fib: Fib,
+    /// The others, none of them empty.
+    tables: BTreeMap<u32, Fib>,
+    policy: Policy,
+    /// The group's: a successor has it too.
+    key: HashKey,
+    /// Routes that have several next hops.
+    several: usize,
+    /// Flows are told apart by their ports too: of IPv4, of IPv6.
+    by_ports: [bool; 2],
     /// Interfaces that are down: their routes are not used.
     down: Vec<u16>,
     generation: u64,
@@ -120,6 +134,7 @@ struct Known {
     dst: IpAddr,
     source: Option<IpAddr>,
     interface: Option<u16>,
+    ports: u32,
     path: RoutePath,
 }
 
@@ -152,6 +167,11 @@ impl RouteTable {
             addresses: Vec::new(),
             local: HashMap::with_hasher(key),
             fib: Fib::new(key),
+            tables: BTreeMap::new(),
+            policy: Policy::default(),
+            key,
+            several: 0,
+            by_ports: [false; 2],
             down: Vec::new(),
             generation: 0,
             remembered: Remembered::new(),
@@ -182,9 +202,23 @@ impl RouteTable {
         prefix_len: u8,
         on_link: bool,
     ) -> Result<(), RouteError> {
+        self.may_add(interface, addr, prefix_len)?;
         let addr = zone::ip_with(addr, zone::of_interface(interface));
         let prefix = Prefix::of(addr, prefix_len).ok_or(RouteError::Invalid)?;
-        let added = InterfaceAddr { interface, addr, prefix, on_link, deprecated: false };
+        self.addresses.push(InterfaceAddr { interface, addr, prefix, on_link, deprecated: false });
+        *self.local.entry(addr).or_insert(0) += 1;
+        self.renew_connected(interface, prefix);
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Whether an interface may have that address.
+    ///
+    /// # Errors
+    /// As [`RouteTable::add_address`].
+    pub fn may_add(&self, interface: u16, addr: IpAddr, prefix_len: u8) -> Result<(), RouteError> {
+        let addr = zone::ip_with(addr, zone::of_interface(interface));
+        let prefix = Prefix::of(addr, prefix_len).ok_or(RouteError::Invalid)?;
         if !is_host(addr) || prefix.broadcast().is_some_and(|all| addr == IpAddr::V4(all)) {
             return Err(RouteError::Invalid);
         }
@@ -196,10 +230,6 @@ impl RouteTable {
         if self.addresses.len() >= ADDRESSES_MAX {
             return Err(RouteError::Full);
         }
-        self.addresses.push(added);
-        *self.local.entry(addr).or_insert(0) += 1;
-        self.renew_connected(interface, prefix);
-        self.generation += 1;
         Ok(())
     }
 
@@ -248,46 +278,116 @@ impl RouteTable {
         &self.addresses
     }
 
-    /// Enters a route.
+    /// Enters a route into the table `main`.
     ///
     /// # Errors
     /// [`RouteError::Exists`] for a network and metric that have one, [`RouteError::Invalid`],
     /// [`RouteError::GatewayUnreachable`].
-    pub fn add_route(&mut self, mut route: Route) -> Result<(), RouteError> {
-        route.gateway = route.gateway.map(|via| zone::ip_with(via, zone::of_interface(route.interface)));
+    pub fn add_route(&mut self, route: Route) -> Result<(), RouteError> {
+        self.add_route_to(TABLE_MAIN, route)
+    }
+
+    /// Enters a route into a table.
+    ///
+    /// # Errors
+    /// As [`RouteTable::add_route`].
+    pub fn add_route_to(&mut self, table: u32, route: Route) -> Result<(), RouteError> {
+        let route = route.zoned();
         let v4 = route.prefix.addr().is_ipv4();
-        if let Some(gateway) = route.gateway {
-            // An IPv6 router is known by its link-local address, on-link by nature.
-            if gateway.is_ipv4() != v4 || !is_host(gateway) || self.is_local(gateway) {
-                return Err(RouteError::Invalid);
-            }
-            let link_local = matches!(gateway, IpAddr::V6(gateway) if gateway.is_unicast_link_local());
-            let on_link = self
-                .fib
-                .lookup(gateway, |known| known.gateway.is_none() && known.interface == route.interface);
-            if !link_local && on_link.is_none() {
-                return Err(RouteError::GatewayUnreachable);
-            }
+        for hop in route.next_hops() {
+            self.check_hop(table, &hop, v4)?;
         }
         if route.source.is_some_and(|source| source.is_ipv4() != v4 || !self.is_local(source)) {
             return Err(RouteError::Invalid);
         }
-        if self.fib.of_network(&route.prefix).iter().any(|known| known.metric == route.metric) {
+        let same = |known: &Route| known.metric == route.metric;
+        if self.table(table).is_some_and(|known| known.of_network(&route.prefix).iter().any(same)) {
             return Err(RouteError::Exists);
         }
-        self.fib.insert(Route { connected: false, ..route });
+        self.several += usize::from(route.hops.is_several());
+        let key = self.key;
+        let entered = match table {
+            TABLE_MAIN => &mut self.fib,
+            table => self.tables.entry(table).or_insert_with(|| Fib::new(key)),
+        };
+        entered.insert(Route { connected: false, ..route });
         self.generation += 1;
         Ok(())
     }
 
-    /// Takes a route out, one that was entered; those of our addresses go with the address.
-    pub fn remove_route(&mut self, prefix: &Prefix, metric: u32) -> Option<Route> {
-        let removed = self.fib.remove(prefix, |known| !known.connected && known.metric == metric);
-        self.generation += u64::from(removed.is_some());
-        removed
+    /// Whether a next hop of a route can be used: its gateway is a neighbour.
+    fn check_hop(&self, table: u32, hop: &Hop, v4: bool) -> Result<(), RouteError> {
+        let Some(gateway) = hop.gateway else { return Ok(()) };
+        // An IPv6 router is known by its link-local address, on-link by nature.
+        if gateway.is_ipv4() != v4 || !is_host(gateway) || self.is_local(gateway) {
+            return Err(RouteError::Invalid);
+        }
+        let link_local = matches!(gateway, IpAddr::V6(gateway) if gateway.is_unicast_link_local());
+        let on_link = |table: &Fib| {
+            let direct = |known: &Route| known.gateway.is_none() && known.interface == hop.link;
+            table.lookup(gateway, direct).is_some()
+        };
+        // As Linux: by the table that it shall stand in, else by main.
+        if link_local || self.table(table).is_some_and(on_link) || on_link(&self.fib) {
+            Ok(())
+        } else {
+            Err(RouteError::GatewayUnreachable)
+        }
     }
 
-    /// All routes, those of our addresses among them, in no order.
+    fn table(&self, number: u32) -> Option<&Fib> {
+        if number == TABLE_MAIN { Some(&self.fib) } else { self.tables.get(&number) }
+    }
+
+    /// Takes a route out of the table `main`, one that was entered; those of our addresses go with the address.
+    pub fn remove_route(&mut self, prefix: &Prefix, metric: u32) -> Option<Route> {
+        self.remove_route_from(TABLE_MAIN, prefix, metric)
+    }
+
+    /// Takes a route that was entered out of a table.
+    pub fn remove_route_from(&mut self, number: u32, prefix: &Prefix, metric: u32) -> Option<Route> {
+        let table = match number {
+            TABLE_MAIN => &mut self.fib,
+            number => self.tables.get_mut(&number)?,
+        };
+        let removed = table.remove(prefix, |known| !known.connected && known.metric == metric)?;
+        self.several -= usize::from(removed.hops.is_several());
+        self.tables.retain(|_, table| !table.is_empty());
+        self.generation += 1;
+        Some(removed)
+    }
+
+    /// Enters a policy rule.
+    ///
+    /// # Errors
+    /// [`RouteError::Exists`], [`RouteError::Full`].
+    pub fn add_rule(&mut self, rule: PolicyRule) -> Result<(), RouteError> {
+        match self.policy.add(rule) {
+            Some(true) => self.generation += 1,
+            Some(false) => return Err(RouteError::Exists),
+            None => return Err(RouteError::Full),
+        }
+        Ok(())
+    }
+
+    /// Takes a policy rule out. Returns whether it was there.
+    pub fn remove_rule(&mut self, rule: &PolicyRule) -> bool {
+        self.generation += 1;
+        self.policy.remove(rule)
+    }
+
+    /// Whether flows are told apart by their ports too (fib_multipath_hash_policy).
+    pub const fn set_by_ports(&mut self, v6: bool, on: bool) {
+        self.by_ports[v6 as usize] = on;
+        self.generation += 1;
+    }
+
+    /// Whether the way to `dst` may depend on the ports of a flow.
+    pub const fn asks_for_ports(&self, dst: IpAddr) -> bool {
+        self.several > 0 && self.by_ports[dst.is_ipv6() as usize]
+    }
+
+    /// All routes of the table `main`, those of our addresses among them, in no order.
     pub fn routes(&self) -> impl Iterator<Item = &Route> {
         self.fib.iter()
     }
@@ -308,7 +408,7 @@ impl RouteTable {
                 self.remove_address(interface, gone.addr, gone.prefix.len());
             }
         }
-        self.remove_routes(|route| route.interface == interface);
+        self.remove_routes(|route| route.next_hops().any(|hop| hop.link == interface));
         self.down.retain(|known| *known != interface);
         self.generation += 1;
     }
@@ -350,11 +450,6 @@ impl RouteTable {
         self.addresses.iter().any(of)
     }
 
-    /// The best route to `dst` by an interface that is up, whatever `dst` is to us.
-    pub fn lookup(&self, dst: IpAddr) -> Option<Route> {
-        self.fib.lookup(dst, |route| !self.down.contains(&route.interface)).copied()
-    }
-
     /// The way to `dst`: from `source` if the socket is bound to one (an address of ours, which sockd has
     /// checked), and by `interface` if it is bound to one.
     ///
@@ -366,16 +461,60 @@ impl RouteTable {
         source: Option<IpAddr>,
         interface: Option<u16>,
     ) -> Result<RoutePath, NoRoute> {
+        self.path_of(dst, source, interface, 0)
+    }
+
+    /// [`RouteTable::path`] of a flow with those ports, where they count: 0 unless
+    /// [`RouteTable::asks_for_ports`].
+    ///
+    /// # Errors
+    /// As [`RouteTable::path`].
+    pub fn path_of(
+        &self,
+        dst: IpAddr,
+        source: Option<IpAddr>,
+        interface: Option<u16>,
+        ports: u32,
+    ) -> Result<RoutePath, NoRoute> {
         let place = self.remembered.place(dst);
         if let Some(known) = place.get()
             && known.generation == self.generation
-            && (known.dst, known.source, known.interface) == (dst, source, interface)
+            && (known.dst, known.source, known.interface, known.ports) == (dst, source, interface, ports)
         {
             return Ok(known.path);
         }
-        let path = self.find_path(dst, source, interface)?;
-        place.set(Some(Known { generation: self.generation, dst, source, interface, path }));
+        let path = self.find_path(dst, source, interface, ports)?;
+        place.set(Some(Known { generation: self.generation, dst, source, interface, ports, path }));
         Ok(path)
+    }
+
+    /// The best route to `dst` that has a usable next hop, by the rules.
+    fn route_to(&self, wanted: Wanted, usable: impl Fn(&Hop) -> bool) -> Result<Option<&Route>, NoRoute> {
+        let usable = |route: &Route| route.next_hops().any(|hop| usable(&hop));
+        if self.policy.is_plain() && self.tables.is_empty() {
+            return Ok(self.fib.lookup(wanted.dst, usable));
+        }
+        for action in self.policy.actions(wanted) {
+            let Action::Lookup(number) = action else { return Err(NoRoute) };
+            let route = self.table(number).and_then(|table| table.lookup(wanted.dst, usable));
+            if route.is_some() {
+                return Ok(route);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Which of a route's next hops a flow takes: of those by whose interface its source is, if there is any.
+    fn hop_of(&self, route: &Route, flow: &FlowOf, usable: impl Fn(&Hop) -> bool) -> Option<Hop> {
+        if !route.hops.is_several() {
+            return route.next_hops().next();
+        }
+        let has_source = |hop: &Hop| {
+            let here = |known: &InterfaceAddr| Some(known.addr) == flow.source && known.interface == hop.link;
+            self.addresses.iter().any(here)
+        };
+        let own = choose(route, &self.key, flow, |hop| usable(hop) && has_source(hop));
+        own.or_else(|| choose(route, &self.key, flow, usable))
     }
 
     fn find_path(
@@ -383,6 +522,7 @@ impl RouteTable {
         dst: IpAddr,
         source: Option<IpAddr>,
         interface: Option<u16>,
+        ports: u32,
     ) -> Result<RoutePath, NoRoute> {
         let kind = self.kind(dst);
         if kind == AddrKind::Local {
@@ -395,14 +535,18 @@ impl RouteTable {
             let interface = of.map_or(LOOPBACK, |known| known.interface);
             return Ok(RoutePath { interface, next_hop: dst, source: source.unwrap_or(own), kind });
         }
-        let usable = |route: &Route| {
-            !self.down.contains(&route.interface) && interface.is_none_or(|bound| route.interface == bound)
+        let usable = |hop: &Hop| {
+            !self.down.contains(&hop.link) && interface.is_none_or(|bound| hop.link == bound)
         };
-        let route = self.fib.lookup(dst, usable);
-        let (out, gateway, preferred) = match (route, kind) {
-            (Some(route), AddrKind::Unicast) => (route.interface, route.gateway, route.source),
+        let route = self.route_to(Wanted { dst, source, interface }, usable)?;
+        let hop = route.and_then(|route| {
+            let hop = self.hop_of(route, &FlowOf { source, dst, ports }, usable)?;
+            Some((hop, route.source))
+        });
+        let (out, gateway, preferred) = match (hop, kind) {
+            (Some((hop, source)), AddrKind::Unicast) => (hop.link, hop.gateway, source),
             // A group or all hosts are on the link itself.
-            (Some(route), _) => (route.interface, None, route.source),
+            (Some((hop, source)), _) => (hop.link, None, source),
             // Bound to an interface, everything is on its link; a group or all hosts are on the first
             // that is up.
             (None, AddrKind::Unicast) => (interface.ok_or(NoRoute)?, None, None),
@@ -450,15 +594,28 @@ impl RouteTable {
         let host = if prefix.addr().is_ipv4() { 32 } else { 128 };
         if let Some(primary) = primary.filter(|_| prefix.len() < host) {
             let source = Some(primary.addr);
-            self.fib.insert(Route { prefix, metric: 0, gateway: None, interface, source, connected: true });
+            let hops = Hops::default();
+            self.fib.insert(Route {
+                prefix,
+                metric: 0,
+                gateway: None,
+                interface,
+                source,
+                connected: true,
+                hops,
+            });
         }
     }
 
     fn remove_routes(&mut self, which: impl Fn(&Route) -> bool) {
-        let gone: Vec<Route> = self.fib.iter().filter(|route| which(route)).copied().collect();
-        for route in gone {
-            self.fib.remove(&route.prefix, |known| *known == route);
+        for table in core::iter::once(&mut self.fib).chain(self.tables.values_mut()) {
+            let gone: Vec<Route> = table.iter().filter(|route| which(route)).copied().collect();
+            for route in gone {
+                table.remove(&route.prefix, |known| *known == route);
+                self.several -= usize::from(route.hops.is_several());
+            }
         }
+        self.tables.retain(|_, table| !table.is_empty());
     }
 }
 
@@ -474,3 +631,7 @@ fn is_host(addr: IpAddr) -> bool {
 #[cfg(test)]
 #[path = "route_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod policy_tests;

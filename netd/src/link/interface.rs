@@ -1,5 +1,6 @@
 //! One interface: its address on the link, its addresses above it, its neighbours, its pages.
 
+use super::conflict::Conflicts;
 use super::neighbour::NeighbourTable;
 use crate::ip::autoconf::Learned;
 use crate::wire::address::MacAddr;
@@ -25,7 +26,7 @@ pub struct InterfaceConfig {
     pub vlan: Option<Vlan>,
     /// The stack's addresses on it; nobody else on the link has them.
     pub addrs: Vec<Prefix>,
-    /// Addresses of IPv6 that are to be looked for on the link first (RFC 4862 §5.4).
+    /// Addresses that are to be looked for on the link first (RFC 4862 §5.4, RFC 5227 §2.1).
     pub tentative: Vec<Prefix>,
     /// Default gateways through it.
     pub gateways: Vec<IpAddr>,
@@ -54,6 +55,8 @@ pub struct Interface<M: Memory> {
     pub hop_limit: u8,
     /// Who else is on its link.
     pub neighbours: NeighbourTable<PacketBuf<M>>,
+    /// Its addresses of IPv4 that are looked for, and those that others claim.
+    pub conflicts: Conflicts,
     /// What its device does for the stack: bits of [`proto::control::notices::feature`].
     pub features: u32,
     /// The pages its frames lie in.

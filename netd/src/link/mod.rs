@@ -1,5 +1,6 @@
 //! The link layer: Ethernet in and out, neighbours, interfaces.
 
+pub mod conflict;
 pub mod discovery;
 pub mod gro;
 pub mod interface;
@@ -17,9 +18,11 @@ use crate::wire::arp::{ArpPacket, PACKET_LEN};
 use crate::wire::drop_reason::DropReason;
 use crate::wire::ethernet::{EtherType, EthernetHeader, HEADER_LEN};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use conflict::{Act, Conflicts};
 use interface::{Interface, InterfaceConfig};
 use neighbour::{Advertised, Effect, Evidence, NeighbourLimits, NeighbourTable, Output};
 use proto::Instant;
+use proto::control::messages::Prefix;
 use proto::control::notices::feature;
 use proto::nic::packet_buf::PacketBuf;
 use proto::nic::packet_buf::{Csum, Marks};
@@ -51,6 +54,10 @@ pub struct Link<M: Memory> {
     pub out: VecDeque<(u16, PacketBuf<M>)>,
     /// Packets whose neighbour did not answer: their senders are told.
     pub unreachable: Vec<PacketBuf<M>>,
+    /// Addresses that were looked for and that nobody has, with their interfaces.
+    pub claimed: Vec<(u16, Prefix)>,
+    /// This shard asks and announces for the host.
+    pub speaks: bool,
 }
 
 /// A packet of the layer above, link header pulled.
@@ -99,12 +106,24 @@ impl<M: Memory + Clone> Link<M> {
             mtu_v6: u16::MAX,
             hop_limit: TTL_DEFAULT,
             neighbours: NeighbourTable::new(MacAddr::ZERO, nobody, key, random, now),
+            conflicts: Conflicts::new(MacAddr::ZERO, random),
             // No checksum is needed where no wire is.
             features: feature::TX_CHECKSUM,
             frames: loopback,
         };
         let (interfaces, out) = (Vec::new(), VecDeque::new());
-        let mut link = Link { interfaces, devices, key, random, loopback, out, unreachable: Vec::new() };
+        let (unreachable, claimed) = (Vec::new(), Vec::new());
+        let mut link = Link {
+            interfaces,
+            devices,
+            key,
+            random,
+            loopback,
+            out,
+            unreachable,
+            claimed,
+            speaks: true,
+        };
         for (index, config) in configs.iter().enumerate() {
             let below = config.vlan.map_or(index, |vlan| usize::from(vlan.below));
             // One that is nothing any more needs no pages.
@@ -137,6 +156,7 @@ impl<M: Memory + Clone> Link<M> {
             mtu_v6: u16::MAX,
             hop_limit: TTL_DEFAULT,
             neighbours,
+            conflicts: Conflicts::new(config.mac, random),
             features: 0,
             frames,
         };
@@ -234,8 +254,12 @@ impl<M: Memory + Clone> Link<M> {
         let mut effects = Vec::new();
         let addrs = &interface.addrs;
         let is_ours = |ip: Ipv4Addr| addrs.contains(&IpAddr::V4(ip));
+        let mut acts = Vec::new();
+        interface.conflicts.heard(now, packet, is_ours, |act| acts.push(act));
         let reply =
-            interface.neighbours.receive_arp(now, packet, to_us, is_ours, |effect| effects.push(effect))?;
+            interface.neighbours.receive_arp(now, packet, to_us, is_ours, |effect| effects.push(effect));
+        self.act_on_conflicts(index, acts, counters);
+        let reply = reply?;
         if let Some(reply) = reply.filter(|_| !elsewhere) {
             self.send_arp(index, &reply, reply.target_mac, counters);
         }
@@ -391,13 +415,19 @@ impl<M: Memory + Clone> Link<M> {
 
     /// When [`Link::on_timers`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.interfaces.iter().filter_map(|interface| interface.neighbours.next_deadline()).min()
+        let due = |interface: &Interface<M>| {
+            [interface.neighbours.next_deadline(), interface.conflicts.next_deadline()]
+        };
+        self.interfaces.iter().flat_map(due).flatten().min()
     }
 
     /// Asks neighbours again, or gives them up, where it is time to. Returns whether it was for any.
     pub fn on_timers(&mut self, now: Instant, counters: &mut Counters) -> bool {
         let mut any = false;
         for index in 0..self.interfaces.len() {
+            let mut acts = Vec::new();
+            self.interfaces[index].conflicts.on_timer(now, |act| acts.push(act));
+            self.act_on_conflicts(index as u16, acts, counters);
             let neighbours = &mut self.interfaces[index].neighbours;
             if neighbours.next_deadline().is_some_and(|due| due <= now) {
                 let mut effects = Vec::new();
@@ -434,6 +464,32 @@ impl<M: Memory + Clone> Link<M> {
                         self.unreachable.push(packet);
                     }
                 }
+            }
+        }
+    }
+
+    /// RFC 5227: looks for addresses, and defends them.
+    fn act_on_conflicts(&mut self, index: u16, acts: Vec<Act>, counters: &mut Counters) {
+        let mac = self.interfaces[usize::from(index)].mac;
+        for act in acts {
+            let packet = match act {
+                // §2.1.1: from no address, so that nobody learns one.
+                Act::Probe(addr) => ArpPacket::request(mac, Ipv4Addr::UNSPECIFIED, addr),
+                Act::Defend(addr) => {
+                    counters.count(Counter::ArpDefences);
+                    ArpPacket::announcement(mac, addr)
+                }
+                Act::Claim(prefix) => {
+                    self.claimed.push((index, prefix));
+                    continue;
+                }
+                Act::Taken(_) => {
+                    counters.count(Counter::ArpConflictsFound);
+                    continue;
+                }
+            };
+            if self.speaks {
+                self.send_arp(index, &packet, MacAddr::BROADCAST, counters);
             }
         }
     }

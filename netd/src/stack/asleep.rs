@@ -176,7 +176,7 @@ impl<M: Memory + Clone> Stack<M> {
     fn greet_asleep(&mut self, now: Instant, record: &mut Found, room: &mut [usize]) -> Option<()> {
         let (opening, state) = (&record.opening, &record.state);
         let flow = flow_key(opening.local, opening.remote)?;
-        let way = self.ip.way(flow.remote_addr(), Some(flow.local_addr()))?;
+        let way = self.way_of(&flow)?;
         if self.is_awaited(&way) || !self.may_send(way.nic, room) {
             return None;
         }

@@ -15,6 +15,7 @@ use proto::Instant;
 use proto::control::messages::Prefix;
 use proto::control::notices::Change;
 use proto::hard::config::Vlan;
+use proto::hard::routing::TABLE_LOCAL;
 use proto::shm::Memory;
 use proto::stats::neighbours::Shown;
 use proto::zone;
@@ -27,10 +28,15 @@ impl<M: Memory + Clone> Stack<M> {
     /// The errno that `ip` would show.
     pub fn change(&mut self, now: Instant, change: &Change) -> Result<(), Errno> {
         match *change {
-            Change::AddressAdd { nic, prefix } => {
+            Change::AddressAdd { nic, prefix, dad } => {
                 self.nic(nic)?;
                 if prefix.addr.is_ipv6() {
                     return self.give_v6(now, nic, prefix);
+                }
+                if dad {
+                    self.ip.routes.may_add(nic, prefix.addr, prefix.len).map_err(errno)?;
+                    let begun = self.ip.look_for_v4(now, nic, prefix);
+                    return if begun { Ok(()) } else { Err(Errno::EXIST) };
                 }
                 self.ip.routes.add_address(nic, prefix.addr, prefix.len).map_err(errno)?;
                 let interface = &mut self.ip.link.interfaces_mut()[usize::from(nic)];
@@ -42,7 +48,8 @@ impl<M: Memory + Clone> Stack<M> {
             }
             Change::AddressDel { nic, prefix } => {
                 self.nic(nic)?;
-                if self.ip.take_address(now, nic, prefix, &mut self.counters) {
+                let looked_for = &mut self.ip.link.interfaces_mut()[usize::from(nic)].conflicts;
+                if looked_for.forget(prefix) || self.ip.take_address(now, nic, prefix, &mut self.counters) {
                     return Ok(());
                 }
                 if !self.ip.routes.remove_address(nic, prefix.addr, prefix.len) {
@@ -52,17 +59,32 @@ impl<M: Memory + Clone> Stack<M> {
                 interface.addrs.retain(|addr| *addr != prefix.addr);
                 Ok(())
             }
-            Change::RouteAdd { to, via, nic, metric } => {
-                self.nic(nic)?;
+            Change::RouteAdd { to, via, nic, metric, table, source, hops } => {
                 let prefix = Network::of(to.addr, to.len).ok_or(Errno::INVAL)?;
+                let interface = nic;
                 let route =
-                    Route { prefix, metric, gateway: via, interface: nic, source: None, connected: false };
-                self.ip.routes.add_route(route).map_err(errno)
+                    Route { prefix, metric, gateway: via, interface, source, connected: false, hops };
+                route.next_hops().try_for_each(|hop| self.nic(hop.link))?;
+                if matches!(table, 0 | TABLE_LOCAL) {
+                    return Err(Errno::INVAL);
+                }
+                self.ip.routes.add_route_to(table, route).map_err(errno)
             }
-            Change::RouteDel { to, .. } => {
+            Change::RouteDel { to, metric, table } => {
                 let prefix = Network::of(to.addr, to.len).ok_or(Errno::INVAL)?;
-                self.ip.routes.remove_route(&prefix, 0).map(|_| ()).ok_or(Errno::SRCH)
+                let removed = self.ip.routes.remove_route_from(table, &prefix, metric);
+                removed.map(|_| ()).ok_or(Errno::SRCH)
             }
+            Change::RuleAdd { rule } => {
+                if !rule.is_sound() {
+                    return Err(Errno::INVAL);
+                }
+                self.ip.routes.add_rule(rule).map_err(errno)
+            }
+            Change::RuleDel { rule } => match self.ip.routes.remove_rule(&rule) {
+                true => Ok(()),
+                false => Err(Errno::NOENT),
+            },
             Change::NeighbourAdd { nic, addr, mac } => self.set_neighbour(now, nic, addr, MacAddr(mac)),
             Change::NeighbourDel { nic, addr } => self.remove_neighbour(nic, addr),
             Change::LinkSet { nic, up, mtu, .. } => {
@@ -181,8 +203,9 @@ impl<M: Memory + Clone> Stack<M> {
         for index in indices {
             let Some(socket) = self.sockets.get_mut(index) else { continue };
             let Kind::Tcp(block) = &mut socket.kind else { continue };
-            let route = self.ip.routes.lookup(socket.opening.remote.ip());
-            if route.is_some_and(|route| links.contains(&route.interface)) && block.on_device_replaced(now) {
+            let (local, remote) = (socket.opening.local.ip(), socket.opening.remote.ip());
+            let path = self.ip.routes.path(remote, (!zone::is_any(local)).then_some(local), None);
+            if path.is_ok_and(|path| links.contains(&path.interface)) && block.on_device_replaced(now) {
                 self.touch(index);
                 self.reschedule(now, index);
             }

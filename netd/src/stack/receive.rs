@@ -270,7 +270,7 @@ impl<M: Memory + Clone> Stack<M> {
         let (reopen, was_acked) = (reaction.reopen, reaction.events.acknowledged);
         self.react(now, index, reaction, frame);
         if was_acked {
-            self.confirm(now, flow.remote_addr());
+            self.confirm(now, &flow);
         }
         if let Some(reopen) = reopen {
             // RFC 6191: the old connection is over, the SYN is the listener's.
@@ -404,8 +404,8 @@ impl<M: Memory + Clone> Stack<M> {
         }
     }
 
-    fn confirm(&mut self, now: Instant, remote: IpAddr) {
-        if let Some(way) = self.ip.way(remote, None).filter(|way| way.nic != LOOPBACK) {
+    fn confirm(&mut self, now: Instant, flow: &FlowKey) {
+        if let Some(way) = self.way_of(flow).filter(|way| way.nic != LOOPBACK) {
             self.ip.link.confirm(now, way.nic, way.next_hop);
         }
     }

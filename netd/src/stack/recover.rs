@@ -38,6 +38,7 @@ use proto::arena::record::Header;
 use proto::arena::{Geometry, WINDOW_MAX};
 use proto::cell::{CellCorrupt, CellWriter, Held, Image, TableError};
 use proto::control::operations::SocketRef;
+use proto::hard::routing::Hops;
 use proto::hard::conns::{Agreed, Kind as RecordKind, LAYOUT, Opening, State, TcpState};
 use proto::hard::sysctl::Values;
 use proto::id::{Epoch, OpId, RecordIndex, SessionId, SlotIndex};
@@ -124,6 +125,7 @@ impl<M: Memory + Clone> Stack<M> {
             counters: Counters::default(),
         };
         stack.ip.speaks = setup.shard == 0;
+        stack.ip.link.speaks = setup.shard == 0;
         stack.ip.begin_links(now, &setup.interfaces, stack.secrets.addresses, &mut stack.counters);
         for (id, geometry, memory) in sessions {
             if let Err(rule) = stack.add_session(id, geometry, memory) {
@@ -583,6 +585,7 @@ fn routes_of(interfaces: &[InterfaceConfig], secrets: &Secrets) -> Result<RouteT
                 interface: nic,
                 source: None,
                 connected: false,
+                hops: Hops::default(),
             };
             routes.add_route(route).map_err(|_| AttachError::Address(gateway))?;
         }

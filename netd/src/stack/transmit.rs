@@ -205,7 +205,7 @@ impl<M: Memory + Clone> Stack<M> {
 
     fn transmit_tcp(&mut self, now: Instant, index: u32, room: &mut [usize]) -> Turn {
         let Some(flow) = self.flow_of(index) else { return Turn::Done };
-        let Some(way) = self.ip.way(flow.remote_addr(), Some(flow.local_addr())) else {
+        let Some(way) = self.way_of(&flow) else {
             return Turn::Stalled;
         };
         let mut quantum = QUANTUM;
@@ -346,7 +346,7 @@ impl<M: Memory + Clone> Stack<M> {
 
     /// A segment that no queue holds back: a reset, a challenge ACK, a SYN cookie.
     pub(super) fn send_reply(&mut self, now: Instant, flow: &FlowKey, segment: &SegmentOut) {
-        let Some(way) = self.ip.way(flow.remote_addr(), Some(flow.local_addr())) else {
+        let Some(way) = self.way_of(flow) else {
             return self.counters.drop(DropReason::IpOutNoRoutes);
         };
         if self.send_segment(now, flow, &way, segment, None).is_err() {
@@ -366,6 +366,12 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     // What paths say about connections
+
+    /// The way of a connection's segments.
+    pub(super) fn way_of(&self, flow: &FlowKey) -> Option<Way> {
+        let ports = (flow.local_port, flow.remote_port);
+        self.ip.way_of(flow.remote_addr(), Some(flow.local_addr()), None, ports)
+    }
 
     /// What a connection to `remote` starts with.
     pub(super) fn settings_towards(&self, remote: IpAddr) -> Settings {

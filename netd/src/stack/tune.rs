@@ -59,6 +59,8 @@ impl<M: Memory + Clone> Stack<M> {
             Tunable::ErrorBurst => self.ip.errors.burst = value,
             Tunable::EchoIgnore => self.ip.ignores_echo[0] = on,
             Tunable::EchoIgnoreV6 => self.ip.ignores_echo[1] = on,
+            Tunable::HashPolicy => self.ip.routes.set_by_ports(false, on),
+            Tunable::HashPolicyV6 => self.ip.routes.set_by_ports(true, on),
             // Looked up where they are needed.
             Tunable::SynCookies | Tunable::SynBacklog | Tunable::FastOpen => {}
         }

@@ -8,12 +8,13 @@
 use super::messages::Prefix;
 use crate::hard::config::{LinkName, Vlan};
 use crate::hard::filter::Rule;
+use crate::hard::routing::{Hops, PolicyRule};
 use crate::hard::sysctl::Tunable;
 use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the notices; changes with any of them.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -74,6 +75,8 @@ pub enum Change {
         nic: u16,
         /// The address.
         prefix: Prefix,
+        /// It is looked for on the link before it is used; always so with IPv6.
+        dad: bool,
     },
     /// Take an address from interface `nic`.
     AddressDel {
@@ -92,15 +95,31 @@ pub enum Change {
         nic: u16,
         /// The lower one wins among equal prefixes.
         metric: u32,
+        /// In which table.
+        table: u32,
+        /// The source address to prefer.
+        source: Option<IpAddr>,
+        /// Its next hops beside that one.
+        hops: Hops,
     },
     /// Forget a route.
     RouteDel {
         /// The network.
         to: Prefix,
-        /// Its next hop.
-        via: Option<IpAddr>,
-        /// Which interface.
-        nic: u16,
+        /// Its metric.
+        metric: u32,
+        /// In which table.
+        table: u32,
+    },
+    /// Choose a table by a rule.
+    RuleAdd {
+        /// The rule.
+        rule: PolicyRule,
+    },
+    /// Forget such a rule.
+    RuleDel {
+        /// The rule.
+        rule: PolicyRule,
     },
     /// Fix a neighbour's hardware address.
     NeighbourAdd {

@@ -1,4 +1,4 @@
-//! The configuration: links, addresses, routes, permanent neighbours, filter rules and tunables, as cells.
+//! The configuration: links, addresses, routes, policy rules, permanent neighbours, filter rules and tunables, as cells.
 //!
 //! Written by netd's shard 0 alone; read by the other shards, sockd and netctl. What names a record
 //! (its [`Key`]) is the cell's opening part and never changes; the rest is its state and is replaced
@@ -9,6 +9,7 @@
 
 use super::filter::Rule;
 use super::pack::{Pack, Unpack};
+use super::routing::{Hops, PolicyRule};
 use super::sysctl::Tunable;
 use crate::cell::{CellTable, CellWriter, Held, OPENING_SIZE, STATE_SIZE, TableError, table_size};
 use crate::shm::Memory;
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// Layout version of the region; changes with any field below.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 /// Records that the region has room for.
 pub const CAPACITY: u32 = 4096;
 /// Size of the region in bytes.
@@ -115,7 +116,11 @@ pub enum Key {
         table: u32,
         /// The lowest wins.
         metric: u32,
+        /// Its next hops beside the first, which the value has.
+        hops: Hops,
     },
+    /// A policy rule.
+    Policy(PolicyRule),
     /// A permanent neighbour on an interface.
     Neighbour {
         /// The interface.
@@ -203,6 +208,8 @@ pub enum Value {
         /// Its hardware address.
         mac: Mac,
     },
+    /// A policy rule, whose key says all.
+    Policy,
     /// A rule.
     Filter {
         /// Packets that it has decided on.
@@ -240,6 +247,7 @@ const ROUTE: u8 = 3;
 const NEIGHBOUR: u8 = 4;
 const FILTER: u8 = 5;
 const SYSCTL: u8 = 6;
+const POLICY: u8 = 7;
 
 fn fits(addr: IpAddr, prefix_len: u8) -> bool {
     prefix_len <= if addr.is_ipv4() { 32 } else { 128 }
@@ -279,12 +287,17 @@ impl Key {
                 out.ip(addr);
                 out.u8(prefix_len);
             }
-            Key::Route { destination, prefix_len, table, metric } => {
+            Key::Route { destination, prefix_len, table, metric, hops } => {
                 out.u8(ROUTE);
                 out.ip(destination);
                 out.u8(prefix_len);
                 out.u32(table);
                 out.u32(metric);
+                hops.pack(&mut out);
+            }
+            Key::Policy(rule) => {
+                out.u8(POLICY);
+                rule.pack(&mut out);
             }
             Key::Neighbour { link, addr } => {
                 out.u8(NEIGHBOUR);
@@ -314,7 +327,9 @@ impl Key {
                 prefix_len: from.u8(),
                 table: from.u32(),
                 metric: from.u32(),
+                hops: Hops::unpack(&mut from),
             },
+            POLICY => Key::Policy(PolicyRule::unpack(&mut from)),
             NEIGHBOUR => Key::Neighbour { link: from.u16(), addr: from.ip() },
             FILTER => Key::Filter(Rule::unpack(&mut from)?),
             SYSCTL => Key::Sysctl(Tunable::of_number(from.u16())?),
@@ -328,7 +343,10 @@ impl Key {
             Key::Link(_) | Key::Neighbour { .. } | Key::Sysctl(_) => true,
             Key::Filter(rule) => rule.is_sound(),
             Key::Address { addr, prefix_len, .. } => fits(addr, prefix_len),
-            Key::Route { destination, prefix_len, .. } => fits(destination, prefix_len),
+            Key::Route { destination, prefix_len, hops, .. } => {
+                fits(destination, prefix_len) && hops.is_sound()
+            }
+            Key::Policy(rule) => rule.is_sound(),
         }
     }
 }
@@ -371,6 +389,7 @@ impl Value {
                 out.u64(packets);
                 out.u64(bytes);
             }
+            Value::Policy => out.u8(POLICY),
             Value::Sysctl(value) => {
                 out.u8(SYSCTL);
                 out.u32(value);
@@ -405,6 +424,7 @@ impl Value {
             NEIGHBOUR => Value::Neighbour { mac: unpack_mac(&mut from) },
             FILTER => Value::Filter { packets: from.u64(), bytes: from.u64() },
             SYSCTL => Value::Sysctl(from.u32()),
+            POLICY => Value::Policy,
             _ => return None,
         })
     }
@@ -427,6 +447,7 @@ impl Record {
                     | (Key::Address { .. }, Value::Address { .. })
                     | (Key::Route { .. }, Value::Route { .. })
                     | (Key::Neighbour { .. }, Value::Neighbour { .. })
+                    | (Key::Policy(_), Value::Policy)
                     | (Key::Filter(_), Value::Filter { .. })
                     | (Key::Sysctl(_), Value::Sysctl(_))
             )
@@ -541,6 +562,7 @@ mod tests {
     use super::*;
     use crate::control::messages::Prefix;
     use crate::hard::filter::{Hook, Verdict};
+    use crate::hard::routing::{Action, Hop};
     use crate::shm::heap::HeapMemory;
     use core::net::Ipv4Addr;
     use std::rc::Rc;
@@ -549,7 +571,7 @@ mod tests {
         IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
     }
 
-    fn samples() -> [Record; 8] {
+    fn samples() -> [Record; 9] {
         let name = LinkName::new("nic0").expect("a name");
         [
             Record {
@@ -586,8 +608,33 @@ mod tests {
                 },
             },
             Record {
-                key: Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric: 5 },
+                key: Key::Route {
+                    destination: ip(0),
+                    prefix_len: 24,
+                    table: 254,
+                    metric: 5,
+                    hops: Hops {
+                        first_weight: 2,
+                        more: [
+                            Some(Hop { gateway: Some("fe80::1".parse().expect("one")), link: 3, weight: 255 }),
+                            Some(Hop { gateway: None, link: 1, weight: 1 }),
+                            None,
+                        ],
+                    },
+                },
                 value: Value::Route { gateway: Some(ip(1)), link: 0, source: None, life: Life::GIVEN },
+            },
+            Record {
+                key: Key::Policy(PolicyRule {
+                    priority: 7,
+                    v6: true,
+                    not: true,
+                    source: Some(Prefix { addr: "2001:db8::".parse().expect("an address"), len: 32 }),
+                    destination: None,
+                    interface: Some(3),
+                    action: Action::Lookup(100),
+                }),
+                value: Value::Policy,
             },
             Record {
                 key: Key::Neighbour { link: 0, addr: ip(9) },
@@ -659,7 +706,7 @@ mod tests {
     fn a_full_table_says_so() {
         let mut writer = ConfigWriter::attach(HeapMemory::new(REGION_SIZE)).expect("a fresh table");
         let record = |n: u32| Record {
-            key: Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric: n },
+            key: Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric: n, hops: Hops::default() },
             value: Value::Route { gateway: None, link: 0, source: None, life: Life::GIVEN },
         };
         for n in 0..CAPACITY {

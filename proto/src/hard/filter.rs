@@ -74,14 +74,14 @@ pub struct Rule {
     pub destination_ports: Option<(u16, u16)>,
 }
 
-fn pack_prefix<const N: usize>(out: &mut Pack<N>, prefix: Option<Prefix>) {
+pub(super) fn pack_prefix<const N: usize>(out: &mut Pack<N>, prefix: Option<Prefix>) {
     let nothing = Prefix { addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED), len: u8::MAX };
     let Prefix { addr, len } = prefix.unwrap_or(nothing);
     out.ip(addr);
     out.u8(len);
 }
 
-fn unpack_prefix(from: &mut Unpack<'_>) -> Option<Prefix> {
+pub(super) fn unpack_prefix(from: &mut Unpack<'_>) -> Option<Prefix> {
     let (addr, len) = (from.ip(), from.u8());
     (len != u8::MAX).then_some(Prefix { addr, len })
 }

@@ -7,4 +7,5 @@ pub mod filter;
 mod pack;
 pub mod processes;
 pub mod registry;
+pub mod routing;
 pub mod sysctl;

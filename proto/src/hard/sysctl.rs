@@ -53,6 +53,10 @@ pub enum Tunable {
     EchoIgnore,
     /// Echo requests of IPv6 are not answered.
     EchoIgnoreV6,
+    /// Of several next hops of IPv4 a flow takes one by its addresses (0), or by its ports too (1).
+    HashPolicy,
+    /// The same of IPv6.
+    HashPolicyV6,
 }
 
 /// What is known of a tunable.
@@ -79,7 +83,7 @@ const fn switch(name: &'static str, default: u32) -> About {
 }
 
 /// How many there are.
-pub const COUNT: usize = Tunable::EchoIgnoreV6 as usize + 1;
+pub const COUNT: usize = Tunable::HashPolicyV6 as usize + 1;
 
 /// In the order of their numbers. Bounds are Linux's where it has any.
 const TABLE: [(Tunable, About); COUNT] = [
@@ -114,6 +118,8 @@ const TABLE: [(Tunable, About); COUNT] = [
     (Tunable::ErrorBurst, number("net.ipv4.icmp_msgs_burst", 50, 1, 1_000_000)),
     (Tunable::EchoIgnore, switch("net.ipv4.icmp_echo_ignore_all", 0)),
     (Tunable::EchoIgnoreV6, switch("net.ipv6.icmp.echo_ignore_all", 0)),
+    (Tunable::HashPolicy, switch("net.ipv4.fib_multipath_hash_policy", 0)),
+    (Tunable::HashPolicyV6, switch("net.ipv6.fib_multipath_hash_policy", 0)),
 ];
 
 impl Tunable {

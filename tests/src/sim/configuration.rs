@@ -2,8 +2,10 @@
 //! before the interrupted change or what came after it, for every record.
 
 use crate::crash::{Process, SharedBytes, Tamper, Use};
+use proto::control::messages::Prefix;
 use proto::hard::config::{ConfigWriter, Key, Life, LinkName, REGION_SIZE, Record, Value, Vlan, read};
 use proto::hard::filter::Rule;
+use proto::hard::routing::{Action, Hop, Hops, PolicyRule};
 use proto::hard::sysctl::Tunable;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -32,7 +34,7 @@ fn script() -> Vec<Change> {
         Change::Set(Record { key: address, value: Value::Address { verified, life: Life::GIVEN } })
     };
     let route = |metric: u32, gateway: u8| {
-        let key = Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric };
+        let key = Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric, hops: Hops::default() };
         let value = Value::Route { gateway: Some(ip(gateway)), link: 0, source: None, life: Life::GIVEN };
         Change::Set(Record { key, value })
     };
@@ -46,6 +48,25 @@ fn script() -> Vec<Change> {
         let vlan = Some(Vlan { below: 0, id: 7 });
         let value = Value::Link { name, mac: [2, 0, 0, 0, 0, 1], mtu, up: true, promiscuous: false, vlan };
         Change::Set(Record { key: Key::Link(1), value })
+    };
+    let policy = Key::Policy(PolicyRule {
+        priority: 100,
+        v6: false,
+        not: false,
+        source: Some(Prefix { addr: ip(2), len: 32 }),
+        destination: None,
+        interface: None,
+        action: Action::Lookup(7),
+    });
+    let ruled = || Change::Set(Record { key: policy, value: Value::Policy });
+    let several = |weight: u8| {
+        let more = [Some(Hop { gateway: Some(ip(4)), link: 0, weight }), None, None];
+        let hops = Hops { first_weight: 1, more };
+        Key::Route { destination: ip(0), prefix_len: 16, table: 7, metric: 0, hops }
+    };
+    let routed = |weight: u8| {
+        let value = Value::Route { gateway: Some(ip(3)), link: 0, source: None, life: Life::GIVEN };
+        Change::Set(Record { key: several(weight), value })
     };
     let filter = Key::Filter(Rule { number: 5, protocol: Some(6), ..Rule::default() });
     let counted = |packets: u64| {
@@ -63,6 +84,8 @@ fn script() -> Vec<Change> {
         at(9),
         route(1, 4),
         at(10),
+        ruled(),
+        routed(1),
         counted(0),
         counted(3),
         vlan(1500),
@@ -71,10 +94,14 @@ fn script() -> Vec<Change> {
         at(9),
         Change::Remove(neighbour),
         link(9000, true),
-        Change::Remove(Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric: 2 }),
+        Change::Remove(Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric: 2, hops: Hops::default() }),
         at(11),
         verified(false),
         Change::Remove(address),
+        Change::Remove(several(1)),
+        routed(2),
+        Change::Remove(policy),
+        ruled(),
         Change::Remove(Key::Link(1)),
         counted(4),
         ttl(255),

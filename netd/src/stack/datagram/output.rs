@@ -176,7 +176,8 @@ impl<M: Memory + Clone> Stack<M> {
         // IPV6_V6ONLY: such a socket speaks to no address of IPv4.
         let family = bound != IpAddr::V6(zone::ANY_V6) || remote.is_ipv6();
         let ours = family && chosen.is_none_or(|addr| addr == bound || self.ip.is_ours(addr));
-        let way = ours.then(|| self.way_for(header, remote, chosen)).flatten()?;
+        let ports = (src_port, remote.port());
+        let way = ours.then(|| self.way_for(header, remote, chosen, ports)).flatten()?;
         if way.to_all && !may_tell_all {
             // EACCES was the client library's to say.
             return None;
@@ -204,14 +205,21 @@ impl<M: Memory + Clone> Stack<M> {
     }
 
     /// The way to `remote`, by the interface that the record names if it names one.
-    fn way_for(&self, header: &Header, remote: SocketAddr, chosen: Option<IpAddr>) -> Option<Way> {
+    fn way_for(
+        &self,
+        header: &Header,
+        remote: SocketAddr,
+        chosen: Option<IpAddr>,
+        ports: (u16, u16),
+    ) -> Option<Way> {
+        let way = |by: Option<u16>| self.ip.way_of(remote.ip(), chosen, by, ports);
         let named = |way: &Way| interface_index((way.nic != LOOPBACK).then_some(way.nic)) == header.slot.0;
         match header.slot {
-            SlotIndex(0) => self.ip.way(remote.ip(), chosen),
-            SlotIndex(1) => self.ip.way(remote.ip(), chosen).filter(named),
+            SlotIndex(0) => way(None),
+            SlotIndex(1) => way(None).filter(named),
             SlotIndex(index) => {
                 let nic = u16::try_from(index - 2).ok()?;
-                self.ip.way_by(remote.ip(), chosen, Some(nic)).filter(named)
+                way(Some(nic)).filter(named)
             }
         }
     }

@@ -28,7 +28,7 @@ fn host(number: u8) -> (Rig, App) {
     make(&mut rig, 1, SEVEN).expect("a VLAN");
     for given in [format!("10.7.0.{number}/24"), format!("fd07::{number}/64")] {
         rig.stack
-            .change(rig.now, &Change::AddressAdd { nic: 1, prefix: prefix(&given) })
+            .change(rig.now, &Change::AddressAdd { nic: 1, prefix: prefix(&given), dad: false })
             .expect("an address");
     }
     rig.settle();
@@ -167,7 +167,7 @@ fn a_vlan_that_is_gone_takes_its_addresses_along() {
     assert_eq!(other.stack.change(other.now, &Change::AddressDel { nic, prefix: gone }), Err(Errno::NODEV));
     // Its index and its addresses are free again.
     make(&mut other, 1, SEVEN).expect("a VLAN");
-    other.stack.change(other.now, &Change::AddressAdd { nic, prefix: gone }).expect("an address");
+    other.stack.change(other.now, &Change::AddressAdd { nic, prefix: gone, dad: false }).expect("an address");
     sender.send_to(0, "10.7.0.2:9", b"");
     one.settle();
     exchange(&mut one, &mut other);
