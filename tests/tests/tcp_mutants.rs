@@ -70,6 +70,8 @@ fn mutate(tree: &Path) {
 fn build(tree: &Path) -> PathBuf {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(tree).args(["test", "--locked", "-p", "tests", "--test", "scripts", "--no-run"]);
+    // Its own: what is built of the copy is not told from what is built of this tree.
+    cargo.env("CARGO_TARGET_DIR", tree.join("target"));
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }

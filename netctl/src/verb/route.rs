@@ -142,7 +142,8 @@ pub fn add(access: &Access, words: &Words) -> Result<Change, Failure> {
 /// # Errors
 /// [`Failure::Usage`].
 pub fn del(access: &Access, words: &Words) -> Result<Change, Failure> {
-    link::index(access, words.dev.as_deref())?;
+    // A network, a metric and a table name it; an interface that is not there is a mistake all the same.
+    words.dev.as_deref().map(|dev| link::index(access, Some(dev))).transpose()?;
     Ok(Change::RouteDel { to: destination(words)?, metric: words.metric, table: words.table })
 }
 

@@ -109,8 +109,7 @@ pub fn add(access: &Access, family: Family, words: &[String]) -> Result<Change, 
     let lowest = entered(access).iter().filter(|rule| rule.v6 == v6).map(|rule| rule.priority).min();
     let priority = said.priority.unwrap_or_else(|| lowest.unwrap_or(PRIORITY_MAIN).min(PRIORITY_MAIN) - 1);
     let (not, source, destination) = (said.not, said.source, said.destination);
-    let rule =
-        PolicyRule { priority, v6, not, source, destination, interface: said.interface, action };
+    let rule = PolicyRule { priority, v6, not, source, destination, interface: said.interface, action };
     if !rule.is_sound() {
         return Err(Failure::Usage("a rule that can't be: mixed families, priority 0 or table local".into()));
     }

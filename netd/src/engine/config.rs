@@ -151,9 +151,7 @@ impl Configuration {
                     Key::Route { prefix_len: 0, metric: 0, table: TABLE_MAIN, hops, .. },
                     Value::Route { gateway: Some(_), source: None, .. },
                 ) if !hops.is_several() => continue,
-                (key @ Key::Route { .. }, Value::Route { gateway, link, life, source })
-                    if !life.learned =>
-                {
+                (key @ Key::Route { .. }, Value::Route { gateway, link, life, source }) if !life.learned => {
                     route_add(key, gateway, link, source)
                 }
                 (Key::Policy(rule), Value::Policy) => Change::RuleAdd { rule },
@@ -230,17 +228,14 @@ impl Configuration {
             }
             Change::RouteAdd { to, via, nic, metric, table, source, hops } => {
                 let value = Value::Route { gateway: via, link: nic, source, life: Life::GIVEN };
-                writer
-                    .set(Record { key: route_key(to, metric, table, hops), value })
-                    .map_err(full)?;
+                writer.set(Record { key: route_key(to, metric, table, hops), value }).map_err(full)?;
             }
             Change::RouteDel { to, metric, table } => {
                 // Whatever its next hops are: they are part of its key.
                 let named = route_key(to, metric, table, Hops::default());
                 let same = |key: &Key| match *key {
                     Key::Route { destination, prefix_len, table, metric, .. } => {
-                        named
-                            == Key::Route { destination, prefix_len, table, metric, hops: Hops::default() }
+                        named == Key::Route { destination, prefix_len, table, metric, hops: Hops::default() }
                     }
                     _ => false,
                 };

@@ -479,7 +479,15 @@ pub fn network_of(nic: u16, prefix: &Prefix) -> Option<Route> {
     let addr = zone::ip_with(prefix.addr, zone::of_interface(nic));
     let prefix = Network::of(addr, prefix.len)?;
     let metric = super::autoconf::METRIC_NETWORK;
-    Some(Route { prefix, metric, gateway: None, interface: nic, source: None, connected: false, hops: Hops::default() })
+    Some(Route {
+        prefix,
+        metric,
+        gateway: None,
+        interface: nic,
+        source: None,
+        connected: false,
+        hops: Hops::default(),
+    })
 }
 
 /// A redirect is a hint, which a successor does without.
@@ -491,5 +499,13 @@ const fn is_kept(route: &LearnedRoute) -> bool {
 pub fn entry(nic: u16, route: &LearnedRoute) -> Option<Route> {
     let gateway = route.via.map(|via| IpAddr::V6(zone::with(via, zone::of_interface(nic))));
     let prefix = Network::of(route.to.addr, route.to.len)?;
-    Some(Route { prefix, metric: route.metric, gateway, interface: nic, source: None, connected: false, hops: Hops::default() })
+    Some(Route {
+        prefix,
+        metric: route.metric,
+        gateway,
+        interface: nic,
+        source: None,
+        connected: false,
+        hops: Hops::default(),
+    })
 }

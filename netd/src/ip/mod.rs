@@ -150,13 +150,7 @@ impl<M: Memory + Clone> Ip<M> {
         self.way_along(dst, source, by.or(route::zone_interface(dst)), ports)
     }
 
-    fn way_along(
-        &self,
-        dst: IpAddr,
-        source: Option<IpAddr>,
-        by: Option<u16>,
-        ports: u32,
-    ) -> Option<Way> {
+    fn way_along(&self, dst: IpAddr, source: Option<IpAddr>, by: Option<u16>, ports: u32) -> Option<Way> {
         let path = self.routes.path_of(dst, source, by, ports).ok()?;
         // What is for an address of ours never leaves the host, whatever interface has the address.
         let nic = if path.kind == AddrKind::Local { LOOPBACK } else { path.interface };

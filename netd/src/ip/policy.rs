@@ -8,9 +8,7 @@
 use super::prefix::Prefix;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proto::control::messages::Prefix as Written;
-use proto::hard::routing::{
-    Action, PRIORITY_DEFAULT, PRIORITY_MAIN, PolicyRule, TABLE_DEFAULT, TABLE_MAIN,
-};
+use proto::hard::routing::{Action, PRIORITY_DEFAULT, PRIORITY_MAIN, PolicyRule, TABLE_DEFAULT, TABLE_MAIN};
 use proto::zone;
 
 /// Rules of a host at most, beside those that are there from the beginning; a bound for what is walked.

@@ -1,9 +1,9 @@
 //! Tables that rules choose, and routes of several next hops.
 
 use super::*;
+use proptest::prelude::*;
 use proto::control::messages::Prefix as Written;
 use proto::hard::routing::{HOPS_MAX, TABLE_DEFAULT};
-use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 const ETH0: u16 = 0;

@@ -535,9 +535,8 @@ impl RouteTable {
             let interface = of.map_or(LOOPBACK, |known| known.interface);
             return Ok(RoutePath { interface, next_hop: dst, source: source.unwrap_or(own), kind });
         }
-        let usable = |hop: &Hop| {
-            !self.down.contains(&hop.link) && interface.is_none_or(|bound| hop.link == bound)
-        };
+        let usable =
+            |hop: &Hop| !self.down.contains(&hop.link) && interface.is_none_or(|bound| hop.link == bound);
         let route = self.route_to(Wanted { dst, source, interface }, usable)?;
         let hop = route.and_then(|route| {
             let hop = self.hop_of(route, &FlowOf { source, dst, ports }, usable)?;

@@ -16,7 +16,15 @@ fn prefix(text: &str) -> Prefix {
 
 fn route(network: &str, gateway: &str, interface: u16) -> Route {
     let gateway = (!gateway.is_empty()).then(|| ip(gateway));
-    Route { prefix: prefix(network), metric: 0, gateway, interface, source: None, connected: false, hops: Hops::default() }
+    Route {
+        prefix: prefix(network),
+        metric: 0,
+        gateway,
+        interface,
+        source: None,
+        connected: false,
+        hops: Hops::default(),
+    }
 }
 
 /// eth0 10.0.0.1/24 and 10.0.0.7/24, eth1 192.168.1.1/24, default by 10.0.0.254.

@@ -8,7 +8,12 @@ const ADDR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 const PREFIX: Prefix = Prefix { addr: IpAddr::V4(ADDR), len: 24 };
 const BEGIN: Instant = Instant::from_millis(1_000_000);
 
-fn packet(operation: ArpOperation, sender_mac: MacAddr, sender_ip: Ipv4Addr, target_ip: Ipv4Addr) -> ArpPacket {
+fn packet(
+    operation: ArpOperation,
+    sender_mac: MacAddr,
+    sender_ip: Ipv4Addr,
+    target_ip: Ipv4Addr,
+) -> ArpPacket {
     ArpPacket { operation, sender_mac, sender_ip, target_mac: MacAddr::ZERO, target_ip }
 }
 

@@ -17,8 +17,8 @@ use crate::wire::address::MacAddr;
 use crate::wire::arp::{ArpPacket, PACKET_LEN};
 use crate::wire::drop_reason::DropReason;
 use crate::wire::ethernet::{EtherType, EthernetHeader, HEADER_LEN};
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use conflict::{Act, Conflicts};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use interface::{Interface, InterfaceConfig};
 use neighbour::{Advertised, Effect, Evidence, NeighbourLimits, NeighbourTable, Output};
 use proto::Instant;
@@ -113,17 +113,8 @@ impl<M: Memory + Clone> Link<M> {
         };
         let (interfaces, out) = (Vec::new(), VecDeque::new());
         let (unreachable, claimed) = (Vec::new(), Vec::new());
-        let mut link = Link {
-            interfaces,
-            devices,
-            key,
-            random,
-            loopback,
-            out,
-            unreachable,
-            claimed,
-            speaks: true,
-        };
+        let mut link =
+            Link { interfaces, devices, key, random, loopback, out, unreachable, claimed, speaks: true };
         for (index, config) in configs.iter().enumerate() {
             let below = config.vlan.map_or(index, |vlan| usize::from(vlan.below));
             // One that is nothing any more needs no pages.

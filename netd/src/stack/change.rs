@@ -62,8 +62,7 @@ impl<M: Memory + Clone> Stack<M> {
             Change::RouteAdd { to, via, nic, metric, table, source, hops } => {
                 let prefix = Network::of(to.addr, to.len).ok_or(Errno::INVAL)?;
                 let interface = nic;
-                let route =
-                    Route { prefix, metric, gateway: via, interface, source, connected: false, hops };
+                let route = Route { prefix, metric, gateway: via, interface, source, connected: false, hops };
                 route.next_hops().try_for_each(|hop| self.nic(hop.link))?;
                 if matches!(table, 0 | TABLE_LOCAL) {
                     return Err(Errno::INVAL);

@@ -616,7 +616,11 @@ mod tests {
                     hops: Hops {
                         first_weight: 2,
                         more: [
-                            Some(Hop { gateway: Some("fe80::1".parse().expect("one")), link: 3, weight: 255 }),
+                            Some(Hop {
+                                gateway: Some("fe80::1".parse().expect("one")),
+                                link: 3,
+                                weight: 255,
+                            }),
                             Some(Hop { gateway: None, link: 1, weight: 1 }),
                             None,
                         ],
@@ -706,7 +710,13 @@ mod tests {
     fn a_full_table_says_so() {
         let mut writer = ConfigWriter::attach(HeapMemory::new(REGION_SIZE)).expect("a fresh table");
         let record = |n: u32| Record {
-            key: Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric: n, hops: Hops::default() },
+            key: Key::Route {
+                destination: ip(0),
+                prefix_len: 24,
+                table: 254,
+                metric: n,
+                hops: Hops::default(),
+            },
             value: Value::Route { gateway: None, link: 0, source: None, life: Life::GIVEN },
         };
         for n in 0..CAPACITY {

@@ -34,7 +34,8 @@ fn script() -> Vec<Change> {
         Change::Set(Record { key: address, value: Value::Address { verified, life: Life::GIVEN } })
     };
     let route = |metric: u32, gateway: u8| {
-        let key = Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric, hops: Hops::default() };
+        let key =
+            Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric, hops: Hops::default() };
         let value = Value::Route { gateway: Some(ip(gateway)), link: 0, source: None, life: Life::GIVEN };
         Change::Set(Record { key, value })
     };
@@ -94,7 +95,13 @@ fn script() -> Vec<Change> {
         at(9),
         Change::Remove(neighbour),
         link(9000, true),
-        Change::Remove(Key::Route { destination: ip(0), prefix_len: 24, table: 254, metric: 2, hops: Hops::default() }),
+        Change::Remove(Key::Route {
+            destination: ip(0),
+            prefix_len: 24,
+            table: 254,
+            metric: 2,
+            hops: Hops::default(),
+        }),
         at(11),
         verified(false),
         Change::Remove(address),

@@ -8,6 +8,7 @@ mod groups;
 mod hostile_ipv6;
 mod interfaces;
 mod ipv6;
+mod looked_for;
 mod loopback;
 mod pages;
 mod raw;

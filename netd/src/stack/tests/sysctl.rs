@@ -7,9 +7,12 @@ use crate::tcp::congestion::Kind as Algorithm;
 use crate::wire::drop_reason::DropReason;
 use proto::arena::Geometry;
 use proto::arena::line::{level, want};
+use proto::control::messages::Prefix;
 use proto::control::notices::Change;
+use proto::hard::routing::{Hop, Hops, TABLE_MAIN};
 use proto::hard::sysctl::Tunable;
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 const GEOMETRY: Geometry = Geometry { shards: 1, active: 8, passive: 8, tx_pages: 64, rx_pages: 64 };
@@ -324,4 +327,46 @@ fn echoes_may_be_ignored() {
     other.settle();
     assert_eq!(other.sent().len(), 0);
     assert_eq!(other.stack.counters.dropped(DropReason::IcmpUnhandled), 1);
+}
+
+#[test]
+fn flows_divide_by_their_ports_where_they_are_told_to() {
+    for (tunable, network, first, second, remote) in [
+        (Tunable::HashPolicy, "8.0.0.0", "10.0.0.2", "10.0.0.3", "8.8.8.8:9"),
+        (Tunable::HashPolicyV6, "fd08::", "fd00::2", "fd00::3", "[fd08::8]:9"),
+    ] {
+        let (mut one, mut client, ..) = hosts();
+        let addr = |text: &str| text.parse().expect("an address");
+        let mac = [2, 0, 0, 0, 0, 3];
+        one.stack.change(one.now, &Change::NeighbourAdd { nic: 0, addr: addr(second), mac }).expect("room");
+        let more = [Some(Hop { gateway: Some(addr(second)), link: 0, weight: 1 }), None, None];
+        let to = Prefix { addr: addr(network), len: 16 };
+        let add = Change::RouteAdd {
+            to: if to.addr.is_ipv4() { Prefix { len: 8, ..to } } else { to },
+            via: Some(addr(first)),
+            nic: 0,
+            metric: 0,
+            table: TABLE_MAIN,
+            source: None,
+            hops: Hops { first_weight: 1, more },
+        };
+        one.stack.change(one.now, &add).expect("neighbours both");
+        for slot in 0..7 {
+            one.datagram(&mut client, slot, &format!("[::]:{}", 3000 + slot), "0.0.0.0:0");
+        }
+        let mut ways = |one: &mut Rig| {
+            let mut ways = BTreeSet::new();
+            for slot in 0..7 {
+                client.send_to(slot, remote, b"");
+                one.settle();
+                ways.insert(only_frame(one)[..6].to_vec());
+            }
+            ways.len()
+        };
+        assert_eq!(ways(&mut one), 1, "{remote}: the addresses are the same");
+        set(&mut one, tunable, 1);
+        assert_eq!(ways(&mut one), 2, "{remote}: the ports are not");
+        set(&mut one, tunable, 0);
+        assert_eq!(ways(&mut one), 1, "{remote}");
+    }
 }
