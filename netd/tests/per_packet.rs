@@ -2,47 +2,30 @@
 //! with and without software GRO, counted by valgrind: the same on every machine, whatever else runs there.
 //! Counted is a batch from its frames to its end, and not what makes the frames.
 
-use std::path::PathBuf;
-use std::process::Command;
+#[path = "../../tests/callgrind/mod.rs"]
+mod callgrind;
+
+use callgrind::instructions;
 
 const MANY: u32 = 100_000;
 const PACKETS: u32 = 6_400;
 /// What the larger number may cost, in hundredths of the smaller one's.
 const MOST: u64 = 130;
 
-/// The example beside this program.
-fn program() -> PathBuf {
-    let here = std::env::current_exe().expect("a program knows its path");
-    here.ancestors().nth(2).expect("a build directory").join("examples/per_packet")
-}
-
-/// Instructions in `function` alone; `None` without valgrind.
-fn instructions(function: &str, words: &[&str]) -> Option<u64> {
-    let out = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
-        .arg(format!("--toggle-collect=*{function}*"))
-        .arg(program())
-        .args(words)
-        .output()
-        .ok()?;
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{said}");
-    let line = said.lines().find(|line| line.contains("Collected")).expect("callgrind's count");
-    line.rsplit(':').next()?.trim().parse().ok()
-}
-
 #[test]
 #[ignore = "minutes under valgrind: cargo build --release -p netd --example per_packet, then cargo test --release -p netd --test per_packet -- --ignored"]
 fn a_packet_costs_as_much_with_many_connections_as_with_one() {
-    let count =
-        |connections: u32| instructions("take_batch", &[&connections.to_string(), &PACKETS.to_string()]);
+    let count = |connections: u32| {
+        instructions("per_packet", "take_batch", &[&connections.to_string(), &PACKETS.to_string()])
+    };
     let (Some(one), Some(many)) = (count(1), count(MANY)) else {
         println!("per packet: not counted, there is no valgrind");
         return;
     };
     let packets = u64::from(PACKETS);
     println!("per packet: {} instructions with 1 connection, {} with {MANY}", one / packets, many / packets);
-    if let Some(echoed) = instructions("take_batch", &["1", &PACKETS.to_string(), "datagrams"]) {
+    if let Some(echoed) = instructions("per_packet", "take_batch", &["1", &PACKETS.to_string(), "datagrams"])
+    {
         println!("per datagram that comes in and goes back: {} instructions", echoed / packets);
     }
     assert!(one > 0 && many * 100 <= one * MOST, "{one} instructions for 1 connection, {many} for {MANY}");
@@ -51,8 +34,9 @@ fn a_packet_costs_as_much_with_many_connections_as_with_one() {
 #[test]
 #[ignore = "minutes under valgrind, and 4 GiB: cargo build --release -p netd --example per_packet, then cargo test --release -p netd --test per_packet -- --ignored"]
 fn a_packet_costs_as_much_with_a_million_connections_as_with_a_thousand() {
-    let count =
-        |connections: u32| instructions("take_batch", &[&connections.to_string(), &PACKETS.to_string()]);
+    let count = |connections: u32| {
+        instructions("per_packet", "take_batch", &[&connections.to_string(), &PACKETS.to_string()])
+    };
     let (Some(few), Some(many)) = (count(1_000), count(1_000_000)) else {
         println!("per packet: not counted, there is no valgrind");
         return;
@@ -72,7 +56,7 @@ fn a_packet_costs_as_much_with_a_million_connections_as_with_a_thousand() {
 #[test]
 #[ignore = "under valgrind: cargo build --release -p netd --example per_packet, then cargo test --release -p netd --test per_packet -- --ignored"]
 fn a_run_that_is_joined_costs_less() {
-    let count = |how| instructions("take_run", &["1", "128", how]);
+    let count = |how| instructions("per_packet", "take_run", &["1", "128", how]);
     let (Some(plain), Some(joined)) = (count("plain"), count("joined")) else {
         println!("per segment: not counted, there is no valgrind");
         return;

@@ -1,33 +1,14 @@
 //! Instructions for a frame of 64 bytes, 32 a batch, on the models of the chips, counted by valgrind: the same on every
 //! machine, whatever else runs there. The interrupt of a batch is among them, what chip and netd do is not.
 
-use std::path::PathBuf;
-use std::process::Command;
+#[path = "../../tests/callgrind/mod.rs"]
+mod callgrind;
+
+use callgrind::instructions;
 
 const FRAMES: u64 = 6_400;
 /// What a driver may cost, in instructions a frame.
 const MOST: u64 = 150;
-
-/// The example beside this program.
-fn program() -> PathBuf {
-    let here = std::env::current_exe().expect("a program knows its path");
-    here.ancestors().nth(2).expect("a build directory").join("examples/per_frame")
-}
-
-/// Instructions in `function` and what it calls; `None` without valgrind.
-fn instructions(function: &str, words: &[&str]) -> Option<u64> {
-    let out = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
-        .arg(format!("--toggle-collect=*{function}*"))
-        .arg(program())
-        .args(words)
-        .output()
-        .ok()?;
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{said}");
-    let line = said.lines().find(|line| line.contains("Collected")).expect("callgrind's count");
-    line.rsplit(':').next()?.trim().parse().ok()
-}
 
 #[test]
 #[ignore = "under valgrind: cargo build --release -p nicd --example per_frame, then cargo test --release -p nicd --test per_frame -- --ignored --nocapture"]
@@ -35,7 +16,7 @@ fn a_frame_costs_a_driver_little() {
     let mut too_much = Vec::new();
     for chip in ["e1000e", "igb", "virtio"] {
         for way in ["receive", "send"] {
-            let count = |function| instructions(function, &[chip, way, &FRAMES.to_string()]);
+            let count = |function| instructions("per_frame", function, &[chip, way, &FRAMES.to_string()]);
             let (Some(driver), Some(all)) = (count("driver_work"), count("a_round")) else {
                 println!("per frame: not counted, there is no valgrind");
                 return;

@@ -57,21 +57,16 @@ impl Bench {
     }
 
     fn netctl(&self, words: &[&str]) {
-        let output = self.group.command("netctl").args(words).output().expect("netctl runs");
-        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        self.group.change(words);
     }
 
     /// The exit code and what is said of a change that can't be made.
     fn refused(&self, words: &[&str]) -> (i32, String) {
-        let output = self.group.command("netctl").args(words).output().expect("netctl runs");
-        (output.status.code().expect("an exit"), String::from_utf8_lossy(&output.stderr).into_owned())
+        self.group.refused(words)
     }
 
     fn ask(&self, verb: &str) -> Vec<Value> {
-        let output = self.group.command("netctl").args(["-j", verb]).output().expect("netctl runs");
-        assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
-        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        answer.as_array().expect("a list").clone()
+        self.group.ask(&[verb])
     }
 
     fn row(&self, role: Role) -> ProcessRow {

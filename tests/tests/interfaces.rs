@@ -167,16 +167,7 @@ fn refusals(kind: &str) {
     assert!(said.contains("ip netns add axlnone"), "{said}");
 }
 
-macro_rules! tests {
-    ($($name:ident = $body:expr;)*) => {
-        $(#[test]
-        fn $name() {
-            private_net::test(stringify!($name), || $body);
-        })*
-    };
-}
-
-tests! {
+tests::tests! {
     packet_beside_the_kernel = beside_the_kernel(&format!("packet:{HERE}"), &[]);
     packet_without_offloads = beside_the_kernel(&format!("packet:{HERE},offload=off"), &[]);
     packet_with_two_shards = beside_the_kernel(&format!("packet:{HERE}"), &["--shards", "2"]);

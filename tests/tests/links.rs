@@ -46,21 +46,16 @@ impl Host {
     }
 
     fn netctl(&self, words: &str) {
-        let output = self.group.command("netctl").args(words.split_whitespace()).output().expect("it runs");
-        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+        self.group.change(&words.split_whitespace().collect::<Vec<_>>());
     }
 
     fn ask(&self, words: &[&str]) -> Vec<Value> {
-        let output = self.group.command("netctl").arg("-j").args(words).output().expect("it runs");
-        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        answer.as_array().expect("a list").clone()
+        self.group.ask(words)
     }
 
     /// The exit code of a change that can't be made.
     fn refused(&self, words: &str) -> i32 {
-        let output = self.group.command("netctl").args(words.split_whitespace()).output().expect("it runs");
-        output.status.code().expect("an exit")
+        self.group.refused(&words.split_whitespace().collect::<Vec<_>>()).0
     }
 
     fn counted(&self, name: &str) -> u64 {

@@ -10,7 +10,7 @@ use tests::process::beside::{self, Crowd, PATIENCE, at, kernel_counter, kernel_e
 use tests::process::group::{Group, Role, Spec};
 use tests::process::other_net::{OtherNet, ip};
 use tests::process::raw_link::close_checksums;
-use tests::process::{private_net, skip, wait_until};
+use tests::process::{skip, wait_until};
 use tests::remote::ping::ping4;
 
 const HERE: &str = "axlsp0";
@@ -180,16 +180,7 @@ fn refusals() {
     assert!(said.contains(&format!("ports of {BOTH} can't be shared")), "{said}");
 }
 
-macro_rules! tests {
-    ($($name:ident = $body:expr;)*) => {
-        $(#[test]
-        fn $name() {
-            private_net::test(stringify!($name), || $body);
-        })*
-    };
-}
-
-tests! {
+tests::tests! {
     packet_two_stacks_one_address = two_stacks_one_address("packet", &[]);
     packet_two_shards_one_address = two_stacks_one_address("packet", &["--shards", "2"]);
     packet_kills_beside_the_kernel = kills("packet");

@@ -140,3 +140,14 @@ pub fn kills(
     let report = kernels.finish(PATIENCE).expect("a report");
     assert_eq!((report.lost, report.bytes_wrong), (Vec::new(), 0), "the kernel's own connections");
 }
+
+/// Tests in a network namespace of their own, by name and body.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident = $body:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            $crate::process::private_net::test(stringify!($name), || $body);
+        })*
+    };
+}

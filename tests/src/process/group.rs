@@ -201,6 +201,43 @@ impl Group {
         command.spawn().map(Program)
     }
 
+    /// What netctl answers to those words.
+    ///
+    /// # Panics
+    /// When it can't be run.
+    pub fn netctl(&self, words: &[&str]) -> std::process::Output {
+        self.command("netctl").args(words).output().expect("netctl runs")
+    }
+
+    /// Changes something by netctl.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn change(&self, words: &[&str]) {
+        let output = self.netctl(words);
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// The list that netctl answers with.
+    ///
+    /// # Panics
+    /// When it fails, or answers something else.
+    pub fn ask(&self, words: &[&str]) -> Vec<serde_json::Value> {
+        let output = self.netctl(&[&["-j"], words].concat());
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        answer.as_array().expect("a list").clone()
+    }
+
+    /// The exit code and what is said of a change that can't be made.
+    ///
+    /// # Panics
+    /// When netctl did not end by itself.
+    pub fn refused(&self, words: &[&str]) -> (i32, String) {
+        let output = self.netctl(words);
+        (output.status.code().expect("an exit"), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
     /// Every process of the group.
     pub fn processes(&self) -> Vec<ProcessRow> {
         self.access.processes()
