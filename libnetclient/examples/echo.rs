@@ -17,13 +17,12 @@ struct Connection {
 }
 
 impl Connection {
-    /// Moves bytes until neither direction can go on; `false` when the connection is over.
-    fn echo(&mut self) -> io::Result<bool> {
-        let mut buf = [0; 64 * 1024];
+    /// Moves bytes through `buf` until neither direction can go on; `false` when the connection is over.
+    fn echo(&mut self, buf: &mut [u8]) -> io::Result<bool> {
         loop {
             let mut moved = false;
             if !self.ended && self.held.len() < HELD_MAX {
-                match self.stream.read(&mut buf) {
+                match self.stream.read(buf) {
                     Ok(0) => self.ended = true,
                     Ok(n) => {
                         self.held.extend_from_slice(&buf[..n]);
@@ -71,9 +70,14 @@ fn accept_all(
     }
 }
 
-fn serve(event: &Event, registry: &Registry, connections: &mut HashMap<Token, Connection>) -> io::Result<()> {
+fn serve(
+    event: &Event,
+    registry: &Registry,
+    connections: &mut HashMap<Token, Connection>,
+    buf: &mut [u8],
+) -> io::Result<()> {
     let Some(connection) = connections.get_mut(&event.token()) else { return Ok(()) };
-    let goes_on = connection.echo().unwrap_or_else(|error| {
+    let goes_on = connection.echo(buf).unwrap_or_else(|error| {
         eprintln!("echo: {error}");
         false
     });
@@ -96,7 +100,7 @@ fn main() -> io::Result<()> {
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let (mut connections, mut next) = (HashMap::new(), LISTENER.0);
-    let mut events = Events::with_capacity(256);
+    let (mut events, mut buf) = (Events::with_capacity(256), vec![0; 64 * 1024]);
     loop {
         match poll.poll(&mut events, None) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -105,7 +109,7 @@ fn main() -> io::Result<()> {
         for event in &events {
             match event.token() {
                 LISTENER => accept_all(&listener, poll.registry(), &mut connections, &mut next)?,
-                _ => serve(event, poll.registry(), &mut connections)?,
+                _ => serve(event, poll.registry(), &mut connections, &mut buf)?,
             }
         }
     }

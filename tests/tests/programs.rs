@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tests::bench::machine::cpu_seconds;
 use tests::process::exec::{Running, on_the_stack, printed, servers};
 use tests::process::group::{Group, Role, Spec};
 use tests::process::{private_net, wait_until};
@@ -138,6 +139,33 @@ fn what_a_program_returns_is_what_is_returned() {
         assert_eq!(output.status.code(), Some(3));
         assert!(String::from_utf8_lossy(&output.stderr).contains("ENETDOWN"), "{output:?}");
         assert_eq!(group.command("netexec").output().expect("built").status.code(), Some(2), "no command");
+    });
+}
+
+/// A datagram socket has nobody to be read from any more; its server must not ask for ever.
+#[test]
+fn programs_that_outlive_their_group_cost_nothing() {
+    private_net::test("programs_that_outlive_their_group_cost_nothing", || {
+        let group = started();
+        let script = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); \
+                      s.bind(('127.0.0.1', 0)); print('bound', flush=True); s.recv(1)";
+        let mut command = on_the_stack(&group, &["python3", "-c", script]);
+        let mut program = Running(command.stdout(Stdio::piped()).spawn().expect("netexec is built"));
+        let mut line = String::new();
+        let output = program.0.stdout.take().expect("piped");
+        BufReader::new(output).read_line(&mut line).expect("a line");
+        assert_eq!(line, "bound\n");
+        let servers: Vec<u32> =
+            servers(&group, "netexec-server").iter().map(|pid| pid.as_raw_pid() as u32).collect();
+        assert_eq!(servers.len(), 1);
+        drop(group);
+        let rests = || {
+            let before = cpu_seconds(&servers);
+            std::thread::sleep(Duration::from_secs(1));
+            cpu_seconds(&servers) == before
+        };
+        assert!(wait_until(PATIENCE, rests), "netexec's server turns for ever");
+        assert!(matches!(program.0.try_wait(), Ok(None)), "the program waits on");
     });
 }
 

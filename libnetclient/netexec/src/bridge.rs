@@ -341,6 +341,11 @@ impl Bridge {
                         self.stack_readable = false;
                         return Outcome::Rests;
                     }
+                    // The session with the stack is over: every further call would say the same.
+                    Err(libc::ECONNABORTED) => {
+                        (self.error, self.stack_readable) = (Some(libc::ENETDOWN), false);
+                        return Outcome::Rests;
+                    }
                     Err(errno) => {
                         self.error = Some(errno);
                         continue;
