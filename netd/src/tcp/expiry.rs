@@ -171,8 +171,10 @@ impl ControlBlock {
     fn on_reordering_timer(&mut self, now: Instant) -> Reaction {
         self.timers.stop_send();
         let srtt = self.rtt.srtt().unwrap_or(Duration::ZERO);
+        let before = self.recovery.phase();
         let (recovery, mut parts) = self.recovering();
         let wait = recovery.on_reordering_timer(now, srtt, &mut parts);
+        self.judge_lost_probe(now, before);
         self.rearm(now, wait, true);
         Reaction::none()
     }

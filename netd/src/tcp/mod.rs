@@ -48,6 +48,7 @@ pub mod seq;
 pub mod settings;
 pub mod state;
 pub mod timers;
+mod undo;
 pub mod window;
 
 pub use control_block::ControlBlock;

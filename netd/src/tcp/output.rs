@@ -46,6 +46,8 @@ enum Next {
     Again(Range),
     /// Unsent data of this many octets, and the FIN.
     New { octets: u32, fin: bool },
+    /// Unsent data of this many octets in one segment that is larger than the path is known to take.
+    SizeProbe(u32),
     /// The tail loss probe: the last segment again.
     Tail(Range),
     /// An empty segment below SND.UNA.
@@ -66,7 +68,7 @@ impl ControlBlock {
     pub fn poll_output(&mut self, now: Instant, gso_max: u32) -> Option<SegmentOut> {
         let gso_max = gso_max.min(self.pace_allowance(now));
         let mut next = self.next(gso_max);
-        if matches!(next, Some(Next::New { .. })) && self.rests(now) {
+        if matches!(next, Some(Next::New { .. } | Next::SizeProbe(_))) && self.rests(now) {
             // RFC 5681 §4.1: before the first of the new burst is cut by the old window.
             let mss = self.mss();
             self.congestion.on_idle(now, self.last_sent, mss);
@@ -80,6 +82,7 @@ impl ControlBlock {
             Next::Syn => self.send_syn(now),
             Next::Again(range) => self.send_again(now, range),
             Next::New { octets, fin } => self.send_new(now, octets, fin),
+            Next::SizeProbe(octets) => self.send_size_probe(now, octets),
             Next::Tail(range) => self.send_tail(now, range),
             Next::Probe => self.send_probe(now),
             Next::Ack => self.assemble(now, self.send.nxt, 0, Flags::ACK),
@@ -164,6 +167,15 @@ impl ControlBlock {
             // The FIN alone is never held back by the congestion window (as Linux,
             // tcp_transmit_skb of the final FIN).
             return fin_fits.then_some(Next::New { octets: 0, fin: true });
+        }
+        if let Some(probe) = self.due_probe() {
+            if room >= u64::from(probe.octets) && usable >= probe.with_followers {
+                return Some(Next::SizeProbe(probe.octets));
+            }
+            if self.send.in_flight() > 0 {
+                // What arrives makes room.
+                return None;
+            }
         }
         // CWR belongs to one segment, and no device is to repeat it in each piece (RFC 3168 §6.1.2).
         let gso_max = if self.ecn.cwr_due { mss } else { gso_max };
@@ -267,15 +279,26 @@ impl ControlBlock {
     }
 
     fn send_new(&mut self, now: Instant, octets: u32, fin: bool) -> SegmentOut {
+        let out = self.send_unsent(now, octets, fin);
+        if !octets.is_multiple_of(self.piece_len()) {
+            self.small_end = self.send.nxt;
+        }
+        self.note_full_sent(self.send.nxt, octets, out.piece_len);
+        out
+    }
+
+    fn send_size_probe(&mut self, now: Instant, octets: u32) -> SegmentOut {
+        let position = self.send.nxt;
+        let mut out = self.send_unsent(now, octets, false);
+        self.note_probe(&mut out, position);
+        out
+    }
+
+    fn send_unsent(&mut self, now: Instant, octets: u32, fin: bool) -> SegmentOut {
         let mss = self.mss();
-        let probe = self.probe_size(now).filter(|_| !fin);
-        let octets = probe.unwrap_or(octets);
         let position = self.send.nxt;
         let occupied = u64::from(octets) + u64::from(fin);
         self.send.nxt = position.plus(occupied);
-        if probe.is_none() && !octets.is_multiple_of(self.piece_len()) {
-            self.small_end = self.send.nxt;
-        }
         self.small_allowed = false;
         if self.rtt_probe.end == Position::SYN {
             self.rtt_probe = RttProbe { end: self.send.nxt, sent: now };
@@ -305,11 +328,6 @@ impl ControlBlock {
             flags = flags.with(Flags::CWR);
         }
         let mut out = self.assemble(now, position, octets, flags);
-        if probe.is_some() {
-            self.note_probe(&mut out, position);
-        } else {
-            self.note_full_sent(self.send.nxt, octets, out.piece_len);
-        }
         // RFC 3168 §6.1.5: only new data, what goes again must not be marked.
         out.ect = self.agreed.ecn && octets > 0;
         out
@@ -317,7 +335,7 @@ impl ControlBlock {
 
     fn send_again(&mut self, now: Instant, range: Range) -> SegmentOut {
         self.sent.on_sent_again(now, range);
-        self.recovery.on_sent_again(range.len());
+        self.recovery.on_sent_again(now, range.len());
         self.note_sent(now, range.len() as u32);
         if !matches!(self.timers.send_timer, SendTimer::Retransmission | SendTimer::Reordering) {
             self.timers.arm_send(SendTimer::Retransmission, now, self.rtt.rto());

@@ -3,8 +3,9 @@
 //!
 //! Owned by the control block. As Linux with tcp_mtu_probing at 1 it searches once something is wrong: when
 //! full segments are lost again and again without a word of ICMP, the size falls to one that every path
-//! takes (§7.2); from there probes, single larger segments of new data, find the way back up. A probe that
-//! alone is lost says something about size and nothing about congestion (§7.6.2). The size itself is
+//! takes (§7.2); from there probes, single larger segments of new data, find the way back up. A probe goes in
+//! the place of new data where enough waits to show its loss; where acknowledgements clock the flow, what would
+//! leave next is held back until the window has room for it, as by Linux's tcp_mtu_probe. A probe that alone is lost says something about size and nothing about congestion (§7.6.2). The size itself is
 //! `path_mss` of the block, which the record keeps; the search is soft and begins anew.
 
 use core::time::Duration;
@@ -14,6 +15,7 @@ use proto::time::Instant;
 use super::control_block::ControlBlock;
 use super::ranges::Range;
 use super::recovery::Phase;
+use super::sack::DUP_THRESH;
 use super::segment::{SegmentOut, TIMESTAMPS_LEN};
 use super::seq::Position;
 use super::state::State;
@@ -30,7 +32,7 @@ const TIMEOUTS: u8 = 3;
 const RESOLUTION: u16 = 8;
 /// After a search a larger size is tried again: Linux's tcp_probe_interval, RFC 4821 §7.7.
 const PROBE_AGAIN: Duration = Duration::from_secs(600);
-/// RFC 4821 §7.4: segments in flight behind a probe that show its loss; Linux asks for so much window.
+/// A probe asks for a window of so many segments, as Linux's.
 const WINDOW_SEGMENTS: u32 = 11;
 
 /// The variables of RFC 4821 §7.2, and what RFC 5927 §7.2 holds back.
@@ -40,7 +42,7 @@ pub(super) struct PathSearch {
     high: u16,
     /// The probe under way: where it lies.
     probe: Option<(Position, Position)>,
-    /// Not before then.
+    /// Not before then; looked at when something arrives.
     rest: Deadline,
     /// A size that ICMP named and that is not believed while segments that are larger arrive; 0 for none.
     pending: u16,
@@ -49,6 +51,15 @@ pub(super) struct PathSearch {
     /// The end of the last segment that was as large as could be, and its size; those behind tell nothing.
     full_end: Position,
     full_size: u16,
+}
+
+/// A probe of the path's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SizeProbe {
+    /// Octets of its payload.
+    pub octets: u32,
+    /// The same and those of the segments behind it.
+    pub with_followers: u64,
 }
 
 impl ControlBlock {
@@ -77,6 +88,9 @@ impl ControlBlock {
         }
         // RFC 5927 §7.2: there is progress, so nothing is too big.
         search.pending = 0;
+        if search.rest.is_due(now) {
+            search.rest = Deadline::NEVER;
+        }
         if let Some((start, end)) = search.probe
             && una >= end
         {
@@ -107,22 +121,16 @@ impl ControlBlock {
     /// RFC 4821 §7.6.2: the probe was lost and nothing else: that is no congestion. `before` is the phase
     /// before the loss was found.
     pub(super) fn judge_lost_probe(&mut self, now: Instant, before: Phase) {
-        let Some((start, end)) = self.path_search.as_ref().and_then(|search| search.probe) else { return };
-        let search = self.path_search.get_or_insert_default();
-        search.probe = None;
         let entered = before == Phase::Open && self.recovery.phase() == Phase::Recovery;
+        let overhead = self.option_octets();
+        let Some(search) = self.path_search.as_mut().filter(|_| entered) else { return };
+        let Some((start, end)) = search.probe.take() else { return };
         let alone =
             self.sent.first_lost() == Some(Range::new(start, end)) && self.sent.lost() == end.since(start);
-        if !entered {
-            self.path_search.get_or_insert_default().probe = Some((start, end));
-            return;
-        }
         if !alone {
             return;
         }
-        let overhead = self.option_octets();
-        self.path_search.get_or_insert_default().high =
-            (end.since(start) as u16 + overhead).saturating_sub(1);
+        search.high = (end.since(start) as u16 + overhead).saturating_sub(1);
         let (recovery, mut parts) = self.recovering();
         recovery.forgive(&mut parts);
         self.end_search_if_narrow(now);
@@ -144,10 +152,10 @@ impl ControlBlock {
         if self.retries != TIMEOUTS || !synchronised || !full {
             return;
         }
-        let (high, rest) = (self.path_mss, Deadline::at(now + self.rtt.rto() * 4));
+        let high = self.path_mss;
         self.path_mss = BASE_MSS.min(self.path_mss / 2).max(PATH_MSS_MIN);
         let search = self.path_search.get_or_insert_default();
-        (search.high, search.rest, search.full_size) = (high, rest, 0);
+        (search.high, search.rest, search.full_size) = (high, Deadline::NEVER, 0);
     }
 
     /// What ICMP says of a smaller size, quoting a segment in flight (RFC 5927 §7.2): believed at once as
@@ -181,30 +189,33 @@ impl ControlBlock {
         }
     }
 
-    /// The size of a probe that may leave now instead of `octets` of new data (RFC 4821 §7.3, §7.5.2).
-    pub(super) fn probe_size(&self, now: Instant) -> Option<u32> {
+    /// The size of the probe that is to leave instead of new data (RFC 4821 §7.3, §7.5.2), as soon as the windows
+    /// have room for it.
+    pub(super) fn due_probe(&self) -> Option<SizeProbe> {
         let search = self.path_search.as_ref()?;
-        if search.high <= self.path_mss || search.probe.is_some() {
+        if search.high <= self.path_mss || search.probe.is_some() || search.rest.is_set() {
             return None;
         }
-        let rested = !search.rest.is_set() || search.rest.is_due(now);
+        let resumed = self.resume_credit == u32::MAX;
         let calm = self.recovery.phase() == Phase::Open && self.board().is_empty() && self.retries == 0;
         let size = self.path_mss + (search.high - self.path_mss).div_ceil(2);
         let octets = u32::from(size.saturating_sub(self.option_octets()));
-        let window = u64::from(self.congestion.cwnd()) >= u64::from(WINDOW_SEGMENTS * self.mss());
-        // Behind it enough must follow for its loss to show.
-        let needed = u64::from(octets) + u64::from(3 * self.mss());
-        let enough =
-            self.unsent() >= needed && self.send.usable() >= needed && self.congestion_room() >= needed;
-        let fits = octets > self.mss() && size <= self.agreed.remote_mss;
-        (rested && calm && window && enough && fits && self.urgent_end().is_none()).then_some(octets)
+        let mss = self.mss();
+        // RFC 4821 §7.4: behind it enough must follow for its loss to show.
+        let with_followers = u64::from(octets) + u64::from((DUP_THRESH + 1) * mss);
+        let window = u64::from(WINDOW_SEGMENTS * mss).max(with_followers);
+        let enough = self.unsent() >= with_followers
+            && self.send.wnd() >= with_followers
+            && u64::from(self.congestion.cwnd()) >= window;
+        let fits = octets > mss && size <= self.agreed.remote_mss;
+        let due = calm && resumed && enough && fits && self.urgent_end().is_none();
+        due.then_some(SizeProbe { octets, with_followers })
     }
 
     /// The segment that is about to leave is a probe of `octets`.
     pub(super) fn note_probe(&mut self, out: &mut SegmentOut, position: Position) {
         let search = self.path_search.get_or_insert_default();
         search.probe = Some((position, position.plus(out.payload_len.into())));
-        search.rest = Deadline::NEVER;
         out.piece_len = out.payload_len as u16;
     }
 }

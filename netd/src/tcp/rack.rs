@@ -57,12 +57,19 @@ pub struct Rack {
 }
 
 /// What the sender's side of the clock says about an echo.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Echo {
     /// When the acknowledgement came.
     pub now: Instant,
     /// How old the timestamp is that it echoes (RFC 7323 §3.2), in milliseconds rounded up, if it has one.
     pub age_ms: Option<u64>,
+}
+
+impl Echo {
+    /// Whether what it echoes left before what was sent at `sent`: the clock ticks once a millisecond.
+    pub fn is_older_than(&self, sent: Instant) -> bool {
+        self.age_ms.is_some_and(|ms| u128::from(ms) > self.now.since(sent).as_millis() + 1)
+    }
 }
 
 impl Delivery {
@@ -115,8 +122,7 @@ impl Rack {
     /// RFC 8985 §6.2 step 2: the echo is older than the retransmission, or the round trip shorter than any.
     fn is_ambiguous(&self, arrived: &Stretch, echo: &Echo) -> bool {
         let age = echo.now.since(arrived.sent);
-        let echo_is_older = echo.age_ms.is_some_and(|ms| u128::from(ms) > age.as_millis() + 1);
-        echo_is_older || age < Duration::from_micros(u64::from(self.min_rtt_us))
+        echo.is_older_than(arrived.sent) || age < Duration::from_micros(u64::from(self.min_rtt_us))
     }
 
     /// RFC 8985 §6.2, steps 1 to 3, when all of one acknowledgement has been noted.
@@ -146,6 +152,12 @@ impl Rack {
         self.dsack_round = nxt;
         self.more_windows = (self.more_windows + 1).min(MULTIPLIER_MAX);
         self.persist = PERSIST_RECOVERIES;
+    }
+
+    /// What counted as lost had only been late: that is reordering too, though it was sent again before it
+    /// arrived (as Linux, tcp_check_sack_reordering in tcp_try_undo_partial).
+    pub fn on_needless(&mut self) {
+        self.reordering_seen = true;
     }
 
     /// RFC 8985 §6.2 step 4: a recovery is over.

@@ -14,11 +14,12 @@ use core::time::Duration;
 use proto::time::Instant;
 
 use super::congestion::{Arrived, Congestion, HyStart};
-use super::rack::{Delivery, Rack};
+use super::rack::{Delivery, Echo, Rack};
 use super::ranges::Range;
 use super::sack::{DUP_THRESH, Scoreboard};
 use super::sent::SentLog;
 use super::seq::Position;
+use super::undo::Undo;
 
 /// Where loss recovery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,8 +68,8 @@ impl Flight {
 /// What one acknowledgement brought.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AckFacts {
-    /// When it came.
-    pub now: Instant,
+    /// When it came, and how old its echo is if SND.UNA moved.
+    pub echo: Echo,
     /// Octets SND.UNA moved by.
     pub acked: u64,
     /// Octets the remote holds more than before, acknowledged or reported by SACK.
@@ -107,12 +108,8 @@ pub struct Recovery {
     frto: Frto,
     /// The time-out's first segment leaves whatever the window says.
     head_due: bool,
-    /// Something was sent again since the window was last lowered, and all of it may prove needless.
-    undo_possible: bool,
     /// RecoveryPoint: the phase ends when this is acknowledged.
     point: Position,
-    /// SND.UNA when the phase began.
-    began: Position,
     /// Duplicate acknowledgements in a row; without SACK each stands for a segment.
     dup_acks: u32,
     /// prr_delivered (RFC 6937 §3).
@@ -121,10 +118,8 @@ pub struct Recovery {
     prr_out: u32,
     /// RecoverFS.
     recover_fs: u32,
-    /// Octets sent again that the remote has not said to have had already.
-    undo_octets: u32,
-    /// The window before it was lowered (RFC 4015 §3.2, RFC 9438 §4.9); its memory is kept.
-    before: Option<Box<Congestion>>,
+    /// Whether lowering the window was right.
+    undo: Undo,
     /// RFC 9406, while the first slow start lasts.
     hystart: Option<Box<HyStart>>,
     /// RFC 8985.
@@ -152,11 +147,12 @@ impl Recovery {
     /// until more may count as lost (RFC 8985 §6.2 step 5).
     pub fn on_ack(&mut self, facts: &AckFacts, parts: &mut Parts<'_>) -> Option<Duration> {
         self.count_duplicates(facts, &parts.flight);
-        self.rack.on_delivered(facts.now, &facts.delivery);
+        self.rack.on_delivered(facts.echo.now, &facts.delivery);
         if facts.dsack.is_some() {
             self.rack.on_dsack(parts.flight.una, parts.flight.nxt);
         }
         self.undo_by_dsack(facts, parts);
+        self.undo_by_timestamp(facts, parts);
         let left = self.phase != Phase::Open && parts.flight.una >= self.point;
         if left {
             self.leave(parts);
@@ -166,7 +162,7 @@ impl Recovery {
         let rtt = facts.delivery.is_sample().then(|| self.rack.rtt());
         let (highest, mss) = (self.rack.highest().max(parts.flight.una), parts.flight.mss);
         parts.congestion.on_arrived(|| Arrived {
-            now: facts.now,
+            now: facts.echo.now,
             octets: facts.delivered,
             highest,
             rtt,
@@ -196,16 +192,16 @@ impl Recovery {
         if !congestion.in_first_slow_start() {
             self.hystart = None;
             if facts.limited {
-                congestion.on_ack(facts.now, flight.mss, acked, facts.srtt);
+                congestion.on_ack(facts.echo.now, flight.mss, acked, facts.srtt);
             } else {
-                congestion.on_unused(facts.now);
+                congestion.on_unused(facts.echo.now);
             }
             return;
         }
         let hystart = self.hystart.get_or_insert_default();
         let growth = hystart.on_ack(flight.una, flight.nxt, rtt);
         if facts.limited {
-            congestion.on_first_ack(facts.now, flight.mss, acked, facts.srtt, growth);
+            congestion.on_first_ack(facts.echo.now, flight.mss, acked, facts.srtt, growth);
         }
     }
 
@@ -216,7 +212,7 @@ impl Recovery {
         srtt: Duration,
         parts: &mut Parts<'_>,
     ) -> Option<Duration> {
-        let facts = AckFacts { now, srtt, ..AckFacts::default() };
+        let facts = AckFacts { echo: Echo { now, age_ms: None }, srtt, ..AckFacts::default() };
         let (newly_lost, wait) = self.detect(&facts, parts);
         if self.phase == Phase::Open && parts.log.lost() > 0 {
             self.enter(parts);
@@ -257,7 +253,7 @@ impl Recovery {
         }
         let many = self.dup_acks >= DUP_THRESH || board.is_thick(flight.mss);
         let window = self.rack.reordering_window(self.phase != Phase::Open, many, facts.srtt);
-        self.rack.detect(facts.now, log, window)
+        self.rack.detect(facts.echo.now, log, window)
     }
 
     /// RFC 6582 §3.2: the third duplicate shows the first segment lost, a partial acknowledgement the
@@ -278,7 +274,7 @@ impl Recovery {
     /// Step 4 of RFC 6675 §5; RFC 6582 §3.2 steps 2 and 3; RFC 6937 §3.
     fn enter(&mut self, parts: &mut Parts<'_>) {
         let flight = parts.flight;
-        self.remember(parts.congestion, &flight);
+        self.undo.remember(parts.congestion, flight.una);
         self.phase = Phase::Recovery;
         self.frto = Frto::Off;
         self.point = flight.nxt;
@@ -302,39 +298,35 @@ impl Recovery {
         self.dup_acks = 0;
     }
 
-    fn remember(&mut self, congestion: &Congestion, flight: &Flight) {
-        match &mut self.before {
-            Some(before) => **before = congestion.clone(),
-            None => self.before = Some(Box::new(congestion.clone())),
-        }
-        self.began = flight.una;
-        self.undo_octets = 0;
-        self.undo_possible = true;
-    }
-
-    /// The lowered window was a mistake: as it was before (RFC 4015 §3.2, RFC 9438 §4.9), and what
-    /// counted as lost is on its way.
+    /// The lowered window was a mistake: as it was before, and what counted as lost is on its way.
     fn undo(&mut self, parts: &mut Parts<'_>) {
-        if let Some(before) = self.before.as_deref().filter(|_| self.undo_possible) {
-            parts.congestion.undo(before);
-        }
+        self.undo.restore(parts.congestion);
         parts.log.unmark_lost();
-        self.undo_possible = false;
         self.phase = Phase::Open;
         self.frto = Frto::Off;
         self.head_due = false;
         self.dup_acks = 0;
     }
 
-    /// All that was sent again arrived twice, says the remote: nothing had been lost (RFC 3708 §2, as
-    /// Linux).
+    /// All that was sent again arrived twice, says the remote: nothing had been lost.
     fn undo_by_dsack(&mut self, facts: &AckFacts, parts: &mut Parts<'_>) {
-        let Some(twice) = facts.dsack.filter(|twice| twice.start >= self.began) else { return };
-        if !self.undo_possible || self.undo_octets == 0 {
+        if facts.dsack.is_some_and(|twice| self.undo.is_all_needless(twice)) {
+            self.rack.on_needless();
+            self.undo(parts);
+        }
+    }
+
+    /// An original arrived that counted as lost. As long as something else was sent again and is under way
+    /// the window stays low, and what else counted as lost is judged anew, by a wider reordering window.
+    fn undo_by_timestamp(&mut self, facts: &AckFacts, parts: &mut Parts<'_>) {
+        let may = self.phase == Phase::Recovery && parts.flight.sack && facts.acked > 0;
+        if !may || !self.undo.is_original(&facts.echo) {
             return;
         }
-        self.undo_octets = self.undo_octets.saturating_sub(clamp(twice.len()));
-        if self.undo_octets == 0 {
+        self.rack.on_needless();
+        if parts.log.iter().any(|stretch| stretch.again && !stretch.lost) {
+            parts.log.unmark_lost();
+        } else {
             self.undo(parts);
         }
     }
@@ -374,7 +366,7 @@ impl Recovery {
         let flight = parts.flight;
         let first = self.phase != Phase::Loss;
         if self.phase == Phase::Open {
-            self.remember(parts.congestion, &flight);
+            self.undo.remember(parts.congestion, flight.una);
         }
         parts.congestion.on_timeout(flight.size(), flight.mss, first);
         // RFC 5682 §2.1 step 1: not for a time-out in the middle of another one's recovery, and with
@@ -424,7 +416,7 @@ impl Recovery {
             }
         }
         if facts.acked > 0 {
-            parts.congestion.on_ack(facts.now, mss, clamp(facts.acked), facts.srtt);
+            parts.congestion.on_ack(facts.echo.now, mss, clamp(facts.acked), facts.srtt);
         }
     }
 
@@ -445,9 +437,7 @@ impl Recovery {
     /// What was lost tells nothing of congestion (RFC 4821 §7.6.2): the window is as before, and what is
     /// missing goes again.
     pub fn forgive(&mut self, parts: &mut Parts<'_>) {
-        if let Some(before) = self.before.as_deref().filter(|_| self.undo_possible) {
-            parts.congestion.undo(before);
-        }
+        self.undo.restore(parts.congestion);
         let flight = parts.flight;
         self.send_lost_again(&flight, parts.log);
     }
@@ -456,7 +446,7 @@ impl Recovery {
         self.phase = if log.lost() == 0 { Phase::Open } else { Phase::Loss };
         self.frto = Frto::Off;
         self.head_due = false;
-        self.undo_possible = false;
+        self.undo.forget();
         self.point = flight.nxt;
         self.dup_acks = 0;
     }
@@ -475,9 +465,9 @@ impl Recovery {
     }
 
     /// `octets` were sent again.
-    pub fn on_sent_again(&mut self, octets: u64) {
+    pub fn on_sent_again(&mut self, now: Instant, octets: u64) {
         self.head_due = false;
-        self.undo_octets = self.undo_octets.saturating_add(clamp(octets));
+        self.undo.on_sent_again(now, clamp(octets));
         self.on_sent(clamp(octets));
     }
 
@@ -500,7 +490,6 @@ fn clamp(octets: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::super::congestion::Kind;
-    use super::super::rack::Echo;
     use super::super::segment::SackBlock;
     use super::super::seq::SeqNum;
     use super::*;
@@ -566,7 +555,7 @@ mod tests {
             board.advance(una);
             self.flight.una = una;
             let facts = AckFacts {
-                now: self.now,
+                echo,
                 acked,
                 delivered,
                 delivery,
@@ -587,7 +576,7 @@ mod tests {
             let lost = self.recovery.next_lost(&self.log)?;
             let range = Range::new(lost.start, lost.end.min(lost.start.plus(u64::from(MSS))));
             self.log.on_sent_again(self.now, range);
-            self.recovery.on_sent_again(range.len());
+            self.recovery.on_sent_again(self.now, range.len());
             Some(range)
         }
 

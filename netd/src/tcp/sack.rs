@@ -74,6 +74,10 @@ impl Scoreboard {
                 news.duplicate = Some(range).filter(|r| r.end <= nxt);
                 continue;
             }
+            if ack < una {
+                // An acknowledgement that was overtaken: the newer one knew at least as much of what is held.
+                continue;
+            }
             if range.start < una || range.end > nxt {
                 continue;
             }

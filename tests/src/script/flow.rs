@@ -55,6 +55,8 @@ pub(super) struct Taken {
     pub seq: u32,
     /// It has offered selective acknowledgements.
     sack: bool,
+    /// Octets of the largest segment that the last flow let through.
+    pub largest: usize,
     /// What lies behind a gap: the end by the start.
     beyond: BTreeMap<u32, u32>,
     /// Acknowledgements on their way.
@@ -98,12 +100,14 @@ impl Play {
     pub(super) fn flow(&mut self, flow: &Flow) -> Result<(), String> {
         let end = self.host.now + Duration::from_millis(flow.span);
         let (mut free, mut count) = (self.host.now, 0);
+        self.taken.largest = 0;
         loop {
             while let Some((at, raw)) = self.sent.pop_front() {
                 count += 1;
                 if !self.passes(flow, &raw)? || flow.lose == Some(count) {
                     continue;
                 }
+                self.taken.largest = self.taken.largest.max(raw.payload.len());
                 let held = flow.rate.map_or(0, |rate| raw.payload.len() as u64 * 1000 / rate);
                 free = free.max(at) + Duration::from_micros(held);
                 let seq = raw.seq.wrapping_sub(self.iss.unwrap_or(0));

@@ -23,6 +23,7 @@
 //!                                     segments, without the 30th
 //! die                                 the stack dies and its successor takes over
 //! ? state ESTABLISHED | error 104 | end | no end | received 10 | acked 10 | records 2 | sent | gone
+//! ? largest 1299                      octets of the largest segment that the last flow let through
 //! ? urgent 5 | no urgent | room 4000      the place of the remote's urgent octet; what may be written
 //! ```
 //!

@@ -101,6 +101,7 @@ pub(super) enum Question {
     Sent,
     Gone,
     Cwnd(u32, u32),
+    Largest(usize),
     Urgent(Option<u32>),
     Room(u64),
 }
@@ -275,6 +276,7 @@ fn question(words: &[&str]) -> Result<Question, String> {
         ["room", bytes] => Question::Room(number(Some(bytes))?),
         ["sent"] => Question::Sent,
         ["gone"] => Question::Gone,
+        ["largest", octets] => Question::Largest(number(Some(octets))?),
         ["cwnd", low, high] => Question::Cwnd(number(Some(low))?, number(Some(high))?),
         _ => return Err("no such question".into()),
     })

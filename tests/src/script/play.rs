@@ -459,6 +459,7 @@ impl Play {
                 let room = (line.acked + u64::from(line.window)).saturating_sub(self.host.written(self.slot));
                 (room == *bytes, room.to_string())
             }
+            Question::Largest(octets) => (self.taken.largest == *octets, self.taken.largest.to_string()),
             Question::Cwnd(low, high) => ((*low..=*high).contains(&line.cwnd), line.cwnd.to_string()),
         };
         if right { Ok(()) } else { Err(format!("found {found}")) }

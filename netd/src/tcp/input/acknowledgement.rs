@@ -139,10 +139,11 @@ impl ControlBlock {
             && if self.agreed.sack { news.newly_sacked > 0 } else { !window_changed };
         self.judge_tail_probe(ack, &news, acked > 0);
         let mut wait = None;
-        if ack >= una && (acked > 0 || news.newly_sacked > 0 || duplicate || news.duplicate.is_some()) {
+        if acked > 0 || news.newly_sacked > 0 || duplicate || news.duplicate.is_some() {
             let mss = u64::from(self.mss());
+            let age_ms = if acked > 0 { self.echo_age(now, segment) } else { None };
             let facts = AckFacts {
-                now,
+                echo: Echo { now, age_ms },
                 acked,
                 delivered: (acked + news.newly_sacked).saturating_sub(covered),
                 delivery,
@@ -195,14 +196,14 @@ impl ControlBlock {
             sent.remove(acknowledged, |s| recovery.rack.note(&mut delivery, s, &echo, point));
         }
         let blocks = segment.options.sack.as_slice();
-        if !self.agreed.sack || blocks.is_empty() || ack < una {
+        if !self.agreed.sack || blocks.is_empty() {
             return (SackNews::default(), delivery);
         }
         // What comes out of order doesn't move TS.Recent (RFC 7323 §4.3): the echo is of something else.
         let echo = Echo { now, age_ms: None };
         let take = |range| sent.remove(range, |s| recovery.rack.note(&mut delivery, s, &echo, point));
         let board = scoreboard.get_or_insert_with(Box::default);
-        let news = board.update(blocks, self.iss, ack, ack, self.send.nxt, take);
+        let news = board.update(blocks, self.iss, ack, ack.max(una), self.send.nxt, take);
         (news, delivery)
     }
 

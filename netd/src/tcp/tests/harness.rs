@@ -28,6 +28,9 @@ use super::super::{Env, seq::SeqNum};
 /// IPv4 header, for the record's path MTU.
 pub(super) const IP_HEADER: u16 = 20;
 
+/// Octets around a payload on a wire of Ethernet: preamble, headers, check, gap.
+const FRAMING: u32 = 90;
+
 /// A small generator, so that a seed says everything.
 #[derive(Debug, Clone)]
 pub(super) struct Rng(u64);
@@ -68,6 +71,10 @@ pub(super) struct Weather {
     /// Routers mark this many of a thousand packets that may be marked.
     pub(super) mark_permille: u64,
     pub(super) delay: Duration,
+    /// What a reordered packet is late by; zero draws it, up to three delays.
+    pub(super) late: Duration,
+    /// Octets a second that side 0 gets through; 0 sets no limit.
+    pub(super) rate: u64,
     /// A death at this many of a thousand batches.
     pub(super) death_permille: u64,
     /// How long a dead host stays dead; what arrives meanwhile is lost.
@@ -79,6 +86,8 @@ pub(super) struct Weather {
     pub(super) totals: [u64; 2],
     /// Clients read only now and then.
     pub(super) slow_reader: bool,
+    /// Clients write as much as their buffer takes, and read all there is.
+    pub(super) eager: bool,
     /// Both sides connect.
     pub(super) simultaneous: bool,
     /// Clients close their sockets for good, rather than only the sending side, when done.
@@ -93,6 +102,8 @@ impl Weather {
             reorder_permille: 0,
             mark_permille: 0,
             delay: Duration::from_millis(5),
+            late: Duration::ZERO,
+            rate: 0,
             death_permille: 0,
             downtime: Duration::ZERO,
             gso_max: 1,
@@ -100,6 +111,7 @@ impl Weather {
             backlog: Backlog::default(),
             totals: [100_000, 50_000],
             slow_reader: false,
+            eager: false,
             simultaneous: false,
             closes_fully: true,
         }
@@ -128,6 +140,8 @@ impl Weather {
             reorder_permille: [0, 50, 200][bad as usize],
             mark_permille: [0, 30, 300][(seed % 3) as usize],
             delay: Duration::from_micros([200, 5000, 60_000][rng.below(3) as usize]),
+            late: Duration::ZERO,
+            rate: 0,
             death_permille: if rng.chance(600) { [5, 20, 60][rng.below(3) as usize] } else { 0 },
             downtime: Duration::from_millis([0, 3, 40][rng.below(3) as usize]),
             gso_max: [1, 20_000, 65_536][rng.below(3) as usize],
@@ -139,6 +153,7 @@ impl Weather {
             },
             totals: [rng.below(200_000), if rng.chance(700) { rng.below(100_000) } else { 0 }],
             slow_reader: rng.chance(300),
+            eager: false,
             simultaneous: rng.chance(100),
             closes_fully: rng.chance(500),
         }
@@ -205,6 +220,8 @@ pub(super) struct World {
     events: BinaryHeap<Reverse<(Instant, u64, What)>>,
     packets: Vec<Option<Packet>>,
     order: u64,
+    /// When the bottleneck is free again.
+    free_at: Instant,
     challenge: ChallengeLimiter,
     secrets: Secrets,
     pub(super) seen: Seen,
@@ -259,6 +276,7 @@ impl World {
             events: BinaryHeap::new(),
             packets: Vec::new(),
             order: 0,
+            free_at: Instant::ZERO,
             challenge: ChallengeLimiter::new([3; 16]),
             secrets: Secrets { isn: [1; 16], timestamps: [2; 16], cookie: [3; 16] },
             seen: Seen::default(),
@@ -587,10 +605,11 @@ impl World {
             self.at(Duration::from_millis(20), What::Client(side));
             return;
         };
-        // A send buffer of 256 KiB.
-        let room = (host.committed.map_or(0, |v| v.snd_una.saturating_sub(1)) + (256 << 10))
-            .saturating_sub(host.written);
-        let most = 1 + self.rng.below(30_000);
+        let eager = self.weather.eager;
+        let buffer = if eager { 1 << 20 } else { 256 << 10 };
+        let room =
+            (host.committed.map_or(0, |v| v.snd_una.saturating_sub(1)) + buffer).saturating_sub(host.written);
+        let most = if eager { u64::MAX } else { 1 + self.rng.below(30_000) };
         let chunk = (total - host.written).min(room).min(most);
         host.written += chunk;
         host.closed |= host.written == total;
@@ -601,7 +620,7 @@ impl World {
             .map_or(0, |v| v.rcv_nxt.saturating_sub(1 + u64::from(v.fin_received)));
         if !self.weather.slow_reader || self.rng.chance(200) {
             let readable = received - host.consumed;
-            let most = 1 + self.rng.below(60_000);
+            let most = if eager { u64::MAX } else { 1 + self.rng.below(60_000) };
             host.consumed += readable.min(most);
             block.on_consumed(now, host.consumed);
         }
@@ -612,7 +631,7 @@ impl World {
             let reaction = block.close(now, host.written);
             assert!(reaction.reply.is_none(), "nothing unread, so no RST");
         }
-        let pause = Duration::from_micros(100 + self.rng.below(20_000));
+        let pause = Duration::from_micros(100 + self.rng.below(if eager { 1000 } else { 20_000 }));
         self.at(pause, What::Client(side));
         self.end_batch(side, None);
     }
@@ -683,12 +702,26 @@ impl World {
                 self.seen.lost += 1;
                 continue;
             }
-            let mut delay = self.weather.delay;
+            let mut delay = self.weather.delay + self.queued(side, len);
             if self.rng.chance(self.weather.reorder_permille) {
-                delay += self.weather.delay.mul_f64(self.rng.below(3000) as f64 / 1000.0);
+                delay += match self.weather.late {
+                    Duration::ZERO => self.weather.delay.mul_f64(self.rng.below(3000) as f64 / 1000.0),
+                    late => late,
+                };
             }
             self.packets.push(Some(packet.clone()));
             self.at(delay, What::Packet(1 - side, self.packets.len() - 1));
         }
+    }
+
+    /// How long the bottleneck keeps a piece of `len` octets.
+    fn queued(&mut self, side: usize, len: u32) -> Duration {
+        if self.weather.rate == 0 || side != 0 {
+            return Duration::ZERO;
+        }
+        let octets = u64::from(len + FRAMING);
+        self.free_at =
+            self.free_at.max(self.now) + Duration::from_nanos(octets * 1_000_000_000 / self.weather.rate);
+        self.free_at.since(self.now)
     }
 }

@@ -3,4 +3,5 @@
 mod dialogues;
 mod harness;
 mod hostile;
+mod reordering;
 mod transfer;
