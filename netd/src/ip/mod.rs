@@ -181,6 +181,13 @@ impl<M: Memory + Clone> Ip<M> {
     /// Everything due at `now` happens. Returns whether neighbours moved.
     pub fn on_timers(&mut self, now: Instant, counters: &mut Counters) -> bool {
         let moved = self.link.on_timers(now, counters);
+        while let Some((nic, gateway)) = self.routes.tried_again(now) {
+            self.link.forget_failed(now, nic, gateway, counters);
+        }
+        if moved {
+            let link = &self.link;
+            self.routes.look_at_neighbours(now, |nic, gateway| link.has_failed(now, nic, gateway));
+        }
         self.claim_addresses(now);
         self.expire_fragments(now, counters);
         self.on_link_timers(now, counters);
@@ -190,9 +197,12 @@ impl<M: Memory + Clone> Ip<M> {
 
     /// When [`Ip::on_timers`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        [self.link.next_deadline(), self.reassembly.next_deadline(), self.hosts_due]
-            .into_iter()
-            .flatten()
-            .min()
+        let parts = [
+            self.link.next_deadline(),
+            self.routes.next_deadline(),
+            self.reassembly.next_deadline(),
+            self.hosts_due,
+        ];
+        parts.into_iter().flatten().min()
     }
 }

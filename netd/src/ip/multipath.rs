@@ -1,12 +1,18 @@
 //! Routes of several next hops: each flow keeps to one of them, and the flows divide by weight (ECMP, RFC 2992).
 //!
 //! Called by [`super::route`]. The hash is of the group's secret, so that a successor sends a flow the same way.
-//! A next hop whose interface is down has no share. Not here: neighbours that do not answer keep theirs.
+//! A next hop whose interface is down has no share, and one whose neighbour was asked and did not answer has
+//! none for a while, if another one answers: of IPv6 always, of IPv4 where `fib_multipath_use_neigh` says so, as
+//! with Linux. After a while it gets its share again, and with it the questions that show whether it is back.
+//!
+//! Not here: neighbours themselves; [`Unanswered`] is told of them.
 
 use super::fib::Route;
 use crate::keyed_hash::HashKey;
 use core::hash::{Hash, Hasher};
 use core::net::IpAddr;
+use core::time::Duration;
+use proto::Instant;
 use proto::hard::routing::Hop;
 use proto::zone;
 
@@ -28,6 +34,56 @@ impl Route {
             hop.gateway = zoned(hop.gateway, hop.link);
         }
         self
+    }
+}
+
+/// A next hop that does not answer is tried again after so long: what Linux keeps a failed neighbour for at most
+/// (half of `base_reachable_time`, in neigh_periodic_work).
+const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(15);
+
+/// Next hops whose neighbour did not answer, each until it is tried again.
+#[derive(Debug, Default)]
+pub struct Unanswered {
+    hops: Vec<(u16, IpAddr, Instant)>,
+    /// Of IPv4 they count, too (`fib_multipath_use_neigh`).
+    pub of_v4: bool,
+}
+
+impl Unanswered {
+    /// Whether a next hop has its share.
+    pub fn has_share(&self, hop: &Hop) -> bool {
+        let Some(gateway) = hop.gateway.filter(|via| self.of_v4 || via.is_ipv6()) else { return true };
+        !self.hops.iter().any(|(link, via, _)| (*link, *via) == (hop.link, gateway))
+    }
+
+    /// One that is to be tried again has its share from here on.
+    pub fn pop(&mut self, now: Instant) -> Option<(u16, IpAddr)> {
+        let due = self.hops.iter().position(|(_, _, until)| *until <= now)?;
+        let (link, gateway, _) = self.hops.swap_remove(due);
+        Some((link, gateway))
+    }
+
+    /// Which of `asked` (each with whether it failed) are without an answer, as it is known now. Returns whether
+    /// that has changed. `asked` are next hops of routes, so few.
+    pub fn update(&mut self, now: Instant, asked: impl Iterator<Item = (u16, IpAddr, bool)>) -> bool {
+        let mut changed = false;
+        for (link, via, failed) in asked {
+            let known = self.hops.iter().position(|(l, v, _)| (*l, *v) == (link, via));
+            match (failed, known) {
+                (true, None) => self.hops.push((link, via, now + TRIED_AGAIN_AFTER)),
+                (false, Some(place)) => {
+                    self.hops.swap_remove(place);
+                }
+                _ => continue,
+            }
+            changed = true;
+        }
+        changed
+    }
+
+    /// When one of them is to be tried again.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.hops.iter().map(|(_, _, until)| *until).min()
     }
 }
 

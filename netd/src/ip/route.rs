@@ -15,11 +15,12 @@ use core::cell::Cell;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::fib::{Fib, Route};
-use super::multipath::{FlowOf, choose};
+use super::multipath::{FlowOf, Unanswered, choose};
 use super::policy::{Policy, Wanted};
 use super::prefix::Prefix;
 use super::source;
 use crate::keyed_hash::HashKey;
+use proto::Instant;
 use proto::hard::routing::{Action, Hop, Hops, PolicyRule, TABLE_MAIN};
 use proto::zone;
 use std::collections::{BTreeMap, HashMap};
@@ -118,6 +119,8 @@ pub struct RouteTable {
     by_ports: [bool; 2],
     /// Interfaces that are down: their routes are not used.
     down: Vec<u16>,
+    /// Of routes of several next hops, those that do not answer.
+    unanswered: Unanswered,
     generation: u64,
     remembered: Remembered,
 }
@@ -173,6 +176,7 @@ impl RouteTable {
             several: 0,
             by_ports: [false; 2],
             down: Vec::new(),
+            unanswered: Unanswered::default(),
             generation: 0,
             remembered: Remembered::new(),
         }
@@ -382,6 +386,37 @@ impl RouteTable {
         self.generation += 1;
     }
 
+    /// Whether next hops of IPv4 lose their share while they do not answer (fib_multipath_use_neigh).
+    pub const fn set_use_neighbours(&mut self, on: bool) {
+        self.unanswered.of_v4 = on;
+        self.generation += 1;
+    }
+
+    /// Neighbours moved: `has_failed` says of a gateway on a link that it was asked and did not answer.
+    pub fn look_at_neighbours(&mut self, now: Instant, has_failed: impl Fn(u16, IpAddr) -> bool) {
+        if self.several == 0 {
+            return;
+        }
+        let tables = core::iter::once(&self.fib).chain(self.tables.values());
+        let routes = tables.flat_map(Fib::iter).filter(|route| route.hops.is_several());
+        let asked = routes.flat_map(Route::next_hops).filter_map(|hop| Some((hop.link, hop.gateway?)));
+        if self.unanswered.update(now, asked.map(|(link, via)| (link, via, has_failed(link, via)))) {
+            self.generation += 1;
+        }
+    }
+
+    /// A gateway that did not answer, and on which link, which is to be tried again now.
+    pub fn tried_again(&mut self, now: Instant) -> Option<(u16, IpAddr)> {
+        let again = self.unanswered.pop(now);
+        self.generation += u64::from(again.is_some());
+        again
+    }
+
+    /// When [`RouteTable::tried_again`] has one.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.unanswered.next_deadline()
+    }
+
     /// Whether the way to `dst` may depend on the ports of a flow.
     pub const fn asks_for_ports(&self, dst: IpAddr) -> bool {
         self.several > 0 && self.by_ports[dst.is_ipv6() as usize]
@@ -504,7 +539,8 @@ impl RouteTable {
         Ok(None)
     }
 
-    /// Which of a route's next hops a flow takes: of those by whose interface its source is, if there is any.
+    /// Which of a route's next hops a flow takes: of those that answer, and of those by whose interface its source
+    /// is, if there is any.
     fn hop_of(&self, route: &Route, flow: &FlowOf, usable: impl Fn(&Hop) -> bool) -> Option<Hop> {
         if !route.hops.is_several() {
             return route.next_hops().next();
@@ -513,8 +549,10 @@ impl RouteTable {
             let here = |known: &InterfaceAddr| Some(known.addr) == flow.source && known.interface == hop.link;
             self.addresses.iter().any(here)
         };
-        let own = choose(route, &self.key, flow, |hop| usable(hop) && has_source(hop));
-        own.or_else(|| choose(route, &self.key, flow, usable))
+        let answers = |hop: &Hop| usable(hop) && self.unanswered.has_share(hop);
+        choose(route, &self.key, flow, |hop| answers(hop) && has_source(hop))
+            .or_else(|| choose(route, &self.key, flow, answers))
+            .or_else(|| choose(route, &self.key, flow, usable))
     }
 
     fn find_path(

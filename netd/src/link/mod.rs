@@ -20,7 +20,7 @@ use crate::wire::ethernet::{EtherType, EthernetHeader, HEADER_LEN};
 use conflict::{Act, Conflicts};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use interface::{Interface, InterfaceConfig};
-use neighbour::{Advertised, Effect, Evidence, NeighbourLimits, NeighbourTable, Output};
+use neighbour::{Advertised, Effect, Evidence, NeighbourLimits, NeighbourState, NeighbourTable, Output};
 use proto::Instant;
 use proto::control::messages::Prefix;
 use proto::control::notices::feature;
@@ -402,6 +402,20 @@ impl<M: Memory + Clone> Link<M> {
         let mut effects = Vec::new();
         interface.neighbours.ask_again(|effect| effects.push(effect));
         self.act(index, effects, counters);
+    }
+
+    /// Whether a neighbour was asked and did not answer.
+    pub fn has_failed(&self, now: Instant, index: u16, addr: IpAddr) -> bool {
+        let interface = self.interfaces.get(usize::from(index));
+        let known = interface.and_then(|interface| interface.neighbours.get(now, addr));
+        known.is_some_and(|neighbour| neighbour.state == NeighbourState::Failed)
+    }
+
+    /// A neighbour that did not answer is nobody again: the next packet asks for it.
+    pub fn forget_failed(&mut self, now: Instant, index: u16, addr: IpAddr, counters: &mut Counters) {
+        if self.has_failed(now, index, addr) {
+            self.remove_neighbour(index, addr, counters);
+        }
     }
 
     /// When [`Link::on_timers`] has something to do.

@@ -60,6 +60,7 @@ impl<M: Memory + Clone> Stack<M> {
             Tunable::EchoIgnore => self.ip.ignores_echo[0] = on,
             Tunable::EchoIgnoreV6 => self.ip.ignores_echo[1] = on,
             Tunable::HashPolicy => self.ip.routes.set_by_ports(false, on),
+            Tunable::UseNeighbours => self.ip.routes.set_use_neighbours(on),
             Tunable::HashPolicyV6 => self.ip.routes.set_by_ports(true, on),
             // Looked up where they are needed.
             Tunable::SynCookies | Tunable::SynBacklog | Tunable::FastOpen => {}

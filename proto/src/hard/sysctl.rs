@@ -57,6 +57,8 @@ pub enum Tunable {
     HashPolicy,
     /// The same of IPv6.
     HashPolicyV6,
+    /// A next hop of IPv4 whose neighbour does not answer gives its share to the others; one of IPv6 always does.
+    UseNeighbours,
 }
 
 /// What is known of a tunable.
@@ -83,7 +85,7 @@ const fn switch(name: &'static str, default: u32) -> About {
 }
 
 /// How many there are.
-pub const COUNT: usize = Tunable::HashPolicyV6 as usize + 1;
+pub const COUNT: usize = Tunable::UseNeighbours as usize + 1;
 
 /// In the order of their numbers. Bounds are Linux's where it has any.
 const TABLE: [(Tunable, About); COUNT] = [
@@ -120,6 +122,7 @@ const TABLE: [(Tunable, About); COUNT] = [
     (Tunable::EchoIgnoreV6, switch("net.ipv6.icmp.echo_ignore_all", 0)),
     (Tunable::HashPolicy, switch("net.ipv4.fib_multipath_hash_policy", 0)),
     (Tunable::HashPolicyV6, switch("net.ipv6.fib_multipath_hash_policy", 0)),
+    (Tunable::UseNeighbours, switch("net.ipv4.fib_multipath_use_neigh", 0)),
 ];
 
 impl Tunable {

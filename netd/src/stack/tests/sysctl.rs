@@ -370,3 +370,55 @@ fn flows_divide_by_their_ports_where_they_are_told_to() {
         assert_eq!(ways(&mut one), 1, "{remote}");
     }
 }
+
+#[test]
+fn a_next_hop_that_does_not_answer_gives_its_share_away() {
+    for (network, second, flows, always) in [
+        ("8.0.0.0", "10.0.0.3", ["8.1.1.1:9", "8.2.2.2:9", "8.3.3.3:9", "8.4.4.4:9", "8.5.5.5:9"], false),
+        (
+            "fd08::",
+            "fd00::3",
+            ["[fd08::1]:9", "[fd08::2]:9", "[fd08::3]:9", "[fd08::4]:9", "[fd08::5]:9"],
+            true,
+        ),
+    ] {
+        let (mut one, mut client, ..) = hosts();
+        let addr = |text: &str| text.parse().expect("an address");
+        let first = if always { "fd00::2" } else { "10.0.0.2" };
+        let more = [Some(Hop { gateway: Some(addr(second)), link: 0, weight: 1 }), None, None];
+        let add = Change::RouteAdd {
+            to: Prefix { addr: addr(network), len: if always { 16 } else { 8 } },
+            via: Some(addr(first)),
+            nic: 0,
+            metric: 0,
+            table: TABLE_MAIN,
+            source: None,
+            hops: Hops { first_weight: 1, more },
+        };
+        one.stack.change(one.now, &add).expect("neighbours both");
+        one.datagram(&mut client, 0, "[::]:3000", "0.0.0.0:0");
+        let mut arrive = |one: &mut Rig| {
+            let mut count = 0;
+            for remote in flows {
+                client.send_to(0, remote, b"x");
+                one.settle();
+                // Those that wait for the second next hop's answer are none of it.
+                let to_first = |(_, frame): &&(u16, Vec<u8>)| frame[..6] == [2, 0, 0, 0, 0, 2];
+                count += one.sent().iter().filter(to_first).count();
+            }
+            count
+        };
+        if !always {
+            assert!(arrive(&mut one) < flows.len(), "the second next hop has a share");
+            set(&mut one, Tunable::UseNeighbours, 1);
+        }
+        arrive(&mut one);
+        one.spin_for(Duration::from_secs(5));
+        one.sent();
+        assert_eq!(arrive(&mut one), flows.len(), "{network}: the first next hop has them all");
+        // Later it is asked again.
+        one.spin_for(Duration::from_secs(16));
+        one.sent();
+        assert!(arrive(&mut one) < flows.len(), "{network}");
+    }
+}
