@@ -252,7 +252,9 @@ fn attach(
             format!("the system does not let a process look into another one of its user: {errno}")
         })?;
     let ledger = begin_ledger(options, kept, &listener).map_err(text)?;
-    Ok((ledger, Notices::new(listener)))
+    let notices = Notices::new(listener);
+    notices.answer_on_the_callers_core();
+    Ok((ledger, notices))
 }
 
 /// The ledger of a session that nobody has used. The descriptors in it stay open for good.

@@ -10,11 +10,14 @@ use libc::{c_int, c_ulong, seccomp_notif, seccomp_notif_addfd, seccomp_notif_res
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::io;
 
-/// linux/seccomp.h: SECCOMP_IOCTL_NOTIF_RECV, _SEND, _ID_VALID and _ADDFD.
+/// linux/seccomp.h: SECCOMP_IOCTL_NOTIF_RECV, _SEND, _ID_VALID, _ADDFD and _SET_FLAGS.
 const RECV: c_ulong = 0xc050_2100;
 const SEND: c_ulong = 0xc018_2101;
 const ID_VALID: c_ulong = 0x4008_2102;
 const ADDFD: c_ulong = 0x4018_2103;
+const SET_FLAGS: c_ulong = 0x4008_2104;
+/// SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP of linux/seccomp.h.
+const SYNC_WAKE_UP: u64 = 1;
 const _: () = assert!(size_of::<seccomp_notif>() == 0x50);
 const _: () = assert!(size_of::<seccomp_notif_resp>() == 0x18);
 const _: () = assert!(size_of::<seccomp_notif_addfd>() == 0x18);
@@ -55,6 +58,14 @@ impl Notices {
     /// Of the filter's descriptor.
     pub fn new(listener: OwnedFd) -> Notices {
         Notices(listener)
+    }
+
+    /// Tells the kernel that a caller waits for its answer at once: whoever answers it is woken on the core that
+    /// the caller leaves, and the other way round. A kernel before 6.6 can't, and wakes as it does otherwise.
+    pub fn answer_on_the_callers_core(&self) {
+        // The flags are an argument by value.
+        // SAFETY: no pointer is passed.
+        let _ = unsafe { libc::ioctl(self.0.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
     }
 
     /// The descriptor: readable when a call waits, hung up when nobody is behind the filter any more.
