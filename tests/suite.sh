@@ -126,7 +126,7 @@ second_run() {
         unshare --mount bash -c "$tun" "$place"
         env -C "$place/home" setpriv "--reuid=$ORDINARY" "--regid=$ORDINARY" --clear-groups --no-new-privs
         env -i PATH="$PATH" HOME="$place/home" CI="${CI:-}" AXOLOTL_SKIPS="$AXOLOTL_SKIPS"
-        AXOLOTL_BIN="$place" AXOLOTL_PROGRAMS="${AXOLOTL_PROGRAMS:-}" LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}" RUST_BACKTRACE=1
+        AXOLOTL_EXEC_WAY=seccomp AXOLOTL_BIN="$place" AXOLOTL_PROGRAMS="${AXOLOTL_PROGRAMS:-}" LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}" RUST_BACKTRACE=1
     )
     for suite in "${PROCESS_SUITES[@]}"; do
         run tests "$suite as an ordinary user" 480 "${ordinary[@]}" "$place/suite-$suite" --test-threads=1 --nocapture

@@ -4,6 +4,7 @@
 //! Nothing here knows a protocol of the wire. No module here depends on a daemon.
 
 pub mod arena;
+pub mod board;
 pub mod capture;
 pub mod cell;
 pub mod control;

@@ -309,7 +309,16 @@ fn in_the_image() -> BTreeSet<String> {
 #[test]
 fn the_image_has_what_a_group_runs() {
     let image = in_the_image();
-    for program in ["supervisor", "nicd", "netd", "sockd", "netctl", "netexec", "libnetclient.so"] {
+    for program in [
+        "supervisor",
+        "nicd",
+        "netd",
+        "sockd",
+        "netctl",
+        "netexec",
+        "libnetclient.so",
+        "libaxolotl_preload.so",
+    ] {
         assert!(image.contains(program), "{program} is not copied");
         assert!(binaries().join(program).is_file(), "{program} is not built under that name");
     }

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -342,6 +342,70 @@ assert s.makefile('rb').read() == b'abcd'
 print('held')
 "#;
         assert_eq!(python(&group, script), "held\n");
+    });
+}
+
+/// Handed over is what the server says that it was.
+fn handed_over(group: &Group, way: &str, script: &str) -> usize {
+    let mut exec = group.command("netexec");
+    let output = exec.args([way, "--verbose", "--", "python3", "-c", script]).output().expect("built");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && output.stdout == b"held\n", "{way}: {}\n{said}", output.status);
+    said.lines().filter(|line| line.starts_with("netexec: ") && line.contains(" of ")).count()
+}
+
+#[test]
+fn calls_that_are_the_kernels_go_there_at_once() {
+    private_net::test("calls_that_are_the_kernels_go_there_at_once", || {
+        let group = started();
+        let script = r#"
+import os, socket, sys
+S = socket.SOL_SOCKET
+a, b = socket.socketpair()
+pairs = []
+for host in '127.0.0.1', '::1':
+    l = socket.create_server((host, 0), family=socket.AF_INET6 if ':' in host else socket.AF_INET)
+    c = socket.create_connection(l.getsockname()[:2]); s, at = l.accept()
+    assert at == c.getsockname() and c.getpeername() == l.getsockname(), at
+    pairs.append((c, s))
+for n in range(50):
+    a.sendmsg([b'x']); assert b.recvmsg(9)[0] == b'x'
+    a.send(b'y'); assert b.recv(1) == b'y'
+    a.setsockopt(S, socket.SO_PASSCRED, 1); assert a.getsockopt(S, socket.SO_PASSCRED) == 1
+    for c, s in pairs:
+        c.sendmsg([b'z']); assert s.recvmsg(9)[0] == b'z'
+        assert s.getpeername() == c.getsockname() and c.getpeername() == s.getsockname()
+    os.close(os.open('/dev/null', os.O_RDONLY))
+port = '%04X' % l.getsockname()[1]
+assert port in open('/proc/net/tcp6').read() and port in open('/proc/self/net/tcp6').read()
+# What a socket is stays true when its number is another one's, and in a child.
+fd = s.fileno(); s.detach(); os.dup2(a.fileno(), fd)
+other = socket.socket(fileno=fd); assert other.family == socket.AF_UNIX and other.getpeername() == ''
+if os.fork() == 0: os._exit(7 if c.getpeername()[1] == c.getpeername()[1] > 0 else 1)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
+for path in b'', b'/nonexistent', b'/proc', b'/proc/self/nothing':
+    try: os.close(os.open(path, os.O_RDONLY)); assert path == b'/proc'
+    except FileNotFoundError: pass
+print('held')
+"#;
+        let (all, left) =
+            (handed_over(&group, "--seccomp", script), handed_over(&group, "--preload", script));
+        // Of the connections alone there are ten calls a turn.
+        assert!(left + 700 <= all, "{left} of {all} calls were handed over");
+    });
+}
+
+#[test]
+fn calls_may_be_cancelled_and_interrupted() {
+    private_net::test("calls_may_be_cancelled_and_interrupted", || {
+        let group = started();
+        let (source, program) = (group.dir().join("threads.c"), group.dir().join("threads"));
+        std::fs::write(&source, include_str!("programs/threads.c")).expect("written");
+        let mut cc = Command::new("cc");
+        cc.args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"]);
+        assert!(cc.arg(&program).arg(&source).status().expect("a compiler").success());
+        assert_eq!(printed(&group, &[program.to_str().expect("a plain name")]), "held\n");
+        assert_eq!(Command::new(&program).output().expect("built").stdout, b"held\n", "on the kernel");
     });
 }
 

@@ -23,6 +23,9 @@ const UNSAFE: &[&str] = &[
     "libnetclient/netexec/src/program.rs",
     "libnetclient/netexec/src/pump.rs",
     "libnetclient/netexec/src/successor.rs",
+    "libnetclient/preload/src/calls.rs",
+    "libnetclient/preload/src/kernel.rs",
+    "libnetclient/preload/src/lib.rs",
     // Sockets that share memory with the kernel, and calls on them.
     "nicd/src/backend/bpf.rs",
     "nicd/src/backend/kernel_calls.rs",

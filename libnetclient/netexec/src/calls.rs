@@ -119,12 +119,15 @@ impl Message {
     }
 }
 
-/// Puts an address where a call wants it: cut to the room that is there, with its whole length.
+/// [`put_name`] for a call that need not want it.
 pub(crate) fn tell_name(caller: Caller, name: &[u8], at: u64, len_at: u64) -> Result<(), Errno> {
-    if at == 0 || len_at == 0 {
-        return Ok(());
-    }
-    let room = caller.read_u32(len_at)? as usize;
+    if at == 0 || len_at == 0 { Ok(()) } else { put_name(caller, name, at, len_at) }
+}
+
+/// Puts an address where a call wants it: cut to the room that is there, with its whole length.
+fn put_name(caller: Caller, name: &[u8], at: u64, len_at: u64) -> Result<(), Errno> {
+    let room = caller.read_u32(len_at)?.cast_signed();
+    let room = usize::try_from(room).map_err(|_| libc::EINVAL)?;
     caller.write(at, &name[..name.len().min(room)])?;
     caller.write(len_at, &(name.len() as u32).to_ne_bytes())
 }
@@ -245,12 +248,12 @@ impl Server {
             libc::SYS_accept | libc::SYS_accept4 => self.accept(index, waiting),
             libc::SYS_getsockname => {
                 let name = native::local(self.bridge(index).native)?;
-                tell_name(caller, &name, arguments[1], arguments[2])?;
+                put_name(caller, &name, arguments[1], arguments[2])?;
                 DONE
             }
             libc::SYS_getpeername => {
                 let name = native::remote(self.bridge(index).native)?;
-                tell_name(caller, &name, arguments[1], arguments[2])?;
+                put_name(caller, &name, arguments[1], arguments[2])?;
                 DONE
             }
             libc::SYS_setsockopt => self.set_option(index, caller, arguments),

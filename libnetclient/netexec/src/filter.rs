@@ -3,11 +3,16 @@
 //! Handed over are the calls that name sockets of the internet families or of netlink, those that carry an
 //! address with a datagram, and the requests about interfaces. Reading and writing are not: they run on the pair. io_uring, which would
 //! pass by any filter, and the entries of other architectures are refused with ENOSYS.
+//!
+//! Whoever knows that a call is the kernel's says so in its sixth argument, where it has none ([`board::PASS`]):
+//! the preload library does. A program that lied would reach nothing but its own ends of pairs, and files:
+//! sockets of the internet families are not made that way.
 
 #![expect(unsafe_code, reason = "seccomp(2) has no safe wrapper")]
 
 use crate::interfaces;
 use libc::{c_long, sock_filter, sock_fprog};
+use proto::board;
 use rustix::fd::{FromRawFd, OwnedFd};
 use std::io;
 
@@ -54,6 +59,9 @@ pub const OPENS: &[(c_long, u32)] = &[(libc::SYS_openat, 2)];
 /// Flags of which none is set then; servers open what they send with O_NONBLOCK or look it up with O_PATH.
 const NOT_PLAIN: u32 =
     (libc::O_ACCMODE | libc::O_CREAT | libc::O_NONBLOCK | libc::O_DIRECTORY | libc::O_PATH) as u32;
+
+/// The two halves of the word that lets a call pass.
+const PASS: [u32; 2] = [board::PASS as u32, (board::PASS >> 32) as u32];
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const HAND_OVER: u32 = libc::SECCOMP_RET_USER_NOTIF;
@@ -110,9 +118,6 @@ pub fn program() -> Vec<sock_filter> {
         give(HAND_OVER),
         give(ALLOW),
     ];
-    for call in HANDED_OVER {
-        code.extend([unless_equal_skip(call as u32, 1), give(HAND_OVER)]);
-    }
     for call in WITH_ADDRESS {
         let octets = if call == libc::SYS_recvfrom { 1 } else { u32::MAX };
         code.extend([
@@ -127,17 +132,31 @@ pub fn program() -> Vec<sock_filter> {
             give(HAND_OVER),
         ]);
     }
-    for (call, flags) in OPENS {
+    // Steps that every jump to the last check goes over: the numbers below, and what allows all others.
+    let to_calls = HANDED_OVER.len() + 1;
+    for (n, (call, flags)) in OPENS.iter().enumerate() {
+        let opens_behind = (OPENS.len() - 1 - n) * 5;
         code.extend([
-            unless_equal_skip(*call as u32, 5),
+            unless_equal_skip(*call as u32, 4),
             load(argument(*flags)),
             sock_filter { code: and, jt: 0, jf: 0, k: NOT_PLAIN },
-            unless_equal_skip(0, 1),
-            give(HAND_OVER),
+            if_equal_skip(0, (1 + opens_behind + to_calls) as u8),
             give(ALLOW),
         ]);
     }
-    code.push(give(ALLOW));
+    for (n, call) in HANDED_OVER.into_iter().enumerate() {
+        code.push(if_equal_skip(call as u32, (to_calls - 1 - n) as u8));
+    }
+    // Only here the sixth argument is looked at: what is always allowed the kernel need not ask the filter.
+    code.extend([
+        give(ALLOW),
+        load(argument(5)),
+        unless_equal_skip(PASS[0], 3),
+        load(argument(5) + 4),
+        unless_equal_skip(PASS[1], 1),
+        give(ALLOW),
+        give(HAND_OVER),
+    ]);
     code
 }
 
@@ -230,6 +249,16 @@ mod tests {
         ] {
             assert_eq!(of(libc::SYS_openat, [0, 1, flags as u64, 0, 0, 0]), want, "flags {flags:o}");
         }
+        for call in HANDED_OVER.into_iter().chain([libc::SYS_openat]) {
+            assert_eq!(of(call, [3, 1, 0, 0, 0, board::PASS]), ALLOW, "call {call} that is the kernel's");
+            for almost in [board::PASS ^ 1, board::PASS ^ 1 << 40] {
+                assert_eq!(of(call, [3, 1, 0, 0, 0, almost]), HAND_OVER, "call {call}");
+            }
+        }
+        for call in WITH_ADDRESS {
+            assert_eq!(of(call, [3, 1, 2, 0, 0x1000, board::PASS]), HAND_OVER, "it has six arguments");
+        }
+        assert_eq!(of(libc::SYS_socket, [libc::AF_INET as u64, 0, 0, 0, 0, board::PASS]), HAND_OVER);
         for call in [libc::SYS_read, libc::SYS_write, libc::SYS_close, libc::SYS_execve, libc::SYS_shutdown] {
             assert_eq!(of(call, [3, 1, 1, 1, 1, 1]), ALLOW, "call {call}");
         }

@@ -13,6 +13,7 @@
 use crate::ledger::{Errand, Ledger, phase};
 use crate::notices::Notices;
 use crate::server::Server;
+use crate::shown::Shown;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -40,13 +41,13 @@ enum End {
 ///
 /// # Errors
 /// Those of clone(2).
-pub fn hold(ledger: &Ledger, notices: &Notices) -> io::Result<i32> {
+pub fn hold(ledger: &Ledger, shown: &Shown, notices: &Notices) -> io::Result<i32> {
     // Told apart in a list of processes.
     // SAFETY: a string of ours.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"netexec-holder".as_ptr()) };
     let mut faults: Vec<Instant> = Vec::new();
     loop {
-        let (child, process) = start(ledger)?;
+        let (child, process) = start(ledger, shown)?;
         let end = attend(ledger, notices, child, &process)?;
         drop(process);
         match end {
@@ -68,7 +69,7 @@ pub fn hold(ledger: &Ledger, notices: &Notices) -> io::Result<i32> {
 }
 
 /// Starts a server over the same descriptors.
-fn start(ledger: &Ledger) -> io::Result<(Pid, OwnedFd)> {
+fn start(ledger: &Ledger, shown: &Shown) -> io::Result<(Pid, OwnedFd)> {
     let mut pidfd: RawFd = -1;
     let flags = libc::CLONE_FILES | libc::CLONE_PIDFD | libc::SIGCHLD;
     // SAFETY: as fork(2), with one table of descriptors; this process has one thread, so the child's
@@ -81,7 +82,7 @@ fn start(ledger: &Ledger) -> io::Result<(Pid, OwnedFd)> {
             unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
             // SAFETY: a string of ours.
             unsafe { libc::prctl(libc::PR_SET_NAME, c"netexec-server".as_ptr()) };
-            let status = match std::panic::catch_unwind(|| serve(ledger)) {
+            let status = match std::panic::catch_unwind(|| serve(ledger, shown)) {
                 Ok(Ok(())) => 0,
                 Ok(Err(text)) => {
                     eprintln!("netexec: {text}");
@@ -100,8 +101,8 @@ fn start(ledger: &Ledger) -> io::Result<(Pid, OwnedFd)> {
     }
 }
 
-fn serve(ledger: &Ledger) -> Result<(), String> {
-    let mut server = Server::take_up(ledger.clone()).map_err(|error| error.to_string())?;
+fn serve(ledger: &Ledger, shown: &Shown) -> Result<(), String> {
+    let mut server = Server::take_up(ledger.clone(), shown.clone()).map_err(|error| error.to_string())?;
     server.serve().map_err(|errno| io::Error::from_raw_os_error(errno).to_string())
 }
 
@@ -165,6 +166,7 @@ fn sweep(ledger: &Ledger) -> io::Result<()> {
         header.errand,
         header.done,
         header.ledger,
+        header.board,
     ]);
     kept.extend(&header.pipes[..header.geometry[0] as usize]);
     let records =

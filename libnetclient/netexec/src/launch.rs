@@ -15,6 +15,7 @@ use crate::holder;
 use crate::ledger::{self, Header, Ledger};
 use crate::notices::Notices;
 use crate::pump;
+use crate::shown::Shown;
 use libnetclient::resume::Kept;
 use rustix::event::EventfdFlags;
 use rustix::fd::{AsRawFd, IntoRawFd, OwnedFd};
@@ -43,6 +44,19 @@ pub struct Options {
     pub name: String,
     /// Say what is answered.
     pub verbose: bool,
+    /// How its calls come to the server.
+    pub way: Way,
+}
+
+/// How the calls of programs come to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By the filter, and in dynamic programs past the preload library, where that can be loaded.
+    Best,
+    /// By the filter alone.
+    Filter,
+    /// As [`Way::Best`], and not at all where the library can't be loaded.
+    Library,
 }
 
 /// Why the program was not started.
@@ -54,6 +68,9 @@ pub enum Failure {
     /// The group refuses a client.
     #[error("{0}")]
     Session(String),
+    /// It was asked for.
+    #[error("{0}: the preload library can't be loaded into {1}")]
+    NoLibrary(String, PathBuf),
     /// setuid(2) has no effect behind a filter.
     #[error("{0} is a setuid or setgid program: it would run without its rights, so it is not run")]
     SetUser(PathBuf),
@@ -80,6 +97,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Failure::NotRunning(_) => 3,
+            Failure::NoLibrary(..) => 5,
             Failure::Session(_) | Failure::System { .. } => 1,
             Failure::SetUser(_) => 126,
             Failure::Exec { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
@@ -95,21 +113,23 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
 /// Becomes `command` on the stack; returns only when that fails.
 pub fn run(options: &Options, command: &[OsString]) -> Failure {
     match prepare(options, command) {
-        Ok(()) => {
+        Ok(environment) => {
             let program = PathBuf::from(&command[0]);
-            let source = Command::new(&program).args(&command[1..]).exec();
+            let source = Command::new(&program).args(&command[1..]).envs(environment).exec();
             Failure::Exec { program, source }
         }
         Err(failure) => failure,
     }
 }
 
-fn prepare(options: &Options, command: &[OsString]) -> Result<(), Failure> {
+/// Starts the server and installs the filter; returns what the program's environment needs.
+fn prepare(options: &Options, command: &[OsString]) -> Result<Environment, Failure> {
     let place = proto::run_dir::RunDir::find(&options.name);
     let place = place.ok_or_else(|| Failure::NotRunning(options.name.clone()))?;
     if let Some(path) = resolve(&command[0]).filter(|path| changes_user(path)) {
         return Err(Failure::SetUser(path));
     }
+    let library = library_for(options.way, &command[0])?;
     let (mut lane, servers) = UnixStream::pair().map_err(system("socketpair"))?;
     let program = rustix::process::getpid();
     // SAFETY: no other thread runs yet.
@@ -128,8 +148,81 @@ fn prepare(options: &Options, command: &[OsString]) -> Result<(), Failure> {
     hear(&mut lane)?;
     let listener = filter::install().map_err(system("seccomp"))?;
     lane.write_all(&listener.as_raw_fd().to_ne_bytes()).map_err(system("tell the server"))?;
-    hear(&mut lane)
+    hear(&mut lane)?;
+    let mut place = String::new();
+    lane.read_to_string(&mut place).map_err(system("hear of the board"))?;
+    Ok(library.map_or(Vec::new(), |library| environment(&library, &place, std::env::var_os(PRELOAD))))
     // The listener closes here; the server has its own descriptor.
+}
+
+/// What is put into the environment of a program.
+type Environment = Vec<(&'static str, OsString)>;
+
+/// The loader's list of libraries that are loaded first (ld.so(8)): blanks and colons stand between them.
+const PRELOAD: &str = "LD_PRELOAD";
+
+/// Behind what the user has there already: his library's calls then come to this one.
+fn environment(library: &Path, place: &str, before: Option<OsString>) -> Environment {
+    let mut list = before.unwrap_or_default();
+    if !list.is_empty() {
+        list.push(":");
+    }
+    list.push(library);
+    vec![(PRELOAD, list), (proto::board::VARIABLE, place.into())]
+}
+
+/// The preload library, beside this program, for a program that can have it. One that is static is none, and loads
+/// nothing, but what it starts may.
+///
+/// # Errors
+/// When it was asked for and can't be had.
+fn library_for(way: Way, program: &OsStr) -> Result<Option<PathBuf>, Failure> {
+    if way == Way::Filter {
+        return Ok(None);
+    }
+    let beside = std::env::current_exe().map(|own| own.with_file_name(LIBRARY));
+    let list =
+        |path: &PathBuf| path.as_os_str().as_encoded_bytes().iter().all(|octet| !b" :".contains(octet));
+    let found = beside.ok().filter(|path| path.is_file() && list(path));
+    let program = resolve(program).unwrap_or_default();
+    let loader = loader_of(&program);
+    let refuse = |why: &str| match way {
+        Way::Library => Err(Failure::NoLibrary(why.to_owned(), program.clone())),
+        _ => Ok(None),
+    };
+    match (found, loader) {
+        (None, _) => refuse("no usable libaxolotl_preload.so beside netexec"),
+        (Some(_), Loader::Other) => refuse("its C library is another one"),
+        (Some(_), Loader::None) if way == Way::Library => refuse("static"),
+        (Some(library), _) => Ok(Some(library)),
+    }
+}
+
+/// The library's file.
+const LIBRARY: &str = "libaxolotl_preload.so";
+
+/// Who loads a program.
+#[derive(Debug, PartialEq, Eq)]
+enum Loader {
+    /// The GNU C library's, or that of a script's interpreter.
+    Gnu,
+    /// Another one.
+    Other,
+    /// Nobody: it is static.
+    None,
+}
+
+/// By the path of its loader, which stands in the first page of a dynamic program (elf(5), PT_INTERP).
+fn loader_of(program: &Path) -> Loader {
+    let mut page = Vec::new();
+    // What can't be read can't be run either, and that is said then.
+    let _ = std::fs::File::open(program).and_then(|file| file.take(4096).read_to_end(&mut page));
+    let says = |text: &[u8]| page.windows(text.len()).any(|window| window == text);
+    match () {
+        () if !page.starts_with(b"\x7fELF") || says(b"/ld-linux") => Loader::Gnu,
+        () if says(b"/ld-") => Loader::Other,
+        () => Loader::None,
+    }
 }
 
 /// Waits for the server's word; anything else is what went wrong.
@@ -204,7 +297,7 @@ fn serve(options: &Options, api: &Path, mut lane: UnixStream, program: Pid) -> i
     let attached = let_go(&lane, options.verbose)
         .map_err(|error| error.to_string())
         .and_then(|()| attach(options, api, &mut lane, program));
-    let (ledger, notices) = match attached {
+    let (ledger, shown, notices) = match attached {
         Ok(attached) => attached,
         Err(text) => {
             // Whoever does not hear it sees the end of the lane.
@@ -212,11 +305,15 @@ fn serve(options: &Options, api: &Path, mut lane: UnixStream, program: Pid) -> i
             return 1;
         }
     };
-    if lane.write_all(&[READY]).is_err() {
+    let told = shown.place().and_then(|place| {
+        lane.write_all(&[READY])?;
+        lane.write_all(place.as_encoded_bytes())
+    });
+    if told.is_err() {
         return 1;
     }
     drop(lane);
-    match holder::hold(&ledger, &notices) {
+    match holder::hold(&ledger, &shown, &notices) {
         Ok(status) => status,
         Err(error) => {
             eprintln!("netexec: {error}");
@@ -231,7 +328,7 @@ fn attach(
     api: &Path,
     lane: &mut UnixStream,
     program: Pid,
-) -> Result<(Ledger, Notices), String> {
+) -> Result<(Ledger, Shown, Notices), String> {
     let text = |error: io::Error| error.to_string();
     // As many descriptors as are allowed: every socket of a program costs one here.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -251,14 +348,15 @@ fn attach(
         rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty()).map_err(|errno| {
             format!("the system does not let a process look into another one of its user: {errno}")
         })?;
-    let ledger = begin_ledger(options, kept, &listener).map_err(text)?;
+    let shown = Shown::new().map_err(text)?;
+    let ledger = begin_ledger(options, kept, &listener, &shown).map_err(text)?;
     let notices = Notices::new(listener);
     notices.answer_on_the_callers_core();
-    Ok((ledger, notices))
+    Ok((ledger, shown, notices))
 }
 
 /// The ledger of a session that nobody has used. The descriptors in it stay open for good.
-fn begin_ledger(options: &Options, kept: Kept, listener: &OwnedFd) -> io::Result<Ledger> {
+fn begin_ledger(options: &Options, kept: Kept, listener: &OwnedFd, shown: &Shown) -> io::Result<Ledger> {
     let memory = ledger::create()?;
     let ledger = Ledger::map(&memory)?;
     let (out, into) = pump::make_pipe()?;
@@ -273,6 +371,7 @@ fn begin_ledger(options: &Options, kept: Kept, listener: &OwnedFd) -> io::Result
         errand: eventfd()?.into_raw_fd(),
         done: eventfd()?.into_raw_fd(),
         ledger: memory.into_raw_fd(),
+        board: shown.number(),
         session: kept.id.0,
         geometry: ledger::geometry_words(&kept.geometry),
         flags: if options.verbose { ledger::VERBOSE } else { 0 },
@@ -287,4 +386,39 @@ fn begin_ledger(options: &Options, kept: Kept, listener: &OwnedFd) -> io::Result
     // The first request was the one that opened the session.
     ledger.begin(&header, 1);
     Ok(ledger)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_programs_loader_says_whether_it_can_have_the_library() {
+        let dir = std::env::temp_dir().join(format!("axlloader{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let loader = |content: &str| {
+            let file = dir.join("program");
+            std::fs::write(&file, content).expect("written");
+            loader_of(&file)
+        };
+        assert_eq!(loader("\x7fELF...\0/lib64/ld-linux-x86-64.so.2\0"), Loader::Gnu);
+        assert_eq!(loader("\x7fELF...\0/lib/ld-musl-x86_64.so.1\0"), Loader::Other);
+        assert_eq!(loader("\x7fELF..."), Loader::None);
+        assert_eq!(loader("#!/bin/sh\n"), Loader::Gnu, "a script's interpreter");
+        assert_eq!(loader_of(&std::env::current_exe().expect("this test")), Loader::Gnu);
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn a_users_own_library_comes_first() {
+        let of = |before: Option<&str>| {
+            environment(Path::new("/lib/ours.so"), "7:/proc/1/fd/9", before.map(OsString::from))
+        };
+        let place = (proto::board::VARIABLE, OsString::from("7:/proc/1/fd/9"));
+        for (before, want) in
+            [(None, "/lib/ours.so"), (Some(""), "/lib/ours.so"), (Some("own.so"), "own.so:/lib/ours.so")]
+        {
+            assert_eq!(of(before), [(PRELOAD, OsString::from(want)), place.clone()]);
+        }
+    }
 }

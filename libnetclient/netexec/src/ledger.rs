@@ -83,6 +83,8 @@ pub struct Header {
     pub done: i32,
     /// The ledger itself.
     pub ledger: i32,
+    /// What programs may look at.
+    pub board: i32,
     /// The session's name.
     pub session: u32,
     /// Its geometry.

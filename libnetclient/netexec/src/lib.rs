@@ -14,7 +14,8 @@
 //! the server, again when it is killed: what [`ledger`] says, as [`records`], is taken up by its
 //! [`successor`]; [`filter`] decides which calls are
 //! handed over; [`notices`] takes and answers them; [`program`] looks into the caller; [`calls`] is what
-//! each call does; [`host`] is what [`netlink`], [`interfaces`] and [`proc_net`] answer from; [`bridge`] is a socket, [`pump`] carries a connection's bytes exactly once; [`server`] is the loop. Everything that a program
+//! each call does; [`host`] is what [`netlink`], [`interfaces`] and [`proc_net`] answer from; [`bridge`] is a socket, [`pump`] carries a connection's bytes exactly once; [`server`] is the loop. [`shown`] is what programs may look at
+//! themselves, by the preload library (`libnetclient/preload`), so that they hand over less. Everything that a program
 //! says is checked here, in a process of the same user: it never reaches sockd or netd but as what any
 //! client may ask.
 
@@ -35,4 +36,5 @@ pub mod program;
 pub mod pump;
 pub mod records;
 pub mod server;
+pub mod shown;
 pub mod successor;

@@ -1,7 +1,7 @@
 //! The command line: becomes the program that it is given, on the stack.
 
 use clap::Parser;
-use netexec::launch::{self, Options};
+use netexec::launch::{self, Options, Way};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -12,9 +12,12 @@ struct Arguments {
     /// The group; what AXOLOTL says is the default.
     #[arg(long)]
     name: Option<String>,
-    /// Hand over the calls that name sockets by seccomp; there is no other way, and it is the default.
-    #[arg(long)]
+    /// Hand over by seccomp alone, without the preload library.
+    #[arg(long, conflicts_with = "preload")]
     seccomp: bool,
+    /// Insist on the preload library: a program that can't have it is not run.
+    #[arg(long)]
+    preload: bool,
     /// Say on standard error what is answered.
     #[arg(long)]
     verbose: bool,
@@ -33,7 +36,12 @@ fn main() -> ExitCode {
         }
     };
     let name = arguments.name.unwrap_or_else(proto::run_dir::default_name);
-    let options = Options { name, verbose: arguments.verbose };
+    let way = match (arguments.seccomp, arguments.preload) {
+        (true, _) => Way::Filter,
+        (_, true) => Way::Library,
+        _ => Way::Best,
+    };
+    let options = Options { name, verbose: arguments.verbose, way };
     // Returns only when the program could not be started.
     let failure = launch::run(&options, &arguments.command);
     eprintln!("netexec: {failure}");

@@ -13,6 +13,7 @@ use crate::notices::Notices;
 use crate::program::Errno;
 use crate::pump::Pump;
 use crate::records;
+use crate::shown::Shown;
 use libc::{c_int, c_long};
 use libnetclient::Session;
 use netclient::resume::What;
@@ -53,6 +54,7 @@ pub(crate) enum Served {
 pub struct Server {
     pub(crate) notices: Notices,
     pub(crate) ledger: Ledger,
+    pub(crate) shown: Shown,
     pub(crate) session: Session,
     pub(crate) pump: Pump,
     pub(crate) host: Host,
@@ -84,7 +86,7 @@ impl Server {
     /// A server without sockets.
     pub(crate) fn empty(
         notices: Notices,
-        ledger: Ledger,
+        (ledger, shown): (Ledger, Shown),
         session: Session,
         pump: Pump,
         verbose: bool,
@@ -95,6 +97,7 @@ impl Server {
             notices,
             host: Host::new(ledger.header().name()),
             ledger,
+            shown,
             session,
             pump,
             watcher,
@@ -272,6 +275,7 @@ impl Server {
         if native >= 0 {
             self.watcher.add(native, edges, token + 1).inspect_err(|_| self.watcher.remove(ours))?;
         }
+        self.shown.add(bridge.socket);
         self.by_socket.insert(bridge.socket, index);
         self.bridges[index] = Some(bridge);
         self.go(index);
@@ -287,6 +291,7 @@ impl Server {
             self.watcher.remove(native);
         }
         self.by_socket.remove(&bridge.socket);
+        self.shown.remove(bridge.socket);
         bridge
     }
 
@@ -302,9 +307,21 @@ impl Server {
             if record != bridge.written {
                 self.ledger.commit(index, &record);
                 bridge.written = record;
+                if let Some(bridge) = self.bridges[index].as_ref() {
+                    self.show(bridge);
+                }
             }
         }
         self.ledger.settle_requests();
+    }
+
+    /// Shows the names of a connection.
+    pub(crate) fn show(&self, bridge: &Bridge) {
+        if matches!(bridge.state, State::Stream)
+            && let (Ok(local), Ok(peer)) = (native::local(bridge.native), native::remote(bridge.native))
+        {
+            self.shown.tell(bridge.socket, &local, &peer);
+        }
     }
 
     /// Ends a socket: towards the network by a close, or a reset (`ABORT`), towards the program by an

@@ -15,6 +15,7 @@ use crate::program::{Caller, Errno};
 use crate::pump::{self, Pump};
 use crate::records;
 use crate::server::{Server, now_ns};
+use crate::shown::Shown;
 use libc::{c_int, c_long};
 use libnetclient::Session;
 use libnetclient::resume::{Asked, Kept};
@@ -105,14 +106,14 @@ impl Server {
     ///
     /// # Errors
     /// When the session is over, and those of epoll.
-    pub fn take_up(ledger: Ledger) -> io::Result<Server> {
+    pub fn take_up(ledger: Ledger, shown: Shown) -> io::Result<Server> {
         let header = ledger.header();
         let session = session_of(&ledger)?;
         session.make_default();
         let notices = Notices::new(held(header.listener).try_clone_to_owned()?);
         let pump = Pump::new(held(header.pipe_out), held(header.pipe_in), session.clone());
         let verbose = header.flags & VERBOSE != 0;
-        let mut server = Server::empty(notices, ledger, session, pump, verbose).map_err(failed)?;
+        let mut server = Server::empty(notices, (ledger, shown), session, pump, verbose).map_err(failed)?;
         server.bridges.resize_with(server.ledger.records(), || None);
         server.say(format_args!("takes up {} sockets", server.ledger.records()));
         for index in (0..server.ledger.records()).rev() {
@@ -130,6 +131,7 @@ impl Server {
                 server.bring_returned(index, &record)?;
             }
         }
+        server.show_all();
         server.finish_pump()?;
         server.skip_known()?;
         server.wait_again();
@@ -277,6 +279,14 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// The board shows what is there, whatever the predecessor was about to change.
+    fn show_all(&self) {
+        self.shown.replace(self.by_socket.keys().copied());
+        for bridge in self.bridges.iter().flatten() {
+            self.show(bridge);
+        }
     }
 
     fn finish_pump(&mut self) -> io::Result<()> {

@@ -32,9 +32,13 @@ pub fn program(name: &str) -> Option<PathBuf> {
     places.into_iter().map(|place| place.join(name)).find(|path| path.is_file())
 }
 
-/// A program on the stack, without input.
+/// A program on the stack, without input. `AXOLOTL_EXEC_WAY` names the way that its calls go, `seccomp` or
+/// `preload`; without it netexec chooses.
 pub fn on_the_stack(group: &Group, command: &[&str]) -> Command {
     let mut exec = group.command("netexec");
+    if let Ok(way) = std::env::var("AXOLOTL_EXEC_WAY") {
+        exec.arg(format!("--{way}"));
+    }
     exec.arg("--").args(command).stdin(Stdio::null());
     exec
 }
