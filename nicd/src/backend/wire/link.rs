@@ -40,6 +40,10 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 const HELLO: [u8; 8] = *b"axwire\x02\0";
 const WAKE: [u8; 1] = [1];
 
+/// What an event is of: the connection, or the socket that listens beside it.
+const CONNECTION: u64 = 0;
+const LISTENER: u64 = 1;
+
 /// What has changed.
 #[derive(Debug)]
 pub enum News {
@@ -118,11 +122,11 @@ impl Link {
     /// # Errors
     /// When the path can't be used.
     pub fn poll(&mut self, now: Instant) -> io::Result<News> {
-        self.forget_readiness();
+        let newcomers = self.take_readiness();
         let was_up = self.is_up();
         // At most: a hang-up, a search, a greeting.
         for _ in 0..3 {
-            if let Some(up) = self.step(now)? {
+            if let Some(up) = self.step(now, newcomers)? {
                 return Ok(up);
             }
         }
@@ -133,18 +137,22 @@ impl Link {
         matches!(self.state, State::Guest { .. } | State::Listening { connection: Some(_), .. })
     }
 
-    /// Takes the ready list, so that the next event counts as new.
-    fn forget_readiness(&self) {
+    /// Takes the ready list, so that the next event counts as new; true when somebody may wait to be accepted.
+    /// (To find out by accept(2) costs a socket each time, and wake-ups come by the same way.)
+    fn take_readiness(&self) -> bool {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); 4];
-        let _ = epoll::wait(&self.epoll, &mut events, Some(&rustix::time::Timespec::default()));
+        match epoll::wait(&self.epoll, &mut events, Some(&rustix::time::Timespec::default())) {
+            Ok((ready, _)) => ready.iter().any(|event| event.data.u64() == LISTENER),
+            Err(_) => true,
+        }
     }
 
-    fn watch(&self, descriptor: &OwnedFd) -> io::Result<()> {
+    fn watch(&self, descriptor: &OwnedFd, what: u64) -> io::Result<()> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
-        Ok(epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(0), flags)?)
+        Ok(epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(what), flags)?)
     }
 
-    fn step(&mut self, now: Instant) -> io::Result<Option<News>> {
+    fn step(&mut self, now: Instant, newcomers: bool) -> io::Result<Option<News>> {
         let mut news = None;
         self.state = match core::mem::replace(&mut self.state, searching(now)) {
             State::Searching { at, pause } if at <= now => self.search(now, pause)?,
@@ -159,7 +167,7 @@ impl Link {
             State::Guest { connection } if !drain(&connection) => searching(now),
             State::Listening { socket, lock, connection } => {
                 let mut connection = connection.filter(drain);
-                if let Some((newcomer, memory)) = self.accept(&socket, connection.is_none())? {
+                if newcomers && let Some((newcomer, memory)) = self.accept(&socket, connection.is_none())? {
                     connection = Some(newcomer);
                     news = Some(News::Up(memory, Side::Maker));
                 }
@@ -176,7 +184,7 @@ impl Link {
         let address = SocketAddrUnix::new(&self.path)?;
         match rustix::net::connect(&socket, &address) {
             Ok(()) => {
-                self.watch(&socket)?;
+                self.watch(&socket, CONNECTION)?;
                 return Ok(State::Greeting { connection: socket, pause });
             }
             // Nobody listens (any more).
@@ -193,7 +201,7 @@ impl Link {
         let socket = self::socket()?;
         rustix::net::bind(&socket, &address)?;
         rustix::net::listen(&socket, 4)?;
-        self.watch(&socket)?;
+        self.watch(&socket, LISTENER)?;
         Ok(State::Listening { socket, lock, connection: None })
     }
 
@@ -233,7 +241,7 @@ impl Link {
         if !free || send_hello(&newcomer, &memory).is_err() {
             return Ok(None);
         }
-        self.watch(&newcomer)?;
+        self.watch(&newcomer, CONNECTION)?;
         Ok(Some((newcomer, Arc::new(Region::map(&memory, CABLE_SIZE)?))))
     }
 }
