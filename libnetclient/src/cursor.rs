@@ -35,6 +35,11 @@ impl RxCursor {
         Ok(available as usize)
     }
 
+    /// Bytes that may be read, as far as we have looked.
+    pub(crate) fn known(&self) -> usize {
+        self.received.saturating_sub(self.consumed) as usize
+    }
+
     /// Where in the arena the bytes lie that begin `skip` behind `consumed`: calls `each` with
     /// offset and length of every piece. The caller has seen that they may be read.
     ///

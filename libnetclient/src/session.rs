@@ -468,11 +468,29 @@ impl Inner {
         self.kick(&mut slot.line, at, shard)
     }
 
-    /// Changes a place's line and publishes it; the shard sees it when it next looks.
-    pub(crate) fn publish_quietly(&self, at: SlotIndex, change: impl FnOnce(&mut ClientLine)) {
+    /// Publishes how much was written, as [`Inner::publish`]; `and` changes what is not published.
+    ///
+    /// # Errors
+    /// As [`Inner::publish`].
+    pub(crate) fn publish_written(
+        &self,
+        at: SlotIndex,
+        shard: u16,
+        written: u64,
+        and: impl FnOnce(&ClientLine),
+    ) -> io::Result<()> {
         let mut slot = lock(self.slot(at));
-        change(&mut slot.line);
-        slot.line.store(&self.memory, &self.geometry, at);
+        slot.line.written = written;
+        and(&slot.line);
+        slot.line.store_written(&self.memory, &self.geometry, at);
+        self.kick(&mut slot.line, at, shard)
+    }
+
+    /// Publishes how much was consumed; the shard sees it when it next looks.
+    pub(crate) fn publish_consumed(&self, at: SlotIndex, consumed: u64) {
+        let mut slot = lock(self.slot(at));
+        slot.line.consumed = consumed;
+        slot.line.store_consumed(&self.memory, &self.geometry, at);
     }
 
     fn kick(&self, line: &mut ClientLine, at: SlotIndex, shard: u16) -> io::Result<()> {

@@ -273,7 +273,14 @@ impl Socket {
     }
 
     fn take_own_error(&self) -> Option<io::Error> {
-        let line = self.look().filter(|line| line.flags & level::ERROR != 0)?;
+        self.take_error_of(&self.look()?)
+    }
+
+    /// The error that this line of this place tells of, once.
+    pub(crate) fn take_error_of(&self, line: &StackLine) -> Option<io::Error> {
+        if line.flags & level::ERROR == 0 {
+            return None;
+        }
         let before = self.told_error.swap(line.error.max(1), Ordering::AcqRel);
         (before != line.error.max(1)).then(|| io::Error::from_raw_os_error(line.error.max(1) as i32))
     }
@@ -410,6 +417,11 @@ impl Socket {
 
     pub(crate) fn receive_locked(&self) -> io::Result<(Receiving<'_>, usize, StackLine)> {
         let mut rx = lock(&self.rx);
+        let known = rx.known();
+        if self.kind == Kind::Datagram && known > 0 {
+            // The line, which the stack writes all the time, is looked at when this is used up.
+            return Ok((Receiving { socket: self, rx, skip: 0 }, known, StackLine::default()));
+        }
         let (line, available) = match self.look() {
             None => (StackLine::default(), 0),
             Some(line) => {
@@ -447,8 +459,18 @@ impl Socket {
     /// The send stream, locked and with pages for at least `least` (not 0) and at most `most` more
     /// bytes; says for how many.
     pub(crate) fn sending(&self, least: usize, most: usize) -> io::Result<Look<(Sending<'_>, usize)>> {
+        self.sending_if(least, most, |_| Ok(true))
+    }
+
+    /// [`Socket::sending`], where there is only room if `may`, which sees the stack's line, says so.
+    pub(crate) fn sending_if(
+        &self,
+        least: usize,
+        most: usize,
+        may: impl Fn(&StackLine) -> io::Result<bool>,
+    ) -> io::Result<Look<(Sending<'_>, usize)>> {
         for last in [false, true] {
-            let (mut sending, room) = self.send_locked()?;
+            let (mut sending, room) = self.send_locked(&may)?;
             if sending.tx.reserved > 0 {
                 return Err(Errno::BUSY.into());
             }
@@ -470,15 +492,13 @@ impl Socket {
     /// The send stream, locked, with acknowledged pages given back and the bytes that may be
     /// written beyond it now. The stack's line is looked at under the lock: one of before may be
     /// older than what another thread has taken over.
-    fn send_locked(&self) -> io::Result<(Sending<'_>, usize)> {
-        let mut tx = lock(&self.tx);
-        let room = match self.look() {
-            None => 0,
-            Some(line) => {
-                self.acknowledge(&mut tx, &line).map_err(|rule| self.session.inner.corrupt(rule))?
-            }
-        };
-        Ok((Sending { tx, socket: LetGo(self) }, room))
+    fn send_locked(&self, may: impl Fn(&StackLine) -> io::Result<bool>) -> io::Result<(Sending<'_>, usize)> {
+        let mut sending = Sending { tx: lock(&self.tx), socket: LetGo(self) };
+        let Some(line) = self.look() else { return Ok((sending, 0)) };
+        let may = may(&line)?;
+        let room = self.acknowledge(&mut sending.tx, &line);
+        let room = room.map_err(|rule| self.session.inner.corrupt(rule))?;
+        Ok((sending, if may { room } else { 0 }))
     }
 
     /// Sends the first `len` bytes that were reserved in place, and ends the reservation.
@@ -486,7 +506,7 @@ impl Socket {
     /// # Errors
     /// EINVAL when that is more than was reserved.
     pub(crate) fn commit_reserved(&self, len: usize) -> io::Result<()> {
-        let (mut sending, _) = self.send_locked()?;
+        let (mut sending, _) = self.send_locked(|_| Ok(true))?;
         if len > sending.tx.reserved {
             return Err(Errno::INVAL.into());
         }
@@ -696,7 +716,7 @@ impl Receiving<'_> {
         let consumed = self.rx.consumed;
         let told = &self.socket.told_consumed;
         if consumed.saturating_sub(told.load(Ordering::Acquire)) < TELL_AFTER {
-            self.socket.session.inner.publish_quietly(slot, |line| line.consumed = consumed);
+            self.socket.session.inner.publish_consumed(slot, consumed);
             return Ok(());
         }
         told.store(consumed, Ordering::Release);
@@ -757,13 +777,16 @@ impl Sending<'_> {
         let Placed { slot, shard, .. } = self.socket.0.placed;
         self.tx.written += len as u64;
         let written = self.tx.written;
-        self.socket.0.session.inner.publish(slot, shard, |line| {
+        let inner = &self.socket.0.session.inner;
+        let told = |line: &ClientLine| self.socket.0.told_consumed.store(line.consumed, Ordering::Release);
+        if !urgent {
+            return inner.publish_written(slot, shard, written, told);
+        }
+        inner.publish(slot, shard, |line| {
             line.written = written;
-            if urgent {
-                line.urgent = written as u32;
-                line.flags |= want::URGENT;
-            }
-            self.socket.0.told_consumed.store(line.consumed, Ordering::Release);
+            line.urgent = written as u32;
+            line.flags |= want::URGENT;
+            told(line);
         })
     }
 }

@@ -8,7 +8,7 @@ use crate::tcp::{any, each_addr, open, shown};
 use crate::wait::lock;
 use crate::wishes::Manner;
 use proto::PeerCorrupt;
-use proto::arena::line::{level, want};
+use proto::arena::line::{StackLine, level, want};
 use proto::arena::record::{DATAGRAM_MAX, HEADER_SIZE, Header, PAYLOAD_MAX, Said, record_size};
 use proto::control::client::{Ask, Granted};
 use proto::form::{Form, Share};
@@ -234,14 +234,12 @@ impl UdpSocket {
         let header = Header { len: len as u32, remote, local, slot, epoch: Epoch(0), said };
         let size = record_size(len);
         let part = self.socket.part_of(local, remote);
-        let Some(line) = part.look() else { return Ok(Look::Wait) };
-        if let Some(error) = self.socket.take_error() {
-            return Err(error);
-        }
-        if line.flags & level::OPEN == 0 {
-            return Ok(Look::Wait);
-        }
-        let mut sending = match part.sending(size, size)? {
+        let in_row = self.socket.parts().count() > 1;
+        let may = |line: &StackLine| {
+            let error = if in_row { self.socket.take_error() } else { part.take_error_of(line) };
+            error.map_or(Ok(line.flags & level::OPEN != 0), Err)
+        };
+        let mut sending = match part.sending_if(size, size, may)? {
             Look::Ready((sending, _)) => sending,
             Look::Wait => return Ok(Look::Wait),
             Look::WaitForPage => return Ok(Look::WaitForPage),

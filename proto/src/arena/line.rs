@@ -198,6 +198,21 @@ macro_rules! fields {
     };
 }
 
+impl ClientLine {
+    /// Writes `consumed` alone, where nothing else of the line has changed.
+    #[inline]
+    pub fn store_consumed<M: Memory>(&self, memory: &M, geometry: &Geometry, slot: SlotIndex) {
+        memory.store_u64(geometry.lines_at(slot) + CONSUMED_AT, self.consumed, Ordering::Release);
+    }
+
+    /// Writes `written` alone, where nothing else of the line has changed.
+    #[inline]
+    pub fn store_written<M: Memory>(&self, memory: &M, geometry: &Geometry, slot: SlotIndex) {
+        // Release: the payload is out before the cursor (INV-T2).
+        memory.store_u64(geometry.lines_at(slot) + WRITTEN_AT, self.written, Ordering::Release);
+    }
+}
+
 impl StackLine {
     /// Which use of the place netd's line speaks of; [`Epoch`] 0 where there was none yet.
     pub fn load_epoch<M: Memory>(memory: &M, geometry: &Geometry, slot: SlotIndex) -> Epoch {
@@ -207,6 +222,8 @@ impl StackLine {
 
 const EPOCH_AT: usize = 16;
 const FLAGS_AT: usize = 20;
+const WRITTEN_AT: usize = CLIENT_AT;
+const CONSUMED_AT: usize = CLIENT_AT + 8;
 const KICK_SEQ_AT: usize = CLIENT_AT + 24;
 const EVENT_ACK_AT: usize = CLIENT_AT + 28;
 const KICK_ACK_AT: usize = STACK_AT + 28;
