@@ -266,12 +266,17 @@ impl NicLink {
     /// Hands down what the ring takes.
     pub(super) fn transmit(&mut self) {
         let Some(nic) = &mut self.attached else { return };
+        let mut room = 0;
         while let Some(frame) = self.held.front() {
-            match nic.room() {
-                Ok(room) if room >= frame.pages() => {}
-                Ok(_) => break,
-                Err(rule) => return self.corrupt(rule),
+            let pages = frame.pages();
+            if room < pages {
+                room = match nic.room() {
+                    Ok(room) if room >= pages => room,
+                    Ok(_) => break,
+                    Err(rule) => return self.corrupt(rule),
+                };
             }
+            room -= pages;
             let frame = self.held.pop().expect("looked at above");
             let (ring, pushed, in_flight) = (&mut nic.rings.transmit, &mut nic.pushed, &mut nic.in_flight);
             frame.into_descriptors(|descriptor| {

@@ -426,7 +426,7 @@ fn holds_whole_chain(bytes: &[u8], protocol: IpProtocol) -> bool {
 
 fn with_head<M: Memory>(whole: Whole<M>) -> Result<Frame<M>, DropReason> {
     let Whole { head, mut payload } = whole;
-    payload.push(head.len()).and_then(|()| payload.write(0, &head)).map_err(|_| DropReason::NoMem)?;
+    payload.prepend(&head).map_err(|_| DropReason::NoMem)?;
     let mut frame = Frame::new(payload);
     frame.begin_packet();
     Ok(frame)

@@ -79,7 +79,7 @@ impl<M: Memory + Clone> Ip<M> {
                 Ipv6Header { traffic_class: way.tos, ..header }.emit(&mut bytes)
             }
         };
-        if packet.push(written).and_then(|()| packet.write(0, &bytes[..written])).is_err() {
+        if packet.prepend(&bytes[..written]).is_err() {
             return counters.drop(DropReason::NoMem);
         }
         self.send_whole(now, way, packet, counters);
@@ -194,7 +194,6 @@ fn fragment<M: Memory>(
             at + FRAGMENT_LEN
         }
     };
-    built.push(written)?;
-    built.write(0, &bytes[..written])?;
+    built.prepend(&bytes[..written])?;
     Ok(built)
 }

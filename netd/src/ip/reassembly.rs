@@ -245,7 +245,7 @@ impl<M: Memory> Reassembly<M> {
         }
         // RFC 8200 §4.5, RFC 1122 §3.3.2: only with the first fragment at hand.
         let (Some(mut first), Some(head)) = (first, packet.head) else { return Some(None) };
-        let pushed = first.push(head.wire.len()).and_then(|()| first.write(0, &head.wire));
+        let pushed = first.prepend(&head.wire);
         Some(pushed.ok().map(|()| Expired { pair: packet.key.pair, first }))
     }
 }

@@ -524,7 +524,7 @@ impl<M: Memory + Clone> Link<M> {
         header: &[u8; HEADER_LEN],
         counters: &mut Counters,
     ) {
-        if packet.push(HEADER_LEN).and_then(|()| packet.write(0, header)).is_err() {
+        if packet.prepend(header).is_err() {
             return counters.drop(DropReason::NoMem);
         }
         self.send_frame(index, packet, counters);

@@ -308,8 +308,7 @@ impl<M: Memory + Clone> Stack<M> {
         let mut bytes = [0; HEADER_LEN_MAX];
         let (local, remote) = (flow.local_port, flow.remote_port);
         let written = tcp::emit(segment, local, remote, &mut bytes, &flow.addresses, checksum);
-        packet.push(written)?;
-        packet.write(0, &bytes[..written])?;
+        packet.prepend(&bytes[..written])?;
         packet.marks = offload.marks(checksum, false);
         if segment.pieces() > 1 {
             packet.marks.gso = Some(Gso { size: segment.piece_len, v6: flow.remote_addr().is_ipv6() });

@@ -14,7 +14,7 @@ use crate::wire::ipv4::IpProtocol;
 use crate::wire::udp::{HEADER_LEN as UDP_LEN, UdpHeader};
 use core::net::{IpAddr, SocketAddr};
 use proto::arena::line::want;
-use proto::arena::record::{HEADER_SIZE, Header, interface_index, mark, record_size};
+use proto::arena::record::{HEADER_SIZE, Header, Said, interface_index, mark, record_size};
 use proto::control::operations::SocketRef;
 use proto::form::Form;
 use proto::id::SlotIndex;
@@ -37,6 +37,7 @@ pub(super) enum Unsent {
 }
 
 /// Where the datagrams of one record go.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Course {
     pub way: Way,
     pub pair: AddressPair,
@@ -49,10 +50,11 @@ pub(super) struct Course {
 impl<M: Memory + Clone> Stack<M> {
     /// Sends what a socket of datagrams has to send, as far as there is room.
     pub(in super::super) fn transmit_udp(&mut self, now: Instant, index: u32, room: &mut [usize]) -> Turn {
+        let mut before = None;
         for _ in 0..QUANTUM {
             let socket = self.sockets.get(index).expect("it stands in the list");
             let (Kind::Udp(udp), Some(at)) = (&socket.kind, socket.at) else { return Turn::Done };
-            let (start, written) = (udp.sent, socket.client.written);
+            let (start, written, form) = (udp.sent, socket.client.written, socket.opening.form);
             if written == start {
                 return Turn::Done;
             }
@@ -60,7 +62,17 @@ impl<M: Memory + Clone> Stack<M> {
                 Ok(header) => header,
                 Err(rule) => return self.corrupt_stream(index, at, rule),
             };
-            match self.send_record(now, index, at, start, &header, room) {
+            let sent = match form {
+                Form::Udp => match self.course_like(&mut before, index, &header) {
+                    Some(course) => self.send_record(now, index, (at, start), &header, &course, room),
+                    None => {
+                        self.counters.drop(DropReason::IpOutNoRoutes);
+                        Ok(())
+                    }
+                },
+                _ => self.send_built_record(now, index, at, start, &header, room),
+            };
+            match sent {
                 Err(Unsent::Stopped(nic)) => return Turn::Stopped(nic),
                 Err(Unsent::Corrupt(rule)) => return self.corrupt_stream(index, at, rule),
                 Ok(()) => {}
@@ -111,18 +123,11 @@ impl<M: Memory + Clone> Stack<M> {
         &mut self,
         now: Instant,
         index: u32,
-        at: SocketRef,
-        start: u64,
+        (at, start): (SocketRef, u64),
         header: &Header,
+        course: &Course,
         room: &mut [usize],
     ) -> Result<(), Unsent> {
-        if self.sockets.get(index).is_some_and(|socket| socket.opening.form != Form::Udp) {
-            return self.send_built_record(now, index, at, start, header, room);
-        }
-        let Some(course) = self.course(index, header) else {
-            self.counters.drop(DropReason::IpOutNoRoutes);
-            return Ok(());
-        };
         let len = header.len as usize;
         let segment = if header.said.segment == 0 { len } else { header.said.segment.into() };
         let most = UDP_LEN + segment.min(len);
@@ -143,7 +148,7 @@ impl<M: Memory + Clone> Stack<M> {
             if !self.may_send(nic, room) {
                 return Err(Unsent::Stopped(nic));
             }
-            let packet = match self.build_datagram(&course, at, start + (HEADER_SIZE + done) as u64, piece) {
+            let packet = match self.build_datagram(course, at, start + (HEADER_SIZE + done) as u64, piece) {
                 Ok(packet) => packet,
                 // Other interfaces' sockets may have what this one waits for.
                 Err(Failure::NoPages) => return Err(Unsent::Stopped(nic)),
@@ -157,6 +162,26 @@ impl<M: Memory + Clone> Stack<M> {
             }
             if let Some(Kind::Udp(udp)) = self.sockets.get_mut(index).map(|socket| &mut socket.kind) {
                 udp.cut = (done + piece) as u32;
+            }
+        }
+    }
+
+    /// [`Stack::course`], or that of the record before, where this one differs in nothing that it follows
+    /// from: nothing changes a way within a socket's turn.
+    fn course_like(
+        &self,
+        before: &mut Option<(Header, Course)>,
+        index: u32,
+        header: &Header,
+    ) -> Option<Course> {
+        let said = Said { segment: 0, at: Instant::ZERO, ..header.said };
+        let asked = Header { len: 0, said, ..*header };
+        match before {
+            Some((same, course)) if *same == asked => Some(*course),
+            _ => {
+                let course = self.course(index, header)?;
+                *before = Some((asked, course));
+                Some(course)
             }
         }
     }
@@ -250,8 +275,7 @@ impl<M: Memory + Clone> Stack<M> {
         let payload_len = len as u16;
         let udp = UdpHeader { src_port: *src_port, dst_port: *dst_port, payload_len, summed: *summed };
         udp.emit(&mut bytes, pair, checksum);
-        packet.push(UDP_LEN)?;
-        packet.write(0, &bytes)?;
+        packet.prepend(&bytes)?;
         packet.marks = offload.marks(checksum, true);
         Ok(packet)
     }

@@ -257,6 +257,20 @@ impl<M: Memory> PacketBuf<M> {
         Ok(())
     }
 
+    /// Puts a header in front: [`PacketBuf::push`] and what is written there.
+    ///
+    /// # Errors
+    /// As [`PacketBuf::push`].
+    ///
+    /// # Panics
+    /// As [`PacketBuf::push`].
+    pub fn prepend(&mut self, header: &[u8]) -> Result<(), NoPages> {
+        self.push(header.len())?;
+        // What was pushed lies in the first piece, whose page nobody else names.
+        self.pool.memory().write(self.byte_at(self.pieces[0], 0), header);
+        Ok(())
+    }
+
     fn push_page(&mut self, n: usize) -> Result<(), NoPages> {
         let Some((page, _)) = self.pool.take(Size::Small) else {
             self.pool.count(|c| c.alloc_failures += 1);
@@ -483,6 +497,11 @@ impl<M: Memory> PacketBuf<M> {
     /// # Panics
     /// When they leave the data.
     pub fn read(&self, at: usize, out: &mut [u8]) {
+        let first = self.pieces[0];
+        if self.count > 0 && at.checked_add(out.len()).is_some_and(|end| end <= usize::from(first.len)) {
+            // Nearly always: headers lie in one page.
+            return self.pool.memory().read(self.byte_at(first, at), out);
+        }
         for span in self.spans(at, out.len()) {
             self.pool.memory().read(span.byte, &mut out[span.at - at..][..span.len]);
         }
