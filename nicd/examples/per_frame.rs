@@ -3,21 +3,25 @@
 //!
 //! `per_frame CHIP receive|send FRAMES`. What the chip does, and netd, is not part of it: the model works only between
 //! two rounds. `a_round` is nicd in all, from the chip's rings to netd's; what the driver alone does of it is in
-//! `driver_work`.
+//! `driver_work`. The memory is mapped, as where nicd runs; the registers are the model's.
 
 #[allow(dead_code, reason = "shared by tests that use different parts of it")]
 #[path = "../tests/chip/mod.rs"]
 mod chip;
+#[path = "../tests/memory/mapped.rs"]
+mod memory;
 #[allow(dead_code, reason = "shared by tests that use different parts of it")]
 #[path = "../tests/netd_side/mod.rs"]
 mod netd_side;
 
 use chip::kinds::{OnE1000e, OnIgb, OnVirtio};
-use chip::{Chip, OURS, Shared, THEIRS, World, frame};
+use chip::{Chip, OURS, THEIRS, World, frame};
+use memory::Shared;
 use nicd::counts::{Count, Counts};
+use nicd::driver::Wishes;
 use nicd::filter::AddressFilter;
 use nicd::model::machine::Model;
-use nicd::nic::{Capabilities, Frame, Nic, Received, Slab, Transmitted};
+use nicd::nic::{Capabilities, Frame, Next, Nic, Received, Slab, Transmitted};
 use proto::Instant;
 use proto::nic::packet_buf::Marks;
 use proto::nic::slab::PageIndex;
@@ -51,8 +55,8 @@ impl<C: Chip> Chip for Apart<C> {
         C::model(slabs)
     }
 
-    fn driver(model: &Rc<C::Model>, mtu: u16) -> io::Result<Driver<C::Nic>> {
-        C::driver(model, mtu).map(Driver)
+    fn driver(model: &Rc<C::Model>, wishes: &Wishes) -> io::Result<Driver<C::Nic>> {
+        C::driver(model, wishes).map(Driver)
     }
 }
 
@@ -69,8 +73,8 @@ impl<N: Nic<Shared>> Nic<Shared> for Driver<N> {
         driver_work(|| self.0.fill(slab, page));
     }
 
-    fn lies_in(&self) -> Option<u16> {
-        self.0.lies_in()
+    fn next_in(&mut self, takes: u64) -> Next {
+        driver_work(|| self.0.next_in(takes))
     }
 
     fn wants_pages(&self, shard: u16) -> bool {
@@ -121,8 +125,8 @@ impl<N: Nic<Shared>> Nic<Shared> for Driver<N> {
         self.0.deadline()
     }
 
-    fn may_sleep(&mut self) -> bool {
-        driver_work(|| self.0.may_sleep())
+    fn may_sleep(&mut self, takes: u64) -> bool {
+        driver_work(|| self.0.may_sleep(takes))
     }
 
     fn set_filter(&mut self, filter: &AddressFilter) {

@@ -21,7 +21,7 @@
 
 use crate::counts::{Count, Counts};
 use crate::filter::AddressFilter;
-use crate::nic::{Frame, HEADER_MAX, HEADER_MIN, Nic, Received, SUPER_FRAME_MAX, Slab, Transmitted};
+use crate::nic::{Frame, HEADER_MAX, HEADER_MIN, Next, Nic, Received, SUPER_FRAME_MAX, Slab, Transmitted};
 use crate::port::{Port, Shard, mark};
 use core::time::Duration;
 use proto::control::notices::{FilterNotice, Mac, feature};
@@ -310,10 +310,16 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
             }
         }
         let takes = |shard: &u16| self.shards[usize::from(*shard)].takes();
-        if let Some(home) = self.nic.lies_in() {
-            return Some(home).filter(takes);
+        match self.nic.next_in(self.takers()) {
+            Next::Any => Some(self.last).filter(takes).or_else(|| (0..self.shards()).find(takes)),
+            Next::Of(shard) => Some(shard),
+            Next::Nobody => None,
         }
-        Some(self.last).filter(takes).or_else(|| (0..self.shards()).find(takes))
+    }
+
+    /// The shards for which frames may be received now: bit `n` for shard `n`.
+    fn takers(&self) -> u64 {
+        self.shards.iter().filter(|shard| shard.takes()).fold(0, |takers, of| takers | 1 << of.slab.shard)
     }
 
     /// Whether the device waits for a shard that is behind.
@@ -506,17 +512,18 @@ impl<M: Memory + Clone, N: Nic<M>> Datapath<M, N> {
     /// # Errors
     /// [`Broken`] as [`Datapath::turn`].
     pub fn may_sleep(&mut self) -> Result<bool, Broken> {
-        let device = self.nic.may_sleep();
+        let takers = self.takers();
+        let device = self.nic.may_sleep(takers);
         self.readable |= !device;
         if !self.is_attached() {
             return Ok(true);
         }
         let held_back = self.shards.iter().any(Shard::holds_back);
-        let (mut idle, mut takes) = (true, false);
+        let takes = takers != 0 && self.nic.next_in(takers) != Next::Nobody;
+        let mut idle = true;
         for Shard { slab, port, .. } in &mut self.shards {
             let (Some(port), broken) = (port, broken(slab.shard)) else { continue };
             port.armed = true;
-            takes |= !port.starved;
             idle = idle
                 && (self.refused.is_some() || port.rings.transmit.arm().map_err(&broken)?)
                 && (!(port.starved || self.nic.wants_pages(slab.shard))

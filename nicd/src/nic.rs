@@ -173,6 +173,17 @@ pub struct Capabilities {
     pub carrier: bool,
 }
 
+/// Into whose pages a frame is received next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Whosever [`Nic::receive`] is given.
+    Any,
+    /// This shard's: the device put it there before it was asked for, or will.
+    Of(u16),
+    /// None of those that take one.
+    Nobody,
+}
+
 /// What came of receiving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
@@ -212,10 +223,9 @@ pub trait Nic<M: Memory> {
         0
     }
 
-    /// In whose pages the next frame lies, or will lie: where the device puts frames into pages before they
-    /// are asked for. `None` where [`Nic::receive`] is free to choose.
-    fn lies_in(&self) -> Option<u16> {
-        None
+    /// Into whose pages the next frame is to be received, of the shards in `takes` (bit `n` for shard `n`).
+    fn next_in(&mut self, _takes: u64) -> Next {
+        Next::Any
     }
 
     /// Whether more pages of a shard would be put to use at once: its netd wakes us when it lends some.
@@ -275,8 +285,9 @@ pub trait Nic<M: Memory> {
     /// When [`Nic::poll`] is to be called at the latest; `None` when only the descriptor matters.
     fn deadline(&self) -> Option<Instant>;
 
-    /// Asks for a notice on the descriptor and looks again: false when a frame is there already.
-    fn may_sleep(&mut self) -> bool;
+    /// Asks for a notice on the descriptor and looks again: false when a frame is there already. Only frames for the
+    /// shards in `takes` count, where the device knows whose they are.
+    fn may_sleep(&mut self, takes: u64) -> bool;
 
     /// Which frames are wanted, from now on. What a device lets through beyond them is dropped above it.
     fn set_filter(&mut self, _filter: &AddressFilter) {}

@@ -13,6 +13,7 @@ use crate::backend::wire::Wire;
 use crate::backend::xdp::Xdp;
 use crate::counts::Count;
 use crate::datapath::{Broken, Datapath, TurnError};
+use crate::driver::Wishes;
 use crate::driver::e1000e::{self, E1000e};
 use crate::driver::igb::{self, Igb};
 use crate::driver::intel::IntelNic;
@@ -145,16 +146,18 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), ServerError> 
         Backend::Vfio { bdf } => {
             let opened = Opened::open(&Place::new(bdf))?;
             let slabs = slabs(&start);
+            let NicConfig { mac, mtu, offload, .. } = config;
+            let wishes = Wishes { mac, mtu, offload, shards: start.group.shards };
             match opened.id()? {
                 id if e1000e::IDS.contains(&id) => {
                     let hw = opened.set_up(0, 1, &slabs)?;
-                    let nic = IntelNic::new(hw, E1000e, config.mac, config.mtu, config.offload);
+                    let nic = IntelNic::new(hw, E1000e, &wishes);
                     Server::new(start, supervised, &config, nic.map_err(ServerError::Device)?, None)?
                         .serve(early)
                 }
                 id if igb::IDS.contains(&id) => {
                     let hw = opened.set_up(0, 1, &slabs)?;
-                    let nic = IntelNic::new(hw, Igb, config.mac, config.mtu, config.offload);
+                    let nic = IntelNic::new(hw, Igb, &wishes);
                     Server::new(start, supervised, &config, nic.map_err(ServerError::Device)?, None)?
                         .serve(early)
                 }
@@ -165,7 +168,7 @@ pub fn run(start: Start, mut supervised: Supervised) -> Result<(), ServerError> 
                         return Err(ServerError::Device(io::Error::new(io::ErrorKind::Unsupported, words)));
                     };
                     let hw = opened.set_up(layout.bar.into(), 1, &slabs)?;
-                    let nic = Virtio::new(hw, layout, config.mtu, config.offload);
+                    let nic = Virtio::new(hw, layout, &wishes);
                     Server::new(start, supervised, &config, nic.map_err(ServerError::Device)?, None)?
                         .serve(early)
                 }

@@ -2,12 +2,15 @@
 //! of netd, and chips that misbehave.
 
 mod chip;
+#[path = "memory/heap.rs"]
+mod memory;
 #[allow(dead_code, reason = "shared by tests that use different parts of it")]
 mod netd_side;
 
 use chip::kinds::{OnE1000e, OnIgb, OnVirtio};
-use chip::{Chip, GEOMETRY, LENT, OURS, THEIRS, World, frame, heap, marks, packet, transport_at};
+use chip::{Chip, GEOMETRY, LENT, OURS, THEIRS, World, frame, marks, packet, transport_at, wishes};
 use core::time::Duration;
+use memory::memory;
 use nicd::counts::Count;
 use nicd::driver::hardware::RINGS_SIZE;
 use nicd::model::machine::Model;
@@ -505,10 +508,10 @@ mod checks {
 /// Without the features that a modern device need not have, and not without those that it must have.
 #[test]
 fn virtio_with_fewer_features() {
-    let slab = Slab { shard: 0, memory: heap(GEOMETRY.bytes()), geometry: GEOMETRY };
+    let slab = Slab { shard: 0, memory: memory(GEOMETRY.bytes()), geometry: GEOMETRY };
     let over = |without: u64| {
-        let model = VirtioModel::lacking(without, heap(RINGS_SIZE), std::slice::from_ref(&slab));
-        OnVirtio::driver(&model, 1500).map(|nic| nicd::nic::Nic::capabilities(&nic))
+        let model = VirtioModel::lacking(without, memory(RINGS_SIZE), std::slice::from_ref(&slab));
+        OnVirtio::driver(&model, &wishes(1500, 1)).map(|nic| nicd::nic::Nic::capabilities(&nic))
     };
     let (all, plain) =
         (over(0).expect("a device"), over(1 | 2 | 1 << 15 | 1 << 16 | 1 << 29).expect("a device"));

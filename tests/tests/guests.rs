@@ -2,11 +2,12 @@
 //! kernel at the other end of the cable.
 //!
 //! Each model in turn: link, ARP and echo, files both ways with their SHA-256, and the same under SIGKILLs of
-//! nicd and netd; the link pulled and plugged, an Intel NIC unplugged and plugged in again; jumbo frames.
+//! nicd and netd; the link pulled and plugged, the NIC unplugged and plugged in again; jumbo frames; two shards, over
+//! queues of their own where the chip has them.
 
 use serde_json::json;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 use tests::process::{private_net, skip, wait_until};
@@ -16,7 +17,7 @@ use tests::vm::{Guest, prepare};
 const TAP: &str = "axl97";
 const KERNEL: &str = "10.97.0.1";
 const STACK: &str = "10.97.0.2";
-const VIRTIO: &str = "virtio-net-pci,disable-legacy=on,iommu_platform=on";
+const VIRTIO: &str = "virtio-net-pci,disable-legacy=on,iommu_platform=on,mq=on,rss=on";
 /// For what takes a second on a quiet machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of the files.
@@ -178,6 +179,7 @@ fn replugged(guest: &mut Guest, name: &str) {
         "{name}: nicd keeps it\n{}",
         guest.autopsy()
     );
+    guest.unplugged();
     guest.plug();
     assert!(guest.until(PATIENCE, &format!("test -e /sys/bus/pci/devices/{bdf}")), "{}", guest.autopsy());
     guest.must(&format!("netctl nic bind {bdf}"));
@@ -197,16 +199,62 @@ fn jumbo(guest: &mut Guest, name: &str) {
     println!("{name}: jumbo frames");
 }
 
+/// Two shards, files to both of them at once. A chip with queues puts nearly every frame where it belongs.
+fn shards(guest: &mut Guest, name: &str, queues: bool) {
+    const FILES: usize = 4;
+    const EACH: usize = 4 << 20;
+    let bdf = guest.bdf;
+    guest.must("supervisor down");
+    ip(&format!("link set {TAP} mtu 1500"));
+    guest.must(&format!("supervisor up --nic vfio:{bdf} --addr {STACK}/24 --shards 2 --detach"));
+    assert!(wait_until(PATIENCE, || answers(56)), "{name}: no answer\n{}", guest.autopsy());
+    let (listener, port) = listen();
+    let giver = std::thread::spawn(move || {
+        let mut bytes = vec![0; EACH];
+        chunk(0, &mut bytes);
+        let mut sum = Sum::new();
+        sum.input().write_all(&bytes).expect("it reads");
+        let one = |mut stream: TcpStream| stream.write_all(&bytes).expect("the connection lives");
+        std::thread::scope(|all| {
+            (0..FILES).for_each(|_| {
+                let (stream, _) = listener.accept().expect("the stack connects");
+                all.spawn(|| one(stream));
+            });
+        });
+        sum.end()
+    });
+    let fetch = format!("/axl/nc {KERNEL} {port} </dev/null | sha256sum >>/tmp/sums");
+    guest.must(&format!(
+        "(for n in $(seq {FILES}); do ({fetch}) & done; wait; touch /tmp/done) >/tmp/nc 2>&1 &"
+    ));
+    assert!(guest.until(2 * PATIENCE, "test -e /tmp/done"), "{name}\n{}", guest.autopsy());
+    let wanted = giver.join().expect("the files were sent");
+    let sums = guest.must("cat /tmp/sums; rm /tmp/sums /tmp/done");
+    let right = sums.lines().filter(|sum| sum.starts_with(&wanted)).count();
+    assert_eq!(right, FILES, "{name}: files with other sums: {sums}\n{}", guest.autopsy());
+    let stats = guest.must("netctl stats");
+    let count = |wanted: &str| -> u64 {
+        let line = stats.lines().find_map(|line| line.strip_prefix(wanted));
+        line.map_or(0, |rest| rest.trim().parse().expect("a number"))
+    };
+    let (frames, copied) = (count("nicd_rx_frames "), count("nicd_rx_steered "));
+    println!("{name}: two shards: {copied} of {frames} frames were copied");
+    if queues {
+        assert!(frames > 1_000 && copied * 20 < frames, "{name}: the chip spreads them");
+    }
+}
+
 fn model(name: &str, device: &str) {
     let parts = match prepare() {
         Ok(parts) => parts,
         Err(reason) => return skip(name, &reason, true),
     };
-    ip(&format!("tuntap add dev {TAP} mode tap"));
+    let queues = if device == VIRTIO { 2 } else { 1 };
+    ip(&format!("tuntap add dev {TAP} mode tap{}", if queues > 1 { " multi_queue" } else { "" }));
     ip(&format!("addr add {KERNEL}/24 dev {TAP}"));
     ip(&format!("link set {TAP} up"));
     let begin = Instant::now();
-    let mut guest = Guest::boot(&parts, device, TAP).expect("QEMU starts");
+    let mut guest = Guest::boot(&parts, device, TAP, queues).expect("QEMU starts");
     println!("{name}: booted after {:.1} s", begin.elapsed().as_secs_f64());
     let bdf = guest.bdf;
     let listed = guest.must("netctl nic list");
@@ -222,13 +270,12 @@ fn model(name: &str, device: &str) {
     transfers(&mut guest, name, false);
     transfers(&mut guest, &format!("{name} under kills"), true);
     flaps(&mut guest, name);
-    if device != VIRTIO {
-        replugged(&mut guest, name);
-    }
+    replugged(&mut guest, name);
     assert!(echoes(), "{name}: echo at the end\n{}", guest.autopsy());
     let drops = guest.must("netctl stats");
     println!("{name}: after {:.1} s\n{drops}", begin.elapsed().as_secs_f64());
     jumbo(&mut guest, name);
+    shards(&mut guest, name, name != "e1000e");
     guest.must("supervisor down");
     guest.must(&format!("netctl nic unbind {bdf}"));
 }

@@ -126,3 +126,30 @@ pub fn segments(frame: &[u8], template: &Template) -> Vec<Vec<u8>> {
     };
     frame[header..].chunks(size).enumerate().map(cut).collect()
 }
+
+/// What a card hashes of a frame by the kinds that it is told, in VIRTIO's order of bits: addresses of IPv4, with ports of
+/// TCP, with ports of UDP, then the same of IPv6. `None` when nothing.
+pub fn hash_input(frame: &[u8], kinds: u32) -> Option<Vec<u8>> {
+    let half = |at: usize| frame.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+    let ip = if half(12)? == 0x8100 { 18 } else { 14 };
+    let (first, addresses) = match half(ip - 2)? {
+        0x0800 => (0, frame.get(ip + 12..ip + 20)?),
+        0x86dd => (3, frame.get(ip + 8..ip + 40)?),
+        _ => return None,
+    };
+    let whole = headers(frame).filter(|found| {
+        let kind = if found.protocol == 6 { 1 } else { 2 };
+        kinds >> (first + kind) & 1 == 1
+    });
+    match whole {
+        Some(found) => Some([addresses, frame.get(found.transport..found.transport + 4)?].concat()),
+        None => (kinds >> first & 1 == 1).then(|| addresses.to_vec()),
+    }
+}
+
+/// Toeplitz's hash, bit by bit: 82576 §7.1.2.10, VIRTIO 1.2 §5.1.6.4.3. The key is longer than the input by a word.
+pub fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
+    let bit = |bytes: &[u8], n: usize| u32::from(bytes[n / 8] >> (7 - n % 8) & 1);
+    let window = |n: usize| (0..32).fold(0, |window, m| window << 1 | bit(key, n + m));
+    (0..input.len() * 8).filter(|n| bit(input, *n) == 1).fold(0, |hash, n| hash ^ window(n))
+}

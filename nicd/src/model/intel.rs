@@ -21,10 +21,12 @@ pub(super) fn field(value: u64, at: u32, bits: u32) -> usize {
 pub trait Chip: Debug + Default + Sized {
     /// How long the PHY negotiates.
     const NEGOTIATION: Duration;
-    /// Where the registers of its receive ring begin.
+    /// Where the registers of its first receive ring begin.
     const RECEIVE: usize;
-    /// Where the registers of its transmit ring begin.
+    /// Where the registers of its first transmit ring begin.
     const TRANSMIT: usize;
+    /// Rings each way, their registers 0x40 apart.
+    const QUEUES: usize = 1;
 
     /// Registers as after a reset; everything else of a reset is done.
     fn restart(state: &mut State<Self>, link: bool);
@@ -247,12 +249,11 @@ impl<M: Memory + Clone, C: Chip> IntelModel<M, C> {
                 }
             }
         }
-        let tails = [C::TRANSMIT + 0x18, C::RECEIVE + 0x18];
-        for (n, _) in tails.iter().enumerate().filter(|(_, tail)| **tail == at) {
-            state.doorbells[n] += 1;
-        }
+        let is_tail = |first: usize| (0..C::QUEUES).any(|queue| at == first + queue * 0x40 + 0x18);
+        let rang = [C::TRANSMIT, C::RECEIVE].map(is_tail);
+        (0..2).filter(|n| rang[*n]).for_each(|n| state.doorbells[n] += 1);
         drop(state);
-        if tails.contains(&at) && !faults.slow {
+        if rang != [false; 2] && !faults.slow {
             self.step();
         }
         if faults.nervous {

@@ -1,5 +1,6 @@
 //! A modern virtio network device in software: chapters 2 (virtqueues), 4.1 (PCI) and 5.1 (network) of the Virtual I/O
-//! Device specification, version 1.2, with split virtqueues, one queue each way.
+//! Device specification, version 1.2, with split virtqueues: four pairs, a
+//! control queue behind them, and RSS.
 //!
 //! Its registers stand in one BAR: the common configuration at 0, the network's at 0x2000, doorbells from 0x3000 on, 4
 //! bytes apart. The configuration space says so by its list of capabilities.
@@ -12,8 +13,23 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// What it offers: CSUM, GUEST_CSUM, HOST_TSO4, HOST_TSO6, MRG_RXBUF, STATUS, EVENT_IDX, VERSION_1, ACCESS_PLATFORM.
-const OFFERED: u64 = 1 | 1 << 1 | 1 << 11 | 1 << 12 | 1 << 15 | 1 << 16 | 1 << 29 | 1 << 32 | 1 << 33;
+/// What it offers: CSUM, GUEST_CSUM, HOST_TSO4, HOST_TSO6, MRG_RXBUF, STATUS, CTRL_VQ, MQ, EVENT_IDX, VERSION_1,
+/// ACCESS_PLATFORM, RSS.
+const OFFERED: u64 = 1
+    | 1 << 1
+    | 1 << 11
+    | 1 << 12
+    | 1 << 15
+    | 1 << 16
+    | 1 << 17
+    | 1 << 22
+    | 1 << 29
+    | 1 << 32
+    | 1 << 33
+    | 1 << 60;
+/// Pairs of queues; receive queue `n` is number `2 n`, transmit queue `n` the one behind it, then comes the control queue.
+const PAIRS: usize = 4;
+const CONTROL: usize = 2 * PAIRS;
 /// Descriptors of a queue at most.
 const QUEUE_MAX: u16 = 1024;
 /// Nothing that is gathered is longer: a super-frame and its header.
@@ -31,6 +47,39 @@ struct Queue {
     used: u16,
 }
 
+/// §5.1.6.5.6: how flows are spread.
+#[derive(Debug)]
+struct Spread {
+    kinds: u32,
+    unclassified: u16,
+    table: Vec<u16>,
+    key: Vec<u8>,
+}
+
+impl Spread {
+    fn parse(said: &[u8]) -> Option<Spread> {
+        let half = |at: usize| Some(u16::from_le_bytes(said.get(at..at + 2)?.try_into().ok()?));
+        let kinds = u32::from_le_bytes(said.get(..4)?.try_into().ok()?);
+        let entries = usize::from(half(4)?) + 1;
+        let table: Option<Vec<u16>> = (0..entries).map(|n| half(8 + 2 * n)).collect();
+        let (table, at) = (table?, 8 + 2 * entries);
+        let key = said.get(at + 3..at + 3 + usize::from(*said.get(at + 2)?))?.to_vec();
+        let sound = entries.is_power_of_two()
+            && entries <= 128
+            && key.len() == 40
+            && said.len() == at + 43
+            && usize::from(half(at)?) <= PAIRS
+            && table.iter().all(|queue| usize::from(*queue) < PAIRS);
+        sound.then_some(Spread { kinds, unclassified: half(6)?, table, key })
+    }
+
+    /// The pair of a frame.
+    fn pair(&self, frame: &[u8]) -> usize {
+        let hash = frames::hash_input(frame, self.kinds).map(|input| frames::toeplitz(&self.key, &input));
+        usize::from(hash.map_or(self.unclassified, |hash| self.table[hash as usize & (self.table.len() - 1)]))
+    }
+}
+
 #[derive(Debug)]
 struct State {
     feature_select: [u32; 2],
@@ -38,7 +87,8 @@ struct State {
     status: u8,
     config_vector: u16,
     selected: u16,
-    queues: [Queue; 2],
+    queues: [Queue; CONTROL + 1],
+    spread: Option<Spread>,
     cable: bool,
     inbound: VecDeque<Vec<u8>>,
     outbound: Vec<Vec<u8>>,
@@ -83,7 +133,8 @@ impl<M: Memory + Clone> VirtioModel<M> {
             status: 0,
             config_vector: 0xffff,
             selected: 0,
-            queues: [Queue::default(); 2],
+            queues: [Queue::default(); CONTROL + 1],
+            spread: None,
             cable: true,
             inbound: VecDeque::new(),
             outbound: Vec::new(),
@@ -183,25 +234,57 @@ impl<M: Memory + Clone> VirtioModel<M> {
         Self::working(state) && state.queues[number].on && state.queues[number].size > 0
     }
 
+    /// What the driver has written into a chain.
+    fn gather(&self, parts: &[Part]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for part in parts.iter().filter(|part| !part.writable) {
+            let at = bytes.len();
+            let len = (part.len as usize).min(GATHER_MAX - at.min(GATHER_MAX));
+            bytes.resize(at + len, 0);
+            self.transfer(part.at, &mut bytes[at..], false);
+        }
+        bytes
+    }
+
     fn transmit(&self, state: &mut State) {
-        if !Self::is_on(state, 1) || !state.cable || !self.machine.master.get() {
+        for number in (0..PAIRS).map(|pair| 2 * pair + 1) {
+            if !Self::is_on(state, number) || !state.cable || !self.machine.master.get() {
+                continue;
+            }
+            let mut queue = state.queues[number];
+            let before = queue.used;
+            while let Some((head, parts)) = self.next(&mut queue) {
+                let bytes = self.gather(&parts);
+                self.emit(state, &bytes);
+                self.give(&mut queue, head, 0);
+            }
+            state.queues[number] = queue;
+            self.show(state, number, before);
+        }
+    }
+
+    /// §5.1.6.5: commands of class 4, number 1, are done; others are refused.
+    fn obey(&self, state: &mut State) {
+        if !Self::is_on(state, CONTROL) || !self.machine.master.get() {
             return;
         }
-        let mut queue = state.queues[1];
+        let mut queue = state.queues[CONTROL];
         let before = queue.used;
         while let Some((head, parts)) = self.next(&mut queue) {
-            let mut bytes = Vec::new();
-            for part in parts.iter().filter(|part| !part.writable) {
-                let at = bytes.len();
-                let len = (part.len as usize).min(GATHER_MAX - at.min(GATHER_MAX));
-                bytes.resize(at + len, 0);
-                self.transfer(part.at, &mut bytes[at..], false);
+            let said = self.gather(&parts);
+            let spread = said.strip_prefix(&[4, 1]).and_then(Spread::parse);
+            let agreed = Self::agreed(state, 60) && Self::agreed(state, 17);
+            let done = agreed && spread.is_some();
+            if done {
+                state.spread = spread;
             }
-            self.emit(state, &bytes);
-            self.give(&mut queue, head, 0);
+            if let Some(answer) = parts.iter().find(|part| part.writable) {
+                self.transfer(answer.at, &mut [u8::from(!done)], true);
+            }
+            self.give(&mut queue, head, 1);
         }
-        state.queues[1] = queue;
-        self.show(state, 1, before);
+        state.queues[CONTROL] = queue;
+        self.show(state, CONTROL, before);
     }
 
     /// §5.1.6.2: a header of 12 bytes, then a frame; what the header asks for only where it was agreed.
@@ -253,17 +336,18 @@ impl<M: Memory + Clone> VirtioModel<M> {
 
     /// §5.1.6.4: a frame into as many buffers as it takes, if there are so many.
     fn receive(&self, state: &mut State, frame: &[u8]) {
-        if !Self::is_on(state, 0) || !state.cable || !self.machine.master.get() || frame.len() < 14 {
-            return;
-        }
         let mut frame = frame.to_vec();
         frame.resize(frame.len().max(60), 0);
+        let number = 2 * state.spread.as_ref().map_or(0, |spread| spread.pair(&frame));
+        if !Self::is_on(state, number) || !state.cable || !self.machine.master.get() {
+            return;
+        }
         let mut bytes = vec![0; 12];
         if Self::agreed(state, 1) && frames::is_right(&frame) == Some(true) {
             bytes[0] = 2;
         }
         bytes.extend(frame);
-        let mut queue = state.queues[0];
+        let mut queue = state.queues[number];
         let (mut chains, mut room) = (Vec::new(), 0);
         while room < bytes.len() {
             let Some((head, parts)) = self.next(&mut queue) else { return };
@@ -286,8 +370,8 @@ impl<M: Memory + Clone> VirtioModel<M> {
             let said = self.machine.faults.borrow().length.map_or(written as u32, u32::from);
             self.give(&mut queue, head, said);
         }
-        state.queues[0] = queue;
-        self.show(state, 0, before);
+        state.queues[number] = queue;
+        self.show(state, number, before);
     }
 
     fn store(&self, at: usize, value: u64) {
@@ -314,7 +398,8 @@ impl<M: Memory + Clone> VirtioModel<M> {
             // §2.1.2: 0 resets.
             20 if value == 0 => {
                 (state.agreed, state.config_vector) = (0, 0xffff);
-                state.queues = [Queue::default(); 2];
+                state.queues = [Queue::default(); CONTROL + 1];
+                state.spread = None;
                 state.status = if faults.stuck_reset { 0x0f } else { 0 };
             }
             20 => {
@@ -332,10 +417,14 @@ impl<M: Memory + Clone> VirtioModel<M> {
                 *place = *place & !(0xffff_ffff << shift) | (value & 0xffff_ffff) << shift;
             }),
             // §4.1.5.2: the queue's number at its own place.
-            0x3000 | 0x3004 if value == (at as u64 - 0x3000) / 4 => {
-                state.doorbells[if at == 0x3000 { 1 } else { 0 }] += 1;
-                rang = true;
-            }
+            0x3000..0x3100 if value == (at as u64 - 0x3000) / 4 => match value as usize {
+                CONTROL => self.obey(&mut state),
+                number if number < CONTROL => {
+                    state.doorbells[1 - number % 2] += 1;
+                    rang = true;
+                }
+                _ => {}
+            },
             _ => {}
         }
         drop(state);
@@ -357,7 +446,7 @@ impl<M: Memory + Clone> VirtioModel<M> {
             4 => self.offered >> (32 * state.feature_select[0].min(1)),
             12 => state.agreed >> (32 * state.feature_select[1].min(1)),
             16 => state.config_vector.into(),
-            18 => 2,
+            18 => CONTROL as u64 + 1,
             20 => state.status.into(),
             22 => state.selected.into(),
             24 => queue.map_or(0, |queue| if queue.size == 0 { QUEUE_MAX } else { queue.size }.into()),
@@ -366,6 +455,11 @@ impl<M: Memory + Clone> VirtioModel<M> {
             30 => state.selected.into(),
             // §5.1.4: the link's status.
             0x2006 => u64::from(state.cable),
+            // §5.1.4: pairs; the longest key, the longest table, kinds of hashes.
+            0x2008 => PAIRS as u64,
+            0x2011 => 40,
+            0x2012 => 128,
+            0x2014 => 0x3f,
             _ => 0,
         }
     }

@@ -127,7 +127,7 @@ impl Nic<Shared> for Bench {
     fn deadline(&self) -> Option<Instant> {
         None
     }
-    fn may_sleep(&mut self) -> bool {
+    fn may_sleep(&mut self, _takes: u64) -> bool {
         true
     }
 }

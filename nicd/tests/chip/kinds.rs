@@ -1,6 +1,8 @@
 //! The three chips, as the tests make them.
 
-use super::{Chip, OURS, Shared, heap};
+use super::Chip;
+use crate::memory::{Shared, memory};
+use nicd::driver::Wishes;
 use nicd::driver::e1000e::E1000e;
 use nicd::driver::hardware::{Hardware, RINGS_SIZE};
 use nicd::driver::igb::Igb;
@@ -22,11 +24,11 @@ impl Chip for OnE1000e {
     const NAME: &'static str = "e1000e";
 
     fn model(slabs: &[Slab<Shared>]) -> Rc<Self::Model> {
-        E1000eModel::new(heap(RINGS_SIZE), slabs)
+        E1000eModel::new(memory(RINGS_SIZE), slabs)
     }
 
-    fn driver(model: &Rc<Self::Model>, mtu: u16) -> io::Result<Self::Nic> {
-        IntelNic::new(model.clone(), E1000e, OURS, mtu, true)
+    fn driver(model: &Rc<Self::Model>, wishes: &Wishes) -> io::Result<Self::Nic> {
+        IntelNic::new(model.clone(), E1000e, wishes)
     }
 }
 
@@ -38,11 +40,11 @@ impl Chip for OnIgb {
     const NAME: &'static str = "igb";
 
     fn model(slabs: &[Slab<Shared>]) -> Rc<Self::Model> {
-        IgbModel::new(heap(RINGS_SIZE), slabs)
+        IgbModel::new(memory(RINGS_SIZE), slabs)
     }
 
-    fn driver(model: &Rc<Self::Model>, mtu: u16) -> io::Result<Self::Nic> {
-        IntelNic::new(model.clone(), Igb, OURS, mtu, true)
+    fn driver(model: &Rc<Self::Model>, wishes: &Wishes) -> io::Result<Self::Nic> {
+        IntelNic::new(model.clone(), Igb, wishes)
     }
 }
 
@@ -54,11 +56,11 @@ impl Chip for OnVirtio {
     const NAME: &'static str = "virtio";
 
     fn model(slabs: &[Slab<Shared>]) -> Rc<Self::Model> {
-        VirtioModel::new(heap(RINGS_SIZE), slabs)
+        VirtioModel::new(memory(RINGS_SIZE), slabs)
     }
 
-    fn driver(model: &Rc<Self::Model>, mtu: u16) -> io::Result<Self::Nic> {
+    fn driver(model: &Rc<Self::Model>, wishes: &Wishes) -> io::Result<Self::Nic> {
         let layout = Layout::find(|at| model.config8(at)).ok_or(io::ErrorKind::NotConnected)?;
-        Virtio::new(model.clone(), layout, mtu, true)
+        Virtio::new(model.clone(), layout, wishes)
     }
 }

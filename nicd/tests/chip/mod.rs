@@ -2,21 +2,20 @@
 
 pub mod kinds;
 
+use crate::memory::{Shared, memory};
 use crate::netd_side::NetdSide;
 use nicd::counts::Count;
 use nicd::datapath::{Datapath, TurnError};
+use nicd::driver::Wishes;
 use nicd::model::machine::Model;
 use nicd::nic::{Nic, Slab};
 use proto::Instant;
 use proto::nic::packet_buf::{Csum, Gso, Marks};
 use proto::nic::rings::REGION_SIZE;
 use proto::nic::slab::SlabGeometry;
-use proto::shm::heap::HeapMemory;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-
-pub type Shared = Rc<HeapMemory>;
 
 pub const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub const THEIRS: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -30,7 +29,7 @@ pub trait Chip {
     type Nic: Nic<Shared>;
     const NAME: &'static str;
     fn model(slabs: &[Slab<Shared>]) -> Rc<Self::Model>;
-    fn driver(model: &Rc<Self::Model>, mtu: u16) -> io::Result<Self::Nic>;
+    fn driver(model: &Rc<Self::Model>, wishes: &Wishes) -> io::Result<Self::Nic>;
 }
 
 pub struct World<C: Chip> {
@@ -44,8 +43,9 @@ pub struct World<C: Chip> {
     interrupts: u64,
 }
 
-pub fn heap(size: usize) -> Shared {
-    Rc::new(HeapMemory::new(size))
+/// What the tests wish of a chip.
+pub fn wishes(mtu: u16, shards: u16) -> Wishes {
+    Wishes { mac: OURS, mtu, offload: true, shards }
 }
 
 impl<C: Chip> World<C> {
@@ -55,11 +55,11 @@ impl<C: Chip> World<C> {
 
     /// With a model that was told something before the driver saw it.
     pub fn over(tell: impl FnOnce(&C::Model), mtu: u16) -> io::Result<World<C>> {
-        let (slab, rings) = (heap(GEOMETRY.bytes()), heap(REGION_SIZE));
+        let (slab, rings) = (memory(GEOMETRY.bytes()), memory(REGION_SIZE));
         let of_nicd = Slab { shard: 0, memory: slab.clone(), geometry: GEOMETRY };
         let model = C::model(std::slice::from_ref(&of_nicd));
         tell(&model);
-        let mut nicd = Datapath::new(C::driver(&model, mtu)?, vec![of_nicd], OURS, mtu);
+        let mut nicd = Datapath::new(C::driver(&model, &wishes(mtu, 1))?, vec![of_nicd], OURS, mtu);
         nicd.attach(0, rings.clone())?;
         let netd = NetdSide::new(rings, slab.clone(), GEOMETRY);
         let now = Instant::from_nanos(1_000_000_000);
@@ -160,7 +160,7 @@ impl<C: Chip> World<C> {
     /// netd dies, and another one begins over the same slab.
     pub fn new_netd(&mut self) -> io::Result<()> {
         self.nicd.detach(0)?;
-        let rings = heap(REGION_SIZE);
+        let rings = memory(REGION_SIZE);
         self.nicd.attach(0, rings.clone())?;
         self.netd = NetdSide::new(rings, self.slab.clone(), GEOMETRY);
         self.sleeps = false;

@@ -26,8 +26,18 @@ pub const HEAD: usize = 192;
 
 /// The repeated half of the key: Woo and Park §4.
 const KEY: u16 = 0x6d5a;
-/// Bits of the hash that select an entry of the table.
-const ENTRIES: u16 = 128;
+/// Entries of the table; the low bits of the hash select one.
+pub const ENTRIES: u16 = 128;
+
+/// The key as cards want it (Intel 82576 data sheet §7.1.2.10, VIRTIO 1.2 §5.1.6.5.7).
+pub const CARD_KEY: [u8; 40] = {
+    let (pair, mut key, mut n) = (KEY.to_be_bytes(), [0; 40], 0);
+    while n < key.len() {
+        key[n] = pair[n % 2];
+        n += 1;
+    }
+    key
+};
 
 /// IEEE 802.3: the type stands behind two addresses.
 const TYPE_AT: usize = 12;
@@ -112,8 +122,13 @@ impl Steering {
         For::Shard(self.select(folded))
     }
 
+    /// The shard of entry `entry` of the table.
+    pub const fn of_entry(self, entry: u16) -> u16 {
+        entry % self.shards
+    }
+
     const fn select(self, folded: u16) -> u16 {
-        (toeplitz(folded) as u16 % ENTRIES) % self.shards
+        self.of_entry(toeplitz(folded) as u16 % ENTRIES)
     }
 }
 
@@ -229,7 +244,7 @@ mod tests {
 
     /// The hash as the data sheets have it: bit by bit over a key of 40 bytes.
     fn toeplitz_long(input: &[u8]) -> u32 {
-        let key: Vec<u8> = core::iter::repeat_n(KEY.to_be_bytes(), 20).flatten().collect();
+        let key = CARD_KEY;
         let bit = |bytes: &[u8], n: usize| bytes[n / 8] >> (7 - n % 8) & 1;
         let mut hash = 0;
         for n in (0..input.len() * 8).filter(|&n| bit(input, n) == 1) {

@@ -69,19 +69,20 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
 }
 
 impl Guest {
-    /// Boots a guest with a NIC that QEMU calls `device` (with its options), plugged into TAP `tap`.
+    /// Boots a guest with a NIC that QEMU calls `device` (with its options), plugged into TAP `tap`, which has so many
+    /// queues.
     ///
     /// # Errors
     /// When QEMU does not start.
     ///
     /// # Panics
     /// When the guest does not come up within a minute.
-    pub fn boot(parts: &Path, device: &str, tap: &str) -> io::Result<Guest> {
+    pub fn boot(parts: &Path, device: &str, tap: &str, queues: u16) -> io::Result<Guest> {
         let dir = std::env::temp_dir().join(format!("axl-vm-{}-{tap}", std::process::id()));
         std::fs::create_dir_all(&dir)?;
         let [shell, qmp, log] = ["shell", "qmp", "console"].map(|name| dir.join(name));
         let qemu = Command::new(parts.join("qemu"))
-            .args("-accel tcg,thread=multi -cpu max -smp 2 -m 768 -nodefaults -no-user-config".split(' '))
+            .args("-accel tcg,thread=multi -cpu max -smp 1 -m 768 -nodefaults -no-user-config".split(' '))
             .args(
                 "-display none -no-reboot -machine q35 -device intel-iommu,intremap=on,caching-mode=on"
                     .split(' '),
@@ -91,7 +92,7 @@ impl Guest {
             .args(["-serial", "chardev:shell"])
             .args(["-qmp", &format!("unix:{},server=on,wait=off", qmp.display())])
             .args(["-device", "pcie-root-port,id=rp0,bus=pcie.0,addr=4.0,chassis=1"])
-            .args(["-netdev", &format!("tap,id=cable,ifname={tap},script=no,downscript=no")])
+            .args(["-netdev", &format!("tap,id=cable,ifname={tap},script=no,downscript=no,queues={queues}")])
             .args(["-device", &format!("{device},{PLUGGED}")])
             .arg("-kernel")
             .arg(parts.join("vmlinuz"))
@@ -210,6 +211,14 @@ impl Guest {
         self.qmp("device_del", json!({ "id": "nic" }));
     }
 
+    /// Waits until QEMU has let go of the NIC that was pulled out, which the guest has let go of.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn unplugged(&mut self) {
+        while self.hear_qmp("event")["event"] != "DEVICE_DELETED" {}
+    }
+
     /// Plugs another one like it in.
     ///
     /// # Panics
@@ -219,7 +228,7 @@ impl Guest {
         let pairs = words.split(',').filter_map(|word| word.split_once('='));
         // On the command line all of them are words; here a switch is one only where it knows "auto" too.
         let argument = |(key, value): (&str, &str)| {
-            let switch = key == "iommu_platform";
+            let switch = ["iommu_platform", "mq", "rss"].contains(&key);
             (key.to_owned(), if switch { Value::Bool(value == "on") } else { value.into() })
         };
         let arguments: serde_json::Map<String, Value> = pairs.map(argument).collect();

@@ -304,7 +304,7 @@ impl Nic<Arc<Region>> for Packet {
         None
     }
 
-    fn may_sleep(&mut self) -> bool {
+    fn may_sleep(&mut self, _takes: u64) -> bool {
         !self.ring.is_ready()
     }
 

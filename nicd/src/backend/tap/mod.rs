@@ -163,7 +163,7 @@ impl Nic<Arc<Region>> for Tap {
         None
     }
 
-    fn may_sleep(&mut self) -> bool {
+    fn may_sleep(&mut self, _takes: u64) -> bool {
         // The kernel says when a frame comes after the read that found none.
         true
     }

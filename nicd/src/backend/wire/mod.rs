@@ -271,7 +271,7 @@ impl Nic<Arc<Region>> for Wire {
         [self.link.deadline(), held, grace].into_iter().flatten().min()
     }
 
-    fn may_sleep(&mut self) -> bool {
+    fn may_sleep(&mut self, _takes: u64) -> bool {
         match self.cable.as_mut().map(Cable::arm) {
             // What is wrong will be said when it is received.
             Some(Err(_)) => false,

@@ -272,8 +272,8 @@ impl Nic<Arc<Region>> for Xdp {
         self.again
     }
 
-    fn may_sleep(&mut self) -> bool {
-        self.queues.iter().all(|queue| !queue.is_ready()) && self.packet.may_sleep()
+    fn may_sleep(&mut self, takes: u64) -> bool {
+        self.queues.iter().all(|queue| !queue.is_ready()) && self.packet.may_sleep(takes)
     }
 
     fn set_filter(&mut self, filter: &AddressFilter) {

@@ -4,7 +4,7 @@
 use crate::driver::intel::regs::registers;
 use bitfield_struct::bitfield;
 
-registers! { InterruptControl = 0x1514, QueueVectors = 0x1700, MiscVectors = 0x1740, ReceiveSplit = 0xc00c }
+registers! { InterruptControl = 0x1514, MiscVectors = 0x1740, Spreading = 0x5818 }
 
 /// GPIE, §8.8.11.
 #[bitfield(u32)]
@@ -21,7 +21,7 @@ pub struct InterruptControl {
     pub pba_support: bool,
 }
 
-/// IVAR0, §8.8.13: vectors of queue 0.
+/// IVAR of queues `n` and `n + 8`, §8.8.13: their vectors.
 #[bitfield(u32)]
 pub struct QueueVectors {
     #[bits(5)]
@@ -34,9 +34,49 @@ pub struct QueueVectors {
     #[bits(2)]
     _2: u8,
     pub transmit_valid: bool,
-    #[bits(16)]
-    _3: u16,
+    #[bits(5)]
+    pub receive_of_8: u8,
+    #[bits(2)]
+    _3: u8,
+    pub receive_of_8_valid: bool,
+    #[bits(5)]
+    pub transmit_of_8: u8,
+    #[bits(2)]
+    _4: u8,
+    pub transmit_of_8_valid: bool,
 }
+
+/// The first of the registers that are [`QueueVectors`].
+pub const QUEUE_VECTORS: usize = 0x1700;
+/// How many of them there are.
+pub const QUEUE_VECTORS_COUNT: usize = 8;
+
+/// MRQC, §8.10.18: which queue a frame goes to. What is hashed by addresses and ports, else by addresses.
+#[bitfield(u32)]
+pub struct Spreading {
+    /// 0: all frames go to queue 0; 2: as the hash says.
+    #[bits(3)]
+    pub kind: u8,
+    #[bits(13)]
+    _1: u16,
+    pub tcp4: bool,
+    pub ipv4: bool,
+    /// With extension headers.
+    pub tcp6_extended: bool,
+    #[bits(1)]
+    _2: u8,
+    pub ipv6: bool,
+    pub tcp6: bool,
+    pub udp4: bool,
+    pub udp6: bool,
+    #[bits(8)]
+    _3: u8,
+}
+
+/// RETA, §7.1.2.10: the queue of each value of the low seven bits of the hash, four bytes a register.
+pub const SPREADING_TABLE: usize = 0x5c00;
+/// RSSRK, §7.1.2.10: the key of the hash, four bytes a register.
+pub const SPREADING_KEY: usize = 0x5c80;
 
 /// IVAR_MISC, §8.8.14: vectors of what is no queue's.
 #[bitfield(u32)]
@@ -52,7 +92,7 @@ pub struct MiscVectors {
     _3: u16,
 }
 
-/// SRRCTL of queue 0, §8.10.2.
+/// SRRCTL, §8.10.2.
 #[bitfield(u32)]
 pub struct ReceiveSplit {
     /// Size of a buffer in KiB.
@@ -82,6 +122,10 @@ pub struct QueueControl {
     _3: u8,
 }
 
+/// From the registers of a queue to those of the next one: §8.10.2 on, §8.12.8 on.
+pub const QUEUE_STRIDE: usize = 0x40;
+/// [`ReceiveSplit`] of queue 0.
+pub const RECEIVE_SPLIT: usize = 0xc00c;
 /// [`QueueControl`] of receive queue 0 and of transmit queue 0.
 pub const QUEUE_CONTROLS: [usize; 2] = [0xc028, 0xe028];
 /// Extended causes, a bit a vector: EICR, §8.8.1; what is written as 1 is cleared.
@@ -114,5 +158,3 @@ pub const RECEIVE_RING: [usize; 5] = [0xc000, 0xc004, 0xc008, 0xc010, 0xc018];
 pub const TRANSMIT_RING: [usize; 5] = [0xe000, 0xe004, 0xe008, 0xe010, 0xe018];
 /// RLPML, §8.10.14: the longest frame with its CRC.
 pub const LONGEST: usize = 0x5004;
-/// Which queue a frame goes to: MRQC, §8.10.18. 0: the first.
-pub const QUEUES: usize = 0x5818;

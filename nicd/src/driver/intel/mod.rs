@@ -1,10 +1,11 @@
-//! Between the datapath and an Intel chip: its two rings, its interrupt, its link.
+//! Between the datapath and an Intel chip: its rings, its interrupt, its link.
 //!
 //! NAPI: an interrupt masks itself and is followed by rounds of polling; before it sleeps the driver
 //! clears what the rounds have dealt with, looks at the ring again, and only then unmasks. The chip gets one
 //! doorbell for what a round has posted and one for what it has sent.
 //!
-//! Pages: those of one shard at a time lie in the receive ring; the datapath copies for the others. When a
+//! A chip that spreads flows over queues has a pair of rings for each shard, and puts frames into pages of the shard that
+//! they are for; any other has one pair, with pages of one shard, and the datapath copies for the rest. When a
 //! netd is gone the chip is brought to rest, and its rings begin anew without that netd's pages; what
 //! other shards had handed down is lost with it, as in a link flap.
 //!
@@ -15,19 +16,23 @@ pub mod bring_up;
 pub mod desc;
 pub mod regs;
 
-use super::hardware::Hardware;
+use super::Wishes;
+use super::hardware::{Hardware, RINGS_SIZE};
 use super::lent::{Lent, Looks};
 use super::moderation::Moderation;
 use super::offload::{prepare, wanted};
-use super::receive::{self, ReceiveRing, Taken};
+use super::receive::{self, DESCRIPTOR, ReceiveRing, Taken};
 use super::transmit::{self, TransmitRing};
 use crate::counts::{Count, Counts};
 use crate::filter::AddressFilter;
-use crate::nic::{Capabilities, Frame, HEADER_MAX, Nic, Received, Slab, Transmitted};
+use crate::nic::{Capabilities, Frame, HEADER_MAX, Next, Nic, Received, Slab, Transmitted};
+use crate::stock::Stock;
+use core::fmt::Debug;
 use core::time::Duration;
 use proto::Instant;
 use proto::control::notices::{Mac, feature};
 use proto::nic::slab::{PageIndex, SMALL_SIZE};
+use proto::shm::Memory;
 use rustix::fd::BorrowedFd;
 use std::io;
 
@@ -54,10 +59,8 @@ pub struct Setup {
     pub mac: Mac,
     /// The largest payload of a frame in bytes.
     pub mtu: usize,
-    /// The receive ring.
-    pub receive: RingPlace,
-    /// The transmit ring.
-    pub transmit: RingPlace,
+    /// Queues each way; with several, queue `n` is for shard `n`.
+    pub queues: usize,
 }
 
 /// What an interrupt was for.
@@ -76,17 +79,21 @@ pub struct Causes {
 }
 
 /// One kind of Intel chip: its registers.
-pub trait Chip: Sized {
+pub trait Chip: Debug + Sized {
     /// Its name for people.
     const NAME: &'static str;
-    /// Registers of its receive ring: base low and high, length, head, tail.
+    /// Queues each way at most. With more than one it spreads flows over them as netd's shards are chosen.
+    const QUEUES: usize = 1;
+    /// Registers of the receive ring of queue 0: base low and high, length, head, tail.
     const RECEIVE_RING: [usize; 5];
-    /// Registers of its transmit ring, as [`Chip::RECEIVE_RING`].
+    /// Registers of the transmit ring of queue 0, as [`Chip::RECEIVE_RING`].
     const TRANSMIT_RING: [usize; 5];
+    /// From the registers of a queue to those of the next one.
+    const QUEUE_STRIDE: usize = 0;
     /// How it writes received frames.
-    type Receive: receive::Format;
+    type Receive: receive::Format + Debug;
     /// How it reads frames to send.
-    type Transmit: transmit::Format;
+    type Transmit: transmit::Format + Debug;
 
     /// Resets it. It neither receives nor sends; its interrupts are masked.
     ///
@@ -97,7 +104,7 @@ pub trait Chip: Sized {
     ///
     /// # Errors
     /// When it does not answer.
-    fn forget<H: Hardware>(&self, _hw: &H) -> io::Result<bool> {
+    fn forget<H: Hardware>(&self, _hw: &H, _setup: &Setup) -> io::Result<bool> {
         Ok(false)
     }
     /// Programs what else there is, after a reset or when it has forgotten the former rings; where the rings lie
@@ -126,6 +133,56 @@ pub trait Chip: Sized {
     fn throttle<H: Hardware>(&self, hw: &H, interval: Duration);
 }
 
+/// A queue each way.
+#[derive(Debug)]
+struct Pair<M, C: Chip> {
+    receive: ReceiveRing<M, C::Receive>,
+    transmit: TransmitRing<M, C::Transmit>,
+    /// The tails that the chip was told.
+    receive_told: u32,
+    transmit_told: u32,
+}
+
+impl<M: Memory + Clone, C: Chip> Pair<M, C> {
+    /// Bytes of its rings.
+    const BYTES: usize = (RECEIVE_SLOTS + TRANSMIT_SLOTS) as usize * DESCRIPTOR;
+
+    /// Queue `number` each way, in the memory of the rings.
+    fn new(memory: &M, number: usize) -> Self {
+        let at = number * Self::BYTES;
+        let receive = ReceiveRing::new(memory.clone(), at, RECEIVE_SLOTS);
+        let transmit = TransmitRing::new(memory.clone(), at + receive.bytes(), TRANSMIT_SLOTS);
+        Pair { receive, transmit, receive_told: 0, transmit_told: 0 }
+    }
+
+    /// Tells the chip where the rings of queue `number` lie.
+    fn program<H: Hardware<Memory = M>>(&self, hw: &H, number: usize) {
+        let registers = |ring: [usize; 5]| ring.map(|at| at + number * C::QUEUE_STRIDE);
+        let place = RingPlace { iova: self.receive.iova(), bytes: self.receive.bytes() };
+        bring_up::program_ring(hw, registers(C::RECEIVE_RING), place);
+        let place = RingPlace { iova: self.transmit.iova(), bytes: self.transmit.bytes() };
+        bring_up::program_ring(hw, registers(C::TRANSMIT_RING), place);
+    }
+
+    /// Posts what there is for it.
+    fn post(&mut self, home: Option<&Slab<M>>, stock: &mut Stock) {
+        let Some(home) = home else { return };
+        while self.receive.room() > 0
+            && let Some(page) = stock.take_small(home.shard)
+        {
+            self.receive.post(home, page);
+        }
+    }
+
+    /// Whether the chip is to be told of pages, and of frames to send.
+    fn untold(&self) -> [bool; 2] {
+        let posted = self.receive.tail().wrapping_sub(self.receive_told) & (RECEIVE_SLOTS - 1);
+        let known = self.receive.posted() - posted.min(self.receive.posted());
+        let receive = posted >= DOORBELL_BATCH || (posted > 0 && known < RECEIVE_SLOTS / 2);
+        [receive, self.transmit.tail() != self.transmit_told]
+    }
+}
+
 /// An Intel chip.
 #[derive(Debug)]
 pub struct IntelNic<H: Hardware, C: Chip> {
@@ -133,11 +190,7 @@ pub struct IntelNic<H: Hardware, C: Chip> {
     chip: C,
     setup: Setup,
     filter: AddressFilter,
-    receive: ReceiveRing<H::Memory, C::Receive>,
-    transmit: TransmitRing<H::Memory, C::Transmit>,
-    /// Posted, but not told.
-    receive_told: u32,
-    transmit_told: u32,
+    pairs: Vec<Pair<H::Memory, C>>,
     lent: Lent<H::Memory>,
     features: u32,
     carrier: bool,
@@ -151,31 +204,23 @@ pub struct IntelNic<H: Hardware, C: Chip> {
 }
 
 impl<H: Hardware, C: Chip> IntelNic<H, C> {
-    /// Resets a chip and sets it up. With `offload` it fills in checksums and cuts super-frames.
+    /// Resets a chip and sets it up as is wished.
     ///
     /// # Errors
     /// When it does not answer.
-    pub fn new(hw: H, chip: C, mac: Mac, mtu: u16, offload: bool) -> io::Result<Self> {
-        let receive = ReceiveRing::new(hw.rings(), 0, RECEIVE_SLOTS);
-        let transmit = TransmitRing::new(hw.rings(), receive.bytes(), TRANSMIT_SLOTS);
-        let setup = Setup {
-            mac,
-            mtu: mtu.into(),
-            receive: RingPlace { iova: receive.iova(), bytes: receive.bytes() },
-            transmit: RingPlace { iova: transmit.iova(), bytes: transmit.bytes() },
-        };
+    pub fn new(hw: H, chip: C, wishes: &Wishes) -> io::Result<Self> {
+        const { assert!(C::QUEUES * Pair::<H::Memory, C>::BYTES <= RINGS_SIZE) };
+        let queues = wishes.queues(C::QUEUES);
+        let memory = hw.rings();
         let features = feature::TX_CHECKSUM | feature::RX_CHECKSUM | feature::TSO4 | feature::TSO6;
         let mut nic = IntelNic {
             hw,
             chip,
-            setup,
-            filter: AddressFilter::new(mac),
-            receive,
-            transmit,
-            receive_told: 0,
-            transmit_told: 0,
-            lent: Lent::new(TRANSMIT_SLOTS as usize),
-            features: if offload { features } else { 0 },
+            setup: Setup { mac: wishes.mac, mtu: wishes.mtu.into(), queues },
+            filter: AddressFilter::new(wishes.mac),
+            pairs: (0..queues).map(|number| Pair::new(&memory, number)).collect(),
+            lent: Lent::new(queues, queues * TRANSMIT_SLOTS as usize),
+            features: if wishes.offload { features } else { 0 },
             carrier: false,
             masked: true,
             looks: Looks::default(),
@@ -195,14 +240,15 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
     /// From whatever state it is in to empty rings that are served; without a reset, which costs the link,
     /// where the chip can do without.
     fn begin(&mut self, reset: bool) -> io::Result<()> {
-        self.receive.clear(|_| {});
-        self.transmit.clear(|_| {});
-        (self.receive_told, self.transmit_told) = (0, 0);
-        if reset || !self.chip.forget(&self.hw)? {
+        for pair in &mut self.pairs {
+            pair.receive.clear(|_| {});
+            pair.transmit.clear(|_| {});
+            (pair.receive_told, pair.transmit_told) = (0, 0);
+        }
+        if reset || !self.chip.forget(&self.hw, &self.setup)? {
             self.chip.reset(&self.hw, &self.setup)?;
         }
-        bring_up::program_ring(&self.hw, C::RECEIVE_RING, self.setup.receive);
-        bring_up::program_ring(&self.hw, C::TRANSMIT_RING, self.setup.transmit);
+        self.pairs.iter().enumerate().for_each(|(number, pair)| pair.program(&self.hw, number));
         self.chip.program(&self.hw, &self.setup)?;
         self.chip.throttle(&self.hw, self.moderation.interval());
         // Only now: a ring of the last owner would be written to otherwise.
@@ -214,35 +260,31 @@ impl<H: Hardware, C: Chip> IntelNic<H, C> {
         Ok(())
     }
 
-    /// Posts what there is.
-    fn post(&mut self) {
-        let Some(home) = &self.lent.home else { return };
-        while self.receive.room() > 0
-            && let Some(page) = self.lent.stock.take_small(home.shard)
-        {
-            self.receive.post(home, page);
-        }
-    }
-
     /// Tells the chip of new descriptors where that is due; doorbells that it took.
     fn tell(&mut self) -> u64 {
-        let posted = self.receive.tail().wrapping_sub(self.receive_told) & (RECEIVE_SLOTS - 1);
-        let known = self.receive.posted() - posted.min(self.receive.posted());
-        let receive = posted >= DOORBELL_BATCH || (posted > 0 && known < RECEIVE_SLOTS / 2);
-        let transmit = self.transmit.tail() != self.transmit_told;
-        if receive || transmit {
-            // Descriptors are in memory before the chip is told of them.
-            core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        let mut doorbells = 0;
+        for (number, pair) in self.pairs.iter_mut().enumerate() {
+            let [receive, transmit] = pair.untold();
+            if receive || transmit {
+                // Descriptors are in memory before the chip is told of them.
+                core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+            }
+            if receive {
+                pair.receive_told = pair.receive.tail();
+                self.hw.write32(C::RECEIVE_RING[4] + number * C::QUEUE_STRIDE, pair.receive_told);
+            }
+            if transmit {
+                pair.transmit_told = pair.transmit.tail();
+                self.hw.write32(C::TRANSMIT_RING[4] + number * C::QUEUE_STRIDE, pair.transmit_told);
+            }
+            doorbells += u64::from(receive) + u64::from(transmit);
         }
-        if receive {
-            self.receive_told = self.receive.tail();
-            self.hw.write32(C::RECEIVE_RING[4], self.receive_told);
-        }
-        if transmit {
-            self.transmit_told = self.transmit.tail();
-            self.hw.write32(C::TRANSMIT_RING[4], self.transmit_told);
-        }
-        u64::from(receive) + u64::from(transmit)
+        doorbells
+    }
+
+    /// Whether a frame is there for one of the shards in `takes`.
+    fn is_ready(&self, takes: u64) -> bool {
+        self.lent.rings_for(takes).any(|ring| self.pairs[ring].receive.is_ready())
     }
 
     fn see_link(&mut self, counts: &mut Counts) -> io::Result<()> {
@@ -266,22 +308,24 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
 
     fn fill(&mut self, slab: &Slab<H::Memory>, page: PageIndex) {
         // Into the ring at once, where there is room: most pages come for one that was taken out of it.
-        if self.lent.lies_in() == Some(slab.shard)
-            && self.receive.room() > 0
+        if let Some(ring) = self.lent.fills(slab.shard)
+            && self.pairs[ring].receive.room() > 0
             && slab.page_size(page) == SMALL_SIZE
         {
-            self.receive.post(slab, page);
+            self.pairs[ring].receive.post(slab, page);
         } else {
             self.lent.fill(slab, page);
         }
     }
 
-    fn lies_in(&self) -> Option<u16> {
-        self.lent.lies_in()
+    fn next_in(&mut self, takes: u64) -> Next {
+        let pairs = &self.pairs;
+        self.lent.next_in(takes, |ring| pairs[ring].receive.is_ready())
     }
 
     fn wants_pages(&self, shard: u16) -> bool {
-        self.lent.wanted(shard, self.receive.room() as usize, RECEIVE_SLOTS as usize)
+        let room = self.pairs[self.lent.ring_of(shard)].receive.room();
+        self.lent.wanted(shard, room as usize, RECEIVE_SLOTS as usize)
     }
 
     fn pages(&mut self, slab: &Slab<H::Memory>, frame: &mut Frame, len: usize) -> bool {
@@ -290,14 +334,14 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
 
     fn receive(
         &mut self,
-        _: &Slab<H::Memory>,
+        slab: &Slab<H::Memory>,
         frame: &mut Frame,
         now: Instant,
         counts: &mut Counts,
     ) -> io::Result<Received> {
-        let Some(home) = &self.lent.home else { return Ok(Received::Nothing) };
-        let (stock, longest) = (&mut self.lent.stock, self.setup.mtu + HEADER_MAX);
-        match self.receive.take(frame, longest, |page| stock.put(home, page)) {
+        let (ring, longest) = (self.lent.ring_of(slab.shard), self.setup.mtu + HEADER_MAX);
+        let (Some(home), stock) = self.lent.apart(ring) else { return Ok(Received::Nothing) };
+        match self.pairs[ring].receive.take(frame, longest, |page| stock.put(home, page)) {
             Taken::Frame => {
                 self.looks.moved(now);
                 self.moderation.moved(frame.len());
@@ -323,10 +367,11 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
         now: Instant,
         counts: &mut Counts,
     ) -> io::Result<Transmitted> {
-        if !self.transmit.has_room() {
+        let ring = &mut self.pairs[self.lent.ring_of(slab.shard)].transmit;
+        if !ring.has_room() {
             let done = &mut self.lent.done;
-            self.transmit.clean(|page| done.push(page));
-            if !self.transmit.has_room() {
+            ring.clean(|page| done.push(page));
+            if !ring.has_room() {
                 return Ok(Transmitted::Busy);
             }
         }
@@ -338,7 +383,7 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
         if let Some(cut) = &wanted.cut {
             prepare(slab, first, cut, frame.len());
         }
-        self.transmit.send(slab, frame, &wanted);
+        ring.send(slab, frame, &wanted);
         self.looks.moved(now);
         self.moderation.moved(frame.len());
         counts.count(Count::TxFrames);
@@ -347,40 +392,46 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
     }
 
     fn flush(&mut self, _: Instant, counts: &mut Counts) {
-        self.post();
+        for (number, pair) in self.pairs.iter_mut().enumerate() {
+            let (home, stock) = self.lent.apart(number);
+            pair.post(home, stock);
+        }
+        self.lent.take_turns();
         counts.add(Count::Doorbells, self.tell());
     }
 
     fn complete(&mut self) -> Option<(u16, PageIndex)> {
         if self.lent.done.is_empty() {
             let done = &mut self.lent.done;
-            self.transmit.clean(|page| done.push(page));
+            self.pairs.iter_mut().for_each(|pair| pair.transmit.clean(|page| done.push(page)));
         }
         self.lent.done.pop()
     }
 
     fn reset(&mut self, shard: u16) -> io::Result<()> {
-        let ours = self.lies_in() == Some(shard);
-        let sends = self.transmit.used() > 0;
+        let fills = self.lent.fills(shard).is_some();
+        let sends = self.pairs[self.lent.ring_of(shard)].transmit.used() > 0;
         self.lent.forget(shard);
-        if !ours && !sends {
+        if !fills && !sends {
             return Ok(());
         }
         self.stops += 1;
         self.hw.quiesce()?;
-        let Lent { stock, done, home } = &mut self.lent;
-        let kept = home.take().filter(|home| home.shard != shard);
-        self.receive.clear(|page| {
-            if let Some(home) = &kept {
-                stock.put(home, page);
-            }
-        });
-        self.transmit.clear(|(whose, page)| {
-            if whose != shard {
-                done.push((whose, page));
-            }
-        });
-        *home = kept;
+        self.lent.leave(shard);
+        for (number, pair) in self.pairs.iter_mut().enumerate() {
+            let (home, stock) = self.lent.apart(number);
+            pair.receive.clear(|page| {
+                if let Some(home) = home {
+                    stock.put(home, page);
+                }
+            });
+            let done = &mut self.lent.done;
+            pair.transmit.clear(|(whose, page)| {
+                if whose != shard {
+                    done.push((whose, page));
+                }
+            });
+        }
         self.begin(false)
     }
 
@@ -416,11 +467,12 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
         self.looks.due()
     }
 
-    fn may_sleep(&mut self) -> bool {
-        if self.receive.is_ready() {
+    fn may_sleep(&mut self, takes: u64) -> bool {
+        if self.is_ready(takes) {
             return false;
         }
-        if !self.masked {
+        // Nothing could be done about a frame before pages come: no interrupt needs to tell of one.
+        if !self.masked || (takes == 0 && self.pairs.iter().any(|pair| pair.receive.is_ready())) {
             return true;
         }
         if let Err(error) = self.chip.settle(&self.hw) {
@@ -430,7 +482,7 @@ impl<H: Hardware, C: Chip> Nic<H::Memory> for IntelNic<H, C> {
             return true;
         }
         // What came before this is seen now; what comes after it interrupts.
-        if self.receive.is_ready() {
+        if self.is_ready(takes) {
             return false;
         }
         self.masked = false;

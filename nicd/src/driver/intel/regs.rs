@@ -152,8 +152,12 @@ pub struct ReceiveChecksum {
     pub start: u8,
     pub ip: bool,
     pub transport: bool,
-    #[bits(22)]
-    _1: u32,
+    #[bits(3)]
+    _1: u8,
+    /// Descriptors have the hash of the frame, in place of a sum over all of it.
+    pub hash_in_descriptor: bool,
+    #[bits(18)]
+    _2: u32,
 }
 
 /// Multicast table, 82574 §10.2.5.16, 82576 §8.10.15.

@@ -1,15 +1,19 @@
 //! virtio-net between the datapath and its virtqueues: features, queues, frames, link.
 //!
-//! A receive buffer is a small page of one shard at a time; a frame begins behind its header in the first.
+//! A device that spreads flows by a hash ([`super::spread`]) has a pair of queues for each shard; any other has one pair
+//! for all of them. A receive buffer is a small page of one shard at a time; a frame begins behind its header in the first.
 //! A frame to send is a chain: its header, in the rings' memory, and its pages. Interrupts are asked for by position, so
 //! that none comes while the rings are polled.
 
 use super::regs::{LINK_STATUS, LINK_UP, Layout, common, feature as bit, status};
 use super::ring::{BYTES, Buffer, Lied, Queue, SLOTS};
+use super::spread::{self, Control};
 use crate::counts::{Count, Counts};
-use crate::driver::hardware::{Hardware, gone, ring_iova, slab_iova, stuck};
+use crate::driver::Wishes;
+use crate::driver::hardware::{Hardware, RINGS_SIZE, gone, ring_iova, slab_iova, stuck};
 use crate::driver::lent::{Lent, Looks};
-use crate::nic::{Capabilities, Frame, HEADER_MAX, HEADER_MIN, Nic, Received, Slab, Transmitted};
+use crate::nic::{Capabilities, Frame, HEADER_MAX, HEADER_MIN, Next, Nic, Received, Slab, Transmitted};
+use crate::stock::Stock;
 use crate::virtio_header::{self, VIRTIO_HEADER_SIZE as HEADER};
 use core::time::Duration;
 use proto::Instant;
@@ -23,13 +27,17 @@ use std::io;
 /// §4.1.2: vendor, and the modern and the transitional network device.
 pub const IDS: [(u16, u16); 2] = [(0x1af4, 0x1041), (0x1af4, 0x1000)];
 
-/// Numbers of the queues, §5.1.2.
-const RECEIVE: u16 = 0;
-const TRANSMIT: u16 = 1;
-/// Where the headers of frames to send lie in the rings' memory.
-const HEADERS_AT: usize = 2 * BYTES;
 /// Bytes from one header to the next.
 const HEADER_STRIDE: usize = 16;
+/// Bytes of a pair's memory: its two queues, then the headers of frames to send.
+const PAIR_BYTES: usize = 2 * BYTES + SLOTS as usize * HEADER_STRIDE;
+/// Pairs at most.
+const PAIRS: usize = 8;
+/// Where the control queue lies, behind all pairs.
+const CONTROL_AT: usize = PAIRS * PAIR_BYTES;
+
+const _: () = assert!(CONTROL_AT + spread::BYTES <= RINGS_SIZE && PAIR_BYTES.is_multiple_of(0x1000));
+
 /// §2.4.1: a reset ends at once; who takes longer than this does not come back.
 const RESET_STEP: Duration = Duration::from_millis(1);
 const RESET_STEPS: u32 = 100;
@@ -40,22 +48,77 @@ fn broken(_: Lied) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the device named a buffer that it does not have")
 }
 
-/// A virtio network device.
+/// A queue each way.
 #[derive(Debug)]
-pub struct Virtio<H: Hardware> {
-    hw: H,
-    layout: Layout,
-    /// Places of the notification registers of the two queues.
+struct Pair<M> {
+    receive: Queue<M>,
+    transmit: Queue<M>,
+    /// Places of their notification registers.
     doorbell_at: [usize; 2],
-    rings: H::Memory,
-    receive: Queue<H::Memory>,
-    transmit: Queue<H::Memory>,
+    /// Where the headers of frames to send lie in the rings' memory.
+    headers_at: usize,
     /// By descriptor.
     posted: Vec<PageIndex>,
     /// By first descriptor.
     sending: Vec<Option<(u16, Frame)>>,
     /// Posted, not told.
     untold: usize,
+}
+
+impl<M: Memory + Clone> Pair<M> {
+    /// Pair `number`.
+    fn new(memory: &M, number: usize) -> Self {
+        let at = number * PAIR_BYTES;
+        Pair {
+            receive: Queue::new(memory.clone(), at, SLOTS),
+            transmit: Queue::new(memory.clone(), at + BYTES, SLOTS),
+            doorbell_at: [0; 2],
+            headers_at: at + 2 * BYTES,
+            posted: vec![PageIndex(0); SLOTS.into()],
+            sending: vec![None; SLOTS.into()],
+            untold: 0,
+        }
+    }
+
+    /// The device was reset.
+    fn clear(&mut self, event_index: bool) {
+        self.receive.clear(event_index);
+        self.transmit.clear(event_index);
+        self.sending.fill(None);
+        self.untold = 0;
+    }
+
+    /// Posts what there is for it.
+    fn post(&mut self, home: Option<&Slab<M>>, stock: &mut Stock) {
+        let Some(home) = home else { return };
+        while self.receive.room() > 0
+            && let Some(page) = stock.take_small(home.shard)
+        {
+            let iova = slab_iova(home.shard) + home.geometry.page_at(page) as u64;
+            let head = self.receive.put(&[Buffer { iova, len: SMALL_SIZE as u32, written: true }]);
+            self.posted[usize::from(head)] = page;
+            self.untold += 1;
+        }
+    }
+
+    /// Publishes what is due; whether the device wants to be told of pages, and of frames to send.
+    fn publish(&mut self) -> [bool; 2] {
+        let known = self.receive.busy() - self.untold.min(self.receive.busy());
+        let due = self.untold >= DOORBELL_BATCH || (self.untold > 0 && known < usize::from(SLOTS) / 2);
+        if due {
+            self.untold = 0;
+        }
+        [due && self.receive.publish(), self.transmit.publish()]
+    }
+}
+
+/// A virtio network device.
+#[derive(Debug)]
+pub struct Virtio<H: Hardware> {
+    hw: H,
+    layout: Layout,
+    rings: H::Memory,
+    pairs: Vec<Pair<H::Memory>>,
     lent: Lent<H::Memory>,
     longest: usize,
     offload: bool,
@@ -74,21 +137,16 @@ impl<H: Hardware> Virtio<H> {
     ///
     /// # Errors
     /// When it does not answer, or does not reach memory through the IOMMU.
-    pub fn new(hw: H, layout: Layout, mtu: u16, offload: bool) -> io::Result<Self> {
+    pub fn new(hw: H, layout: Layout, wishes: &Wishes) -> io::Result<Self> {
         let rings = hw.rings();
         let mut nic = Virtio {
             layout,
-            doorbell_at: [0; 2],
-            receive: Queue::new(hw.rings(), 0),
-            transmit: Queue::new(hw.rings(), BYTES),
             rings,
             hw,
-            posted: vec![PageIndex(0); SLOTS.into()],
-            sending: vec![None; SLOTS.into()],
-            untold: 0,
-            lent: Lent::new(2 * usize::from(SLOTS)),
-            longest: usize::from(mtu) + HEADER_MAX,
-            offload,
+            pairs: Vec::new(),
+            lent: Lent::new(1, 0),
+            longest: usize::from(wishes.mtu) + HEADER_MAX,
+            offload: wishes.offload,
             features: 0,
             carrier: false,
             has_status: false,
@@ -97,6 +155,13 @@ impl<H: Hardware> Virtio<H> {
             looks: Looks::default(),
             stops: 0,
         };
+        nic.acknowledge()?;
+        let offered = nic.offered()?;
+        let most =
+            if offered & spread::NEEDED == spread::NEEDED { spread::queues(&nic.hw, &layout) } else { 1 };
+        let pairs = wishes.queues(most.min(PAIRS));
+        nic.pairs = (0..pairs).map(|number| Pair::new(&nic.rings, number)).collect();
+        nic.lent = Lent::new(pairs, 2 * pairs * usize::from(SLOTS));
         nic.begin()?;
         Ok(nic)
     }
@@ -115,8 +180,8 @@ impl<H: Hardware> Virtio<H> {
         }
     }
 
-    /// §3.1.1: from reset to a device that works.
-    fn begin(&mut self) -> io::Result<()> {
+    /// §3.1.1 steps 1 to 3: reset, and there is a driver.
+    fn acknowledge(&self) -> io::Result<()> {
         let place = self.at(common::DEVICE_STATUS);
         self.hw.write8(place, 0);
         if !self.hw.wait_until(RESET_STEP, RESET_STEPS, |hw| hw.read8(place) == 0) {
@@ -124,14 +189,33 @@ impl<H: Hardware> Virtio<H> {
             return Err(stuck("its reset does not end"));
         }
         self.hw.write8(place, status::ACKNOWLEDGE | status::DRIVER);
+        Ok(())
+    }
+
+    /// §3.1.1: from reset to a device that works.
+    fn begin(&mut self) -> io::Result<()> {
+        self.acknowledge()?;
         let agreed = self.agree()?;
         let event_index = agreed & bit::EVENT_IDX != 0;
-        self.receive.clear(event_index);
-        self.transmit.clear(event_index);
-        self.untold = 0;
         self.hw.write16(self.at(common::CONFIG_VECTOR), 0);
-        self.enable(RECEIVE, self.receive.addresses())?;
-        self.enable(TRANSMIT, self.transmit.addresses())?;
+        for number in 0..self.pairs.len() {
+            let pair = &mut self.pairs[number];
+            pair.clear(event_index);
+            let addresses = [pair.receive.addresses(), pair.transmit.addresses()];
+            for (way, addresses) in addresses.into_iter().enumerate() {
+                // §5.1.2: the queues of a pair stand side by side.
+                let doorbell_at = self.enable((2 * number + way) as u16, SLOTS, addresses)?;
+                self.pairs[number].doorbell_at[way] = doorbell_at;
+            }
+        }
+        let control = match self.pairs.len() {
+            1 => None,
+            _ => {
+                let control = Control::new(&self.rings, CONTROL_AT, spread::number(&self.hw, &self.layout));
+                let doorbell_at = self.enable(control.number, spread::SLOTS, control.addresses())?;
+                Some((control, doorbell_at))
+            }
+        };
         self.has_status = agreed & bit::STATUS != 0;
         self.merges = agreed & bit::MRG_RXBUF != 0;
         let bits = [
@@ -144,21 +228,29 @@ impl<H: Hardware> Virtio<H> {
         // Only now: rings of the last owner would be used otherwise.
         self.hw.start()?;
         let working = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
-        self.hw.write8(place, working);
+        self.hw.write8(self.at(common::DEVICE_STATUS), working);
         self.status()?;
+        if let Some((mut control, doorbell_at)) = control {
+            control.spread(&self.hw, doorbell_at, self.pairs.len() as u16)?;
+        }
         self.armed = false;
         self.carrier = self.link();
         Ok(())
     }
 
-    /// §2.2, §3.1.1 steps 4 to 6.
-    fn agree(&self) -> io::Result<u64> {
+    /// What the device can do.
+    fn offered(&self) -> io::Result<u64> {
         let mut offered = 0;
         for half in 0..2 {
             self.hw.write32(self.at(common::DEVICE_FEATURE_SELECT), half);
             offered |= u64::from(self.hw.read32(self.at(common::DEVICE_FEATURE))) << (32 * half);
         }
-        self.status()?;
+        self.status().map(|_| offered)
+    }
+
+    /// §2.2, §3.1.1 steps 4 to 6.
+    fn agree(&self) -> io::Result<u64> {
+        let offered = self.offered()?;
         let refuse = |words| Err(io::Error::new(io::ErrorKind::Unsupported, words));
         if offered & bit::VERSION_1 == 0 {
             return refuse("a legacy device; it must offer virtio 1");
@@ -170,7 +262,8 @@ impl<H: Hardware> Virtio<H> {
         }
         let always = bit::VERSION_1 | bit::ACCESS_PLATFORM | bit::MRG_RXBUF | bit::STATUS | bit::EVENT_IDX;
         let offloads = bit::CSUM | bit::GUEST_CSUM | bit::HOST_TSO4 | bit::HOST_TSO6;
-        let mut agreed = offered & (always | if self.offload { offloads } else { 0 });
+        let spreads = if self.pairs.len() > 1 { spread::NEEDED } else { 0 };
+        let mut agreed = offered & (always | spreads | if self.offload { offloads } else { 0 });
         if agreed & bit::CSUM == 0 {
             // §5.1.3.1: a device that cuts must fill in.
             agreed &= !(bit::HOST_TSO4 | bit::HOST_TSO6);
@@ -187,13 +280,13 @@ impl<H: Hardware> Virtio<H> {
         }
     }
 
-    /// §4.1.5.1.3.
-    fn enable(&mut self, queue: u16, addresses: [u64; 3]) -> io::Result<()> {
+    /// §4.1.5.1.3: a queue of so many slots; where its notification register is.
+    fn enable(&self, queue: u16, slots: u16, addresses: [u64; 3]) -> io::Result<usize> {
         self.hw.write16(self.at(common::QUEUE_SELECT), queue);
-        if self.hw.read16(self.at(common::QUEUE_SIZE)) < SLOTS {
+        if self.hw.read16(self.at(common::QUEUE_SIZE)) < slots {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "its queues are shorter than ours"));
         }
-        self.hw.write16(self.at(common::QUEUE_SIZE), SLOTS);
+        self.hw.write16(self.at(common::QUEUE_SIZE), slots);
         self.hw.write16(self.at(common::QUEUE_VECTOR), 0);
         for (register, address) in common::QUEUE_ADDRESSES.into_iter().zip(addresses) {
             self.hw.write32(self.at(register), address as u32);
@@ -201,60 +294,54 @@ impl<H: Hardware> Virtio<H> {
         }
         let off = usize::from(self.hw.read16(self.at(common::QUEUE_NOTIFY_OFF)));
         self.status()?;
-        self.doorbell_at[usize::from(queue)] = self.layout.notify + off * self.layout.multiplier;
         self.hw.write16(self.at(common::QUEUE_ENABLE), 1);
-        Ok(())
+        Ok(self.layout.notify + off * self.layout.multiplier)
     }
 
     fn link(&self) -> bool {
         !self.has_status || self.hw.read16(self.layout.device + LINK_STATUS) & LINK_UP != 0
     }
 
-    fn post(&mut self) {
-        let Some(home) = &self.lent.home else { return };
-        while self.receive.room() > 0
-            && let Some(page) = self.lent.stock.take_small(home.shard)
-        {
-            let iova = slab_iova(home.shard) + home.geometry.page_at(page) as u64;
-            let head = self.receive.put(&[Buffer { iova, len: SMALL_SIZE as u32, written: true }]);
-            self.posted[usize::from(head)] = page;
-            self.untold += 1;
-        }
-    }
-
     /// Tells the device of what it has to look at, where it wants to be told; doorbells that it took.
     fn tell(&mut self) -> u64 {
-        let known = self.receive.busy() - self.untold.min(self.receive.busy());
         let mut doorbells = 0;
-        if self.untold >= DOORBELL_BATCH || (self.untold > 0 && known < usize::from(SLOTS) / 2) {
-            self.untold = 0;
-            if self.receive.publish() {
-                self.hw.write16(self.doorbell_at[0], RECEIVE);
-                doorbells += 1;
+        for (number, pair) in self.pairs.iter_mut().enumerate() {
+            for (way, wanted) in pair.publish().into_iter().enumerate() {
+                if wanted {
+                    self.hw.write16(pair.doorbell_at[way], (2 * number + way) as u16);
+                    doorbells += 1;
+                }
             }
-        }
-        if self.transmit.publish() {
-            self.hw.write16(self.doorbell_at[1], TRANSMIT);
-            doorbells += 1;
         }
         doorbells
     }
 
-    /// Gives back the pages of what was sent.
-    fn clean(&mut self) -> io::Result<()> {
-        while let Some(used) = self.transmit.take().map_err(broken)? {
-            if let Some((shard, frame)) = self.sending[usize::from(used.head)].take() {
+    /// Gives back the pages of what pair `number` has sent.
+    fn clean(&mut self, number: usize) -> io::Result<()> {
+        let pair = &mut self.pairs[number];
+        while let Some(used) = pair.transmit.take().map_err(broken)? {
+            if let Some((shard, frame)) = pair.sending[usize::from(used.head)].take() {
                 self.lent.give_back(shard, &frame);
             }
         }
         Ok(())
     }
 
-    /// The next frame, in the buffers that it takes; `Some(false)` when it is none.
-    fn take(&mut self, frame: &mut Frame) -> io::Result<Option<bool>> {
-        let Some(home) = &self.lent.home else { return Ok(None) };
-        let Some(first) = self.receive.take().map_err(broken)? else { return Ok(None) };
-        let page = self.posted[usize::from(first.head)];
+    fn clean_all(&mut self) -> io::Result<()> {
+        (0..self.pairs.len()).try_for_each(|number| self.clean(number))
+    }
+
+    /// Whether a frame is there for one of the shards in `takes`.
+    fn is_ready(&self, takes: u64) -> bool {
+        self.lent.rings_for(takes).any(|ring| self.pairs[ring].receive.is_ready())
+    }
+
+    /// The next frame of pair `number`, in the buffers that it takes; `Some(false)` when it is none.
+    fn take(&mut self, number: usize, frame: &mut Frame) -> io::Result<Option<bool>> {
+        let (Some(home), stock) = self.lent.apart(number) else { return Ok(None) };
+        let Pair { receive, posted, .. } = &mut self.pairs[number];
+        let Some(first) = receive.take().map_err(broken)? else { return Ok(None) };
+        let page = posted[usize::from(first.head)];
         let mut header = [0; HEADER];
         home.memory.read(home.geometry.page_at(page), &mut header);
         let fits = |len: u32, least: usize| (least..=SMALL_SIZE).contains(&(len as usize));
@@ -268,8 +355,8 @@ impl<H: Hardware> Virtio<H> {
         }
         // §5.1.6.4: a frame's buffers are used together.
         for _ in 1..buffers {
-            let Some(next) = self.receive.take().map_err(broken)? else { return Err(broken(Lied)) };
-            let page = self.posted[usize::from(next.head)];
+            let Some(next) = receive.take().map_err(broken)? else { return Err(broken(Lied)) };
+            let page = posted[usize::from(next.head)];
             match sound && fits(next.len, 1) {
                 true => frame.add(Descriptor::plain(page, 0, next.len)),
                 false => {
@@ -286,7 +373,7 @@ impl<H: Hardware> Virtio<H> {
         };
         if !sound {
             let pages = frame.pieces().iter().map(|piece| piece.page).chain(spoiled);
-            pages.for_each(|page| self.lent.stock.put(home, page));
+            pages.for_each(|page| stock.put(home, page));
             frame.clear();
             return Ok(Some(false));
         }
@@ -307,12 +394,13 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
         self.lent.fill(slab, page);
     }
 
-    fn lies_in(&self) -> Option<u16> {
-        self.lent.lies_in()
+    fn next_in(&mut self, takes: u64) -> Next {
+        let pairs = &self.pairs;
+        self.lent.next_in(takes, |ring| pairs[ring].receive.is_ready())
     }
 
     fn wants_pages(&self, shard: u16) -> bool {
-        self.lent.wanted(shard, self.receive.room(), SLOTS.into())
+        self.lent.wanted(shard, self.pairs[self.lent.ring_of(shard)].receive.room(), SLOTS.into())
     }
 
     fn pages(&mut self, slab: &Slab<H::Memory>, frame: &mut Frame, len: usize) -> bool {
@@ -321,12 +409,12 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
 
     fn receive(
         &mut self,
-        _: &Slab<H::Memory>,
+        slab: &Slab<H::Memory>,
         frame: &mut Frame,
         now: Instant,
         counts: &mut Counts,
     ) -> io::Result<Received> {
-        Ok(match self.take(frame)? {
+        Ok(match self.take(self.lent.ring_of(slab.shard), frame)? {
             None => Received::Nothing,
             Some(true) => {
                 self.looks.moved(now);
@@ -346,14 +434,16 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
         now: Instant,
         counts: &mut Counts,
     ) -> io::Result<Transmitted> {
-        if self.transmit.room() <= CHAIN_MAX {
-            self.clean()?;
-            if self.transmit.room() <= CHAIN_MAX {
+        let number = self.lent.ring_of(slab.shard);
+        if self.pairs[number].transmit.room() <= CHAIN_MAX {
+            self.clean(number)?;
+            if self.pairs[number].transmit.room() <= CHAIN_MAX {
                 return Ok(Transmitted::Busy);
             }
         }
-        let head = self.transmit.next_head();
-        let header_at = HEADERS_AT + usize::from(head) * HEADER_STRIDE;
+        let pair = &mut self.pairs[number];
+        let head = pair.transmit.next_head();
+        let header_at = pair.headers_at + usize::from(head) * HEADER_STRIDE;
         self.rings.write(header_at, &virtio_header::of_frame(slab, frame));
         let header = Buffer { iova: ring_iova(header_at), len: HEADER as u32, written: false };
         let mut chain = [header; CHAIN_MAX + 1];
@@ -361,8 +451,8 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
             let (at, len) = slab.piece(piece);
             *buffer = Buffer { iova: slab_iova(slab.shard) + at as u64, len: len as u32, written: false };
         }
-        self.transmit.put(&chain[..frame.pieces().len() + 1]);
-        self.sending[usize::from(head)] = Some((slab.shard, *frame));
+        pair.transmit.put(&chain[..frame.pieces().len() + 1]);
+        pair.sending[usize::from(head)] = Some((slab.shard, *frame));
         self.looks.moved(now);
         counts.count(Count::TxFrames);
         counts.add(Count::TxBytes, frame.len() as u64);
@@ -370,12 +460,16 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
     }
 
     fn flush(&mut self, _: Instant, counts: &mut Counts) {
-        self.post();
+        for (number, pair) in self.pairs.iter_mut().enumerate() {
+            let (home, stock) = self.lent.apart(number);
+            pair.post(home, stock);
+        }
+        self.lent.take_turns();
         counts.add(Count::Doorbells, self.tell());
     }
 
     fn complete(&mut self) -> Option<(u16, PageIndex)> {
-        if self.lent.done.is_empty() && self.clean().is_err() {
+        if self.lent.done.is_empty() && self.clean_all().is_err() {
             // The next look says so: it is a device that can't be trusted any more.
             self.looks.at_once();
         }
@@ -383,25 +477,26 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
     }
 
     fn reset(&mut self, shard: u16) -> io::Result<()> {
-        let ours = self.lies_in() == Some(shard);
+        let fills = self.lent.fills(shard).is_some();
+        let sends = self.pairs[self.lent.ring_of(shard)].transmit.busy() > 0;
         self.lent.forget(shard);
-        if !ours && self.transmit.busy() == 0 {
+        if !fills && !sends {
             return Ok(());
         }
         self.stops += 1;
         self.hw.quiesce()?;
-        for (whose, frame) in self.sending.iter_mut().filter_map(Option::take) {
-            if whose != shard {
-                self.lent.give_back(whose, &frame);
+        self.lent.leave(shard);
+        for (number, pair) in self.pairs.iter_mut().enumerate() {
+            for (whose, frame) in pair.sending.iter_mut().filter_map(Option::take) {
+                if whose != shard {
+                    self.lent.give_back(whose, &frame);
+                }
             }
-        }
-        // Pages of another shard that were posted: its netd has lent them to us for good, until it takes them
-        // back as a whole; those in use are known by what is not in the stock.
-        if let Some(home) = self.lent.home.take().filter(|home| home.shard != shard) {
-            for page in self.receive.heads().map(|head| self.posted[usize::from(head)]) {
-                self.lent.stock.put(&home, page);
+            // Pages of other shards that were posted are lent to us still: those in use are known by what is not
+            // in the stock.
+            if let (Some(home), stock) = self.lent.apart(number) {
+                pair.receive.heads().for_each(|head| stock.put(home, pair.posted[usize::from(head)]));
             }
-            self.lent.home = Some(home);
         }
         self.begin()
     }
@@ -411,9 +506,11 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
         if core::mem::take(&mut self.armed) {
             counts.count(Count::Interrupts);
         }
-        self.receive.quiet();
-        self.transmit.quiet();
-        self.clean()?;
+        for pair in &mut self.pairs {
+            pair.receive.quiet();
+            pair.transmit.quiet();
+        }
+        self.clean_all()?;
         let carrier = self.link();
         if carrier != self.carrier {
             counts.count(if carrier { Count::CarrierUp } else { Count::CarrierDown });
@@ -428,11 +525,14 @@ impl<H: Hardware> Nic<H::Memory> for Virtio<H> {
         self.looks.due()
     }
 
-    fn may_sleep(&mut self) -> bool {
+    fn may_sleep(&mut self, takes: u64) -> bool {
         self.armed = true;
-        let nothing_came = self.receive.arm();
-        let nothing_went = self.transmit.busy() == 0 || self.transmit.arm();
-        nothing_came && nothing_went
+        let mut nothing_went = true;
+        for pair in &mut self.pairs {
+            pair.receive.arm();
+            nothing_went &= pair.transmit.busy() == 0 || pair.transmit.arm();
+        }
+        nothing_went && !self.is_ready(takes)
     }
 
     fn recalled(&self) -> Option<BorrowedFd<'_>> {

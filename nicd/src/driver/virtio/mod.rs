@@ -6,5 +6,6 @@
 pub mod device;
 pub mod regs;
 pub mod ring;
+pub mod spread;
 
 pub use device::{IDS, Virtio};

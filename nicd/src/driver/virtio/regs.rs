@@ -112,15 +112,40 @@ pub mod feature {
     pub const MRG_RXBUF: u64 = 1 << 15;
     /// There is a link status.
     pub const STATUS: u64 = 1 << 16;
+    /// There is a control queue.
+    pub const CTRL_VQ: u64 = 1 << 17;
+    /// There are several queues each way.
+    pub const MQ: u64 = 1 << 22;
     /// Notices are asked for by position.
     pub const EVENT_IDX: u64 = 1 << 29;
     /// It is not a legacy device.
     pub const VERSION_1: u64 = 1 << 32;
     /// It reaches memory through the IOMMU.
     pub const ACCESS_PLATFORM: u64 = 1 << 33;
+    /// It spreads flows over its queues by a hash.
+    pub const RSS: u64 = 1 << 60;
 }
 
 /// §5.1.4: the link's status in the network configuration, 16 bits, and its bit.
 pub const LINK_STATUS: usize = 6;
 /// As [`LINK_STATUS`].
 pub const LINK_UP: u16 = 1;
+/// §5.1.4: pairs of queues at most, 16 bits.
+pub const PAIRS_MAX: usize = 8;
+/// §5.1.4: bytes of a key at most, 8 bits.
+pub const RSS_KEY_MAX: usize = 17;
+/// §5.1.4: entries of a table at most, 16 bits.
+pub const RSS_TABLE_MAX: usize = 18;
+/// §5.1.4: kinds of hashes that it knows, 32 bits.
+pub const RSS_HASHES: usize = 20;
+
+/// §5.1.6.4.3.1: what is hashed: addresses of IPv4, with ports of TCP, with ports of UDP; the same of IPv6.
+pub const HASHES: u32 = 0x3f;
+
+/// §5.1.6.5: what is said on the control queue.
+pub mod control {
+    /// Class and command of the configuration of RSS, §5.1.6.5.6.
+    pub const RSS_CONFIG: [u8; 2] = [4, 1];
+    /// The answer to what was done.
+    pub const OK: u8 = 0;
+}

@@ -12,7 +12,7 @@ use crate::driver::hardware::ring_iova;
 use core::sync::atomic::Ordering;
 use proto::shm::Memory;
 
-/// Descriptors of a queue.
+/// Descriptors of a queue at most.
 pub const SLOTS: u16 = 256;
 /// Bytes of a queue's memory.
 pub const BYTES: usize = 0x3000;
@@ -78,14 +78,15 @@ pub struct Queue<M> {
 }
 
 impl<M: Memory> Queue<M> {
-    /// An empty queue at `at` of `memory`.
-    pub fn new(memory: M, at: usize) -> Self {
+    /// An empty queue of `size` descriptors, a power of two, at `at` of `memory`.
+    pub fn new(memory: M, at: usize, size: u16) -> Self {
+        assert!(size.is_power_of_two() && size <= SLOTS, "a queue that fits its memory");
         let mut queue = Queue {
             memory,
             at,
-            slots: vec![Slot::Free; SLOTS.into()],
-            next: vec![0; SLOTS.into()],
-            free: Vec::with_capacity(SLOTS.into()),
+            slots: vec![Slot::Free; size.into()],
+            next: vec![0; size.into()],
+            free: Vec::with_capacity(size.into()),
             available: 0,
             used: 0,
             told: 0,
@@ -95,12 +96,18 @@ impl<M: Memory> Queue<M> {
         queue
     }
 
+    /// Its descriptors.
+    #[inline]
+    pub fn size(&self) -> u16 {
+        self.slots.len() as u16
+    }
+
     /// Forgets everything: the device was reset.
     pub fn clear(&mut self, event_index: bool) {
         self.memory.write(self.at, &[0; BYTES]);
         self.slots.fill(Slot::Free);
         self.free.clear();
-        self.free.extend((0..SLOTS).rev());
+        self.free.extend((0..self.size()).rev());
         (self.available, self.used, self.told) = (0, 0, 0);
         self.event_index = event_index;
     }
@@ -117,7 +124,7 @@ impl<M: Memory> Queue<M> {
 
     /// Descriptors that are with the device.
     pub fn busy(&self) -> usize {
-        usize::from(SLOTS) - self.free.len()
+        self.slots.len() - self.free.len()
     }
 
     /// The first descriptor of the chain that is made available next.
@@ -153,7 +160,7 @@ impl<M: Memory> Queue<M> {
             self.slots[usize::from(slot)] =
                 if n == 0 { Slot::Head(buffers.len() as u16) } else { Slot::Tail };
         }
-        let place = self.at + AVAILABLE + 4 + usize::from(self.available % SLOTS) * 2;
+        let place = self.at + AVAILABLE + 4 + usize::from(self.available & (self.size() - 1)) * 2;
         self.memory.write(place, &head.to_le_bytes());
         self.available = self.available.wrapping_add(1);
         head
@@ -173,7 +180,7 @@ impl<M: Memory> Queue<M> {
             return self.memory.load_u32(self.at + USED, Ordering::Relaxed) & 1 == 0;
         }
         let mut event = [0; 2];
-        self.memory.read(self.at + USED + 4 + usize::from(SLOTS) * 8, &mut event);
+        self.memory.read(self.at + USED + 4 + self.slots.len() * 8, &mut event);
         // §2.7.7.1: whether its position lies in what was published now.
         let behind = self.available.wrapping_sub(u16::from_le_bytes(event)).wrapping_sub(1);
         behind < self.available.wrapping_sub(old)
@@ -197,7 +204,7 @@ impl<M: Memory> Queue<M> {
         if !self.is_ready() {
             return Ok(None);
         }
-        let place = self.at + USED + 4 + usize::from(self.used % SLOTS) * 8;
+        let place = self.at + USED + 4 + usize::from(self.used & (self.size() - 1)) * 8;
         let (id, len) = (
             self.memory.load_u32(place, Ordering::Relaxed),
             self.memory.load_u32(place + 4, Ordering::Relaxed),
@@ -226,7 +233,7 @@ impl<M: Memory> Queue<M> {
     pub fn arm(&mut self) -> bool {
         match self.event_index {
             true => {
-                let place = self.at + AVAILABLE + 4 + usize::from(SLOTS) * 2;
+                let place = self.at + AVAILABLE + 4 + self.slots.len() * 2;
                 self.memory.write(place, &self.used.to_le_bytes());
             }
             false => {
