@@ -16,7 +16,7 @@ const MOST: u64 = 130;
 #[ignore = "minutes under valgrind: cargo build --release -p netd --example per_packet, then cargo test --release -p netd --test per_packet -- --ignored"]
 fn a_packet_costs_as_much_with_many_connections_as_with_one() {
     let count = |connections: u32| {
-        instructions("per_packet", "take_batch", &[&connections.to_string(), &PACKETS.to_string()])
+        instructions("per_packet", "take_batch", None, &[&connections.to_string(), &PACKETS.to_string()])
     };
     let (Some(one), Some(many)) = (count(1), count(MANY)) else {
         println!("per packet: not counted, there is no valgrind");
@@ -24,7 +24,8 @@ fn a_packet_costs_as_much_with_many_connections_as_with_one() {
     };
     let packets = u64::from(PACKETS);
     println!("per packet: {} instructions with 1 connection, {} with {MANY}", one / packets, many / packets);
-    if let Some(echoed) = instructions("per_packet", "take_batch", &["1", &PACKETS.to_string(), "datagrams"])
+    if let Some(echoed) =
+        instructions("per_packet", "take_batch", None, &["1", &PACKETS.to_string(), "datagrams"])
     {
         println!("per datagram that comes in and goes back: {} instructions", echoed / packets);
     }
@@ -35,7 +36,7 @@ fn a_packet_costs_as_much_with_many_connections_as_with_one() {
 #[ignore = "minutes under valgrind, and 4 GiB: cargo build --release -p netd --example per_packet, then cargo test --release -p netd --test per_packet -- --ignored"]
 fn a_packet_costs_as_much_with_a_million_connections_as_with_a_thousand() {
     let count = |connections: u32| {
-        instructions("per_packet", "take_batch", &[&connections.to_string(), &PACKETS.to_string()])
+        instructions("per_packet", "take_batch", None, &[&connections.to_string(), &PACKETS.to_string()])
     };
     let (Some(few), Some(many)) = (count(1_000), count(1_000_000)) else {
         println!("per packet: not counted, there is no valgrind");
@@ -56,7 +57,7 @@ fn a_packet_costs_as_much_with_a_million_connections_as_with_a_thousand() {
 #[test]
 #[ignore = "under valgrind: cargo build --release -p netd --example per_packet, then cargo test --release -p netd --test per_packet -- --ignored"]
 fn a_run_that_is_joined_costs_less() {
-    let count = |how| instructions("per_packet", "take_run", &["1", "128", how]);
+    let count = |how| instructions("per_packet", "take_run", None, &["1", "128", how]);
     let (Some(plain), Some(joined)) = (count("plain"), count("joined")) else {
         println!("per segment: not counted, there is no valgrind");
         return;

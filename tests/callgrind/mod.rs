@@ -3,14 +3,16 @@
 
 use std::process::Command;
 
-/// Instructions in `function` of the example `program` and what it calls, with those words as arguments; `None`
-/// without valgrind.
-pub fn instructions(program: &str, function: &str, words: &[&str]) -> Option<u64> {
+/// Instructions in `function` of the example `program` and what it calls, but for those in `except` where it calls that,
+/// with those words as arguments; `None` without valgrind.
+pub fn instructions(program: &str, function: &str, except: Option<&str>, words: &[&str]) -> Option<u64> {
     let here = std::env::current_exe().expect("a program knows its path");
     let examples = here.ancestors().nth(2).expect("a build directory").join("examples");
     let out = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
         .arg(format!("--toggle-collect=*{function}*"))
+        // Entered while it counts, it stops that, and its end goes on with it.
+        .args(except.map(|except| format!("--toggle-collect=*{except}*")))
         .arg(examples.join(program))
         .args(words)
         .output()
