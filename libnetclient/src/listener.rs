@@ -5,6 +5,7 @@ use crate::session::Session;
 use crate::socket::{Half, Kind, Look, Placed, Socket};
 use crate::tcp::{TcpStream, each_addr, open, shown};
 use proto::PeerCorrupt;
+use proto::arena::line::level;
 use proto::arena::record::{HEADER_SIZE, Header, record_size};
 use proto::control::client::Ask;
 use proto::form::Share;
@@ -95,13 +96,35 @@ impl TcpListener {
         addr: A,
         binding: Binding,
     ) -> io::Result<TcpListener> {
-        let backlog = binding.backlog.unwrap_or(BACKLOG);
-        each_addr(addr, |local| {
-            let share = binding.share();
-            let ask = Ask::Listen { local: binding.local(local), backlog, share };
-            let socket = open(session, Kind::Listener, local.is_ipv6(), ask)?;
-            Ok(TcpListener { socket })
-        })
+        let backlog = binding.backlog.unwrap_or(BACKLOG).max(1);
+        each_addr(addr, |local| TcpListener::open(session, local, binding, backlog))
+    }
+
+    fn open(session: &Session, local: SocketAddr, binding: Binding, backlog: u32) -> io::Result<TcpListener> {
+        let ask = Ask::Listen { local: binding.local(local), backlog, share: binding.share() };
+        let socket = open(session, Kind::Listener, local.is_ipv6(), ask)?;
+        Ok(TcpListener { socket })
+    }
+
+    /// Takes a port and does not listen at it yet (bind(2)): connections to it are refused. The backlog of
+    /// `binding` is not looked at.
+    ///
+    /// # Errors
+    /// As [`TcpListener::bind_in`].
+    pub fn reserve_in(session: &Session, local: SocketAddr, binding: Binding) -> io::Result<TcpListener> {
+        TcpListener::open(session, local, binding, 0)
+    }
+
+    /// Listens at the port that was taken (listen(2)), with room for `backlog` connections that wait for accept;
+    /// that much room from now on, if it listens already. When it returns connections come in.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn listen(&self, backlog: u32) -> io::Result<()> {
+        self.socket.set_line(|line| line.set_backlog(backlog.max(1)))?;
+        let inner = &self.socket.session.inner;
+        let listens = || self.socket.parts().all(|part| part.flags() & level::OPEN != 0);
+        inner.wait_for(&self.socket.waiters, None, || Ok(listens().then_some(()))).map(drop)
     }
 
     /// Waits for a connection.

@@ -4,7 +4,6 @@
 //! [`stack`] is the pure machine; the engine around it is the only place with clocks, rings and
 //! wake-ups.
 
-pub mod bpf;
 pub mod counters;
 pub mod engine;
 pub mod filter;

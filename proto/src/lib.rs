@@ -5,6 +5,7 @@
 
 pub mod arena;
 pub mod board;
+pub mod bpf;
 pub mod capture;
 pub mod cell;
 pub mod control;

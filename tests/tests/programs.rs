@@ -409,6 +409,72 @@ fn calls_may_be_cancelled_and_interrupted() {
     });
 }
 
+/// bind(2) takes the port, listen(2) opens it: as on the kernel, where the same script runs first; and over the
+/// death of whoever keeps it.
+#[test]
+fn a_port_is_taken_by_bind_and_opened_by_listen() {
+    private_net::test("a_port_is_taken_by_bind_and_opened_by_listen", || {
+        let group = started();
+        let script = r#"
+import errno, socket
+REUSE = (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def errno_of(call, *arguments):
+    try: call(*arguments)
+    except OSError as e: return e.errno
+tcp = socket.socket
+a = tcp(); a.bind(('127.0.0.1', 0)); at = a.getsockname(); assert at[1]
+assert errno_of(a.bind, ('127.0.0.1', 0)) == errno.EINVAL
+for host in ('127.0.0.1', ''): assert errno_of(tcp().bind, (host, at[1])) == errno.EADDRINUSE
+assert errno_of(tcp().bind, ('192.0.2.1', 0)) == errno.EADDRNOTAVAIL
+assert tcp().connect_ex(at) == errno.ECONNREFUSED, 'nobody listens'
+assert errno_of(a.accept) == errno.EINVAL
+print('taken', flush=True); input()
+assert errno_of(tcp().bind, at) == errno.EADDRINUSE
+assert tcp().connect_ex(at) == errno.ECONNREFUSED, 'nobody listens still'
+a.listen(2); c = tcp(); c.connect(at); d, _ = a.accept(); a.listen(3)
+b = tcp(); b.setsockopt(*REUSE); assert errno_of(b.bind, at) == errno.EADDRINUSE, 'somebody listens'
+# A connection leaves from the port that was asked for, and has it alone.
+e = tcp(); e.bind(('127.0.0.1', 0)); mine = e.getsockname(); e.connect(at)
+assert e.getsockname() == mine and a.accept()[1] == mine
+# listen keeps the port that bind chose.
+g = tcp(); g.bind(('127.0.0.1', 0)); own = g.getsockname(); g.listen(); assert g.getsockname() == own
+# Ports that are shared by flow.
+shared = [tcp(), tcp()]
+for s in shared: s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+shared[0].bind(('127.0.0.1', 0))
+shared[1].bind(shared[0].getsockname()); shared[1].listen()
+for _ in range(8): tcp().connect(shared[0].getsockname())
+# What is closed is free at once.
+for _ in range(20):
+    s = tcp(); s.setsockopt(*REUSE); s.bind(('127.0.0.1', 7099)); s.listen(); s.close()
+print('held')
+"#;
+        let mut kernel = Command::new("python3");
+        kernel.args(["-c", script]);
+        for (mut command, on_the_stack) in
+            [(kernel, false), (on_the_stack(&group, &["python3", "-c", script]), true)]
+        {
+            let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut running = Running(command.spawn().expect("python3 and netexec are there"));
+            let mut said = BufReader::new(running.0.stdout.take().expect("piped")).lines();
+            let mut next = || said.next().map(|line| line.expect("text"));
+            assert_eq!(next().as_deref(), Some("taken"), "on the stack: {on_the_stack}");
+            if on_the_stack {
+                for role in [Role::Netd, Role::Sockd] {
+                    assert!(wait_until(PATIENCE, || group.whole()), "{:?}", group.processes());
+                    let row = group.find(role).expect("the group is whole");
+                    Group::signal(&row, rustix::process::Signal::KILL);
+                }
+                for server in servers(&group, "netexec-server") {
+                    rustix::process::kill_process(server, rustix::process::Signal::KILL).expect("it runs");
+                }
+            }
+            running.0.stdin.take().expect("piped").write_all(b"\n").expect("it reads");
+            assert_eq!(next().as_deref(), Some("held"), "on the stack: {on_the_stack}");
+        }
+    });
+}
+
 #[test]
 fn a_group_that_has_gone_is_a_network_that_is_down() {
     private_net::test("a_group_that_has_gone_is_a_network_that_is_down", || {

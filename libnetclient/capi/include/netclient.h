@@ -29,7 +29,7 @@ int nc_session(const char *group, unsigned int active, unsigned int passive, uns
 /* socket(2): AF_INET and AF_INET6, SOCK_STREAM and SOCK_DGRAM, with SOCK_NONBLOCK and SOCK_CLOEXEC. */
 int nc_socket(int domain, int kind, int protocol);
 
-/* bind(2). A TCP port that is taken is reported by nc_listen or nc_connect. */
+/* bind(2). */
 int nc_bind(int fd, const struct sockaddr *addr, socklen_t len);
 
 /* listen(2). */
@@ -50,7 +50,7 @@ int nc_close(int fd);
 /* shutdown(2). */
 int nc_shutdown(int fd, int how);
 
-/* getsockname(2). A bound TCP socket whose port the stack chooses listens from here on. */
+/* getsockname(2). */
 int nc_getsockname(int fd, struct sockaddr *addr, socklen_t *len);
 
 /* getpeername(2). */

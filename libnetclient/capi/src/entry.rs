@@ -1,6 +1,6 @@
 //! What a number stands for: a socket in whatever state, or an epoll.
 //!
-//! A TCP socket begins without a place in the stack and gets one by listen or connect; a UDP socket
+//! A TCP socket begins without a place in the stack and gets one by bind, listen or connect; a UDP socket
 //! by bind, connect or its first datagram. Options set before are applied then, and so are epoll
 //! registrations.
 
@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-/// Connections that wait for accept at most, when a program names its port before it listens.
-const BACKLOG_EARLY: u32 = 4096;
+/// The largest backlog: Linux's `somaxconn`.
+const BACKLOG_MAX: u32 = 4096;
 
 /// Locks; nothing is left half done under these locks that matters to others.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -40,9 +40,9 @@ pub struct Entry {
 /// The state of a socket.
 #[derive(Debug, Clone)]
 pub(crate) enum State {
-    /// A socket without a place, with the address of its bind.
-    Fresh(Option<SocketAddr>),
-    /// `listening` is false when only the port was wanted.
+    /// A socket without a place.
+    Fresh,
+    /// `listening` is false between bind(2) and listen(2): it only has its port.
     Listener {
         listener: Arc<TcpListener>,
         listening: bool,
@@ -62,7 +62,7 @@ impl State {
             State::Listener { listener, .. } => Some(Source::from(&**listener)),
             State::Stream { stream, .. } => Some(Source::from(&**stream)),
             State::Datagram(socket) => Some(Source::from(&**socket)),
-            State::Fresh(_) | State::Epoll(_) => None,
+            State::Fresh | State::Epoll(_) => None,
         }
     }
 }
@@ -77,7 +77,7 @@ fn any(like: SocketAddr) -> SocketAddr {
 impl Entry {
     /// A socket of that family and kind.
     pub(crate) fn socket(family: c_int, kind: c_int, nonblocking: bool) -> Arc<Entry> {
-        Entry::with(family, kind, nonblocking, State::Fresh(None), Options::default())
+        Entry::with(family, kind, nonblocking, State::Fresh, Options::default())
     }
 
     /// An epoll.
@@ -122,7 +122,7 @@ impl Entry {
     pub(crate) fn stream(&self) -> Outcome<Arc<TcpStream>> {
         match self.state() {
             State::Stream { stream, .. } => Ok(stream),
-            State::Fresh(_) | State::Listener { .. } => Err(Errno(libc::ENOTCONN)),
+            State::Fresh | State::Listener { .. } => Err(Errno(libc::ENOTCONN)),
             State::Datagram(_) => Err(Errno(libc::EOPNOTSUPP)),
             State::Epoll(_) => Err(Errno(libc::ENOTSOCK)),
         }
@@ -153,7 +153,7 @@ impl Entry {
                 let _ = options.apply_to_listener(listener);
             }
             State::Datagram(socket) => options.apply_to_datagram(socket),
-            State::Fresh(_) | State::Epoll(_) => {}
+            State::Fresh | State::Epoll(_) => {}
         }
         if let Some(source) = settled.source() {
             lock(&self.registrations).retain(|registration| registration.renew(source));
@@ -167,11 +167,13 @@ impl Entry {
 
     pub(crate) fn bind(&self, local: SocketAddr) -> Outcome<()> {
         self.change(|state| match (&*state, self.kind) {
-            (State::Fresh(None), libc::SOCK_STREAM) => {
-                *state = State::Fresh(Some(local));
+            (State::Fresh, libc::SOCK_STREAM) => {
+                let reserved = TcpListener::reserve_in(&Entry::session()?, local, self.binding(None))?;
+                let reserved = State::Listener { listener: Arc::new(reserved), listening: false };
+                self.settle(state, reserved);
                 Ok(())
             }
-            (State::Fresh(None), libc::SOCK_DGRAM) => {
+            (State::Fresh, libc::SOCK_DGRAM) => {
                 let socket = UdpSocket::bind_with_in(&Entry::session()?, local, self.binding(None))?;
                 self.settle(state, State::Datagram(Arc::new(socket)));
                 Ok(())
@@ -183,20 +185,20 @@ impl Entry {
 
     pub(crate) fn listen(&self, backlog: c_int) -> Outcome<()> {
         // listen(2): a negative backlog is the largest.
-        let backlog = u32::try_from(backlog).unwrap_or(BACKLOG_EARLY).max(1);
+        let backlog = u32::try_from(backlog).unwrap_or(BACKLOG_MAX).max(1);
         self.change(|state| match state {
-            State::Fresh(local) if self.kind == libc::SOCK_STREAM => {
-                let local = local.unwrap_or(self.wildcard());
+            State::Fresh if self.kind == libc::SOCK_STREAM => {
                 let binding = self.binding(Some(backlog));
-                let listener = TcpListener::bind_with_in(&Entry::session()?, local, binding)?;
+                let listener = TcpListener::bind_with_in(&Entry::session()?, self.wildcard(), binding)?;
                 self.settle(state, State::Listener { listener: Arc::new(listener), listening: true });
                 Ok(())
             }
-            State::Listener { listening, .. } => {
+            State::Listener { listener, listening } => {
+                listener.listen(backlog)?;
                 *listening = true;
                 Ok(())
             }
-            State::Fresh(_) | State::Datagram(_) => Err(Errno(libc::EOPNOTSUPP)),
+            State::Fresh | State::Datagram(_) => Err(Errno(libc::EOPNOTSUPP)),
             State::Stream { .. } => Err(Errno(libc::EINVAL)),
             State::Epoll(_) => Err(Errno(libc::ENOTSOCK)),
         })
@@ -248,7 +250,7 @@ impl Entry {
             return self.change(|state| match state {
                 State::Epoll(_) => Err(Errno(libc::ENOTSOCK)),
                 _ => {
-                    *state = State::Fresh(None);
+                    *state = State::Fresh;
                     Ok(())
                 }
             });
@@ -264,7 +266,7 @@ impl Entry {
 
     /// sendto(2) with MSG_FASTOPEN on a socket that is not connected: how much of `data` was taken.
     pub(crate) fn connect_with_data(&self, remote: SocketAddr, data: &[u8]) -> Outcome<usize> {
-        if !matches!(self.state(), State::Fresh(_)) {
+        if !matches!(self.state(), State::Fresh) {
             return Err(Errno(libc::EISCONN));
         }
         let stream = self.change(|state| self.begin(state, remote, true))?;
@@ -279,16 +281,13 @@ impl Entry {
             State::Listener { listening: true, .. } | State::Stream { begun: false, .. } => {
                 return Err(Errno(libc::EISCONN));
             }
-            State::Listener { listener, .. } => {
-                let local = listener.local_addr()?;
-                *state = State::Fresh(Some(local));
-                local
-            }
+            // Its port is let go of when the connection has it.
+            State::Listener { listener, .. } => listener.local_addr()?,
             State::Stream { stream, .. } => {
                 let ready = stream.ready();
                 if ready.contains(Ready::ERROR) {
                     let error = stream.take_error()?;
-                    *state = State::Fresh(None);
+                    *state = State::Fresh;
                     return Err(error.map_or(Errno(libc::ECONNABORTED), Errno::from));
                 }
                 if self.is_nonblocking() && stream.peer_addr().is_err() {
@@ -296,7 +295,7 @@ impl Entry {
                 }
                 return Ok(stream.clone());
             }
-            State::Fresh(local) => local.unwrap_or_else(|| any(remote)),
+            State::Fresh => any(remote),
         };
         let session = Entry::session()?;
         let held = hold || lock(&self.options).shape_syn();
@@ -332,7 +331,7 @@ impl Entry {
                     Err(Errno(libc::EINPROGRESS))
                 }
                 Err(error) => {
-                    *state = State::Fresh(None);
+                    *state = State::Fresh;
                     Err(error.into())
                 }
             },
@@ -347,7 +346,7 @@ impl Entry {
         }
         self.change(|state| match state {
             State::Datagram(socket) => Ok(socket.clone()),
-            State::Fresh(_) if self.kind == libc::SOCK_DGRAM => {
+            State::Fresh if self.kind == libc::SOCK_DGRAM => {
                 let socket = Arc::new(UdpSocket::bind_with_in(
                     &Entry::session()?,
                     self.wildcard(),
@@ -367,28 +366,14 @@ impl Entry {
             State::Listener { listener, .. } => Ok(listener.local_addr()?),
             State::Datagram(socket) => Ok(socket.local_addr()?),
             State::Epoll(_) => Err(Errno(libc::ENOTSOCK)),
-            State::Fresh(Some(local)) if local.port() == 0 => self.port_early(),
-            State::Fresh(local) => Ok(local.unwrap_or(self.wildcard())),
+            State::Fresh => Ok(self.wildcard()),
         }
-    }
-
-    /// Who asks which port a bound socket got is about to listen: it does so already, so that the
-    /// port is its own.
-    fn port_early(&self) -> Outcome<SocketAddr> {
-        self.change(|state| {
-            let State::Fresh(Some(local)) = *state else { return Err(Errno(libc::EINVAL)) };
-            let binding = self.binding(Some(BACKLOG_EARLY));
-            let listener = TcpListener::bind_with_in(&Entry::session()?, local, binding)?;
-            let local = listener.local_addr()?;
-            self.settle(state, State::Listener { listener: Arc::new(listener), listening: false });
-            Ok(local)
-        })
     }
 
     pub(crate) fn remote(&self) -> Outcome<SocketAddr> {
         match self.state() {
             State::Datagram(socket) => Ok(socket.peer_addr()?),
-            State::Fresh(_) => Err(Errno(libc::ENOTCONN)),
+            State::Fresh => Err(Errno(libc::ENOTCONN)),
             _ => Ok(self.stream()?.peer_addr()?),
         }
     }
@@ -397,9 +382,8 @@ impl Entry {
     pub(crate) fn ready(&self) -> Ready {
         match self.state() {
             // As a kernel's socket that is not connected.
-            State::Fresh(_) if self.kind == libc::SOCK_STREAM => Ready::WRITE | Ready::HANG_UP,
-            State::Fresh(_) => Ready::WRITE,
-            State::Listener { listening: false, .. } => Ready::NONE,
+            State::Fresh if self.kind == libc::SOCK_DGRAM => Ready::WRITE,
+            State::Fresh | State::Listener { listening: false, .. } => Ready::WRITE | Ready::HANG_UP,
             state => state.source().map_or(Ready::NONE, Source::ready),
         }
     }

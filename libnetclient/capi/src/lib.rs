@@ -8,8 +8,7 @@
 //! What differs from a kernel's sockets, because they are this process's own: they don't survive
 //! exec(2) and are not shared by fork(2); select(2) can't hold their numbers; a write to a closed
 //! connection returns EPIPE and raises no signal; a blocking call goes on after a signal, as with
-//! SA_RESTART, only the waits for many return EINTR. A TCP port that is taken is reported by
-//! `nc_listen` or `nc_connect`, not by `nc_bind`.
+//! SA_RESTART, only the waits for many return EINTR.
 //!
 //! [`table`] numbers the sockets; [`entry`] is what a number stands for; [`abi`] turns C's structures
 //! into Rust's; the rest are the calls, one file a kind. `include/netclient.h` is made from these

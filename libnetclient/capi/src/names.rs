@@ -59,7 +59,7 @@ pub extern "C" fn nc_socket(domain: c_int, kind: c_int, protocol: c_int) -> c_in
     })())
 }
 
-/// bind(2). A TCP port that is taken is reported by [`nc_listen`] or [`nc_connect`].
+/// bind(2).
 ///
 /// # Safety
 /// As there.
@@ -184,7 +184,7 @@ pub extern "C" fn nc_shutdown(fd: c_int, how: c_int) -> c_int {
     int(table::get(fd).and_then(|entry| shutdown(&entry, how)).map(|()| 0))
 }
 
-/// getsockname(2). A bound TCP socket whose port the stack chooses listens from here on.
+/// getsockname(2).
 ///
 /// # Safety
 /// As there.

@@ -244,7 +244,7 @@ impl Entry {
                 Ok(())
             }
             State::Listener { listener, .. } => Ok(options.apply_to_listener(&listener)?),
-            State::Fresh(_) => Ok(()),
+            State::Fresh => Ok(()),
             State::Epoll(_) => Err(Errno(libc::ENOTSOCK)),
         }
     }
@@ -266,7 +266,7 @@ impl Entry {
             State::Stream { stream, .. } => stream.take_error()?,
             State::Listener { listener, .. } => listener.take_error()?,
             State::Datagram(socket) => socket.take_error()?,
-            State::Fresh(_) => None,
+            State::Fresh => None,
             State::Epoll(_) => return Err(Errno(libc::ENOTSOCK)),
         };
         Ok(error.map_or(0, |error| Errno::from(error).0))
@@ -367,7 +367,7 @@ impl Entry {
             (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) if self.family == libc::AF_INET6 => {
                 let on = number()? != 0;
                 match self.state() {
-                    State::Fresh(None) => {
+                    State::Fresh => {
                         lock(&self.options).v6_only = on;
                         Ok(())
                     }
@@ -720,7 +720,7 @@ pub unsafe extern "C" fn nc_ioctl(fd: c_int, request: c_ulong, argument: *mut c_
             libc::FIONREAD => match entry.state() {
                 State::Stream { stream, .. } => tell(stream.unread()),
                 State::Datagram(socket) => tell(socket.next_len().unwrap_or(0) as u64),
-                State::Fresh(_) => tell(0),
+                State::Fresh => tell(0),
                 _ => Err(Errno(libc::EINVAL)),
             },
             SIOCATMARK => match entry.state() {

@@ -21,9 +21,9 @@ pub const OPTIONS_SIZE: usize = 64;
 /// What a socket is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// Without a place, with the address of its bind.
-    Fresh(Option<SocketAddr>),
-    /// Connections come in; `listening` is false when only the port was wanted.
+    /// Without a place.
+    Fresh,
+    /// It has a port, and connections come in when it is `listening`.
     Listener {
         /// Where it lives.
         place: Place,
@@ -68,7 +68,7 @@ pub struct Snapshot {
 pub fn snapshot(fd: c_int) -> Outcome<Snapshot> {
     let entry = table::get(fd)?;
     let what = match entry.state() {
-        State::Fresh(local) => What::Fresh(local),
+        State::Fresh => What::Fresh,
         State::Listener { listener, listening } => What::Listener { place: listener.place(), listening },
         State::Stream { stream, begun } => {
             What::Stream { place: stream.place(), peer: stream.remote_addr(), begun }
@@ -87,7 +87,7 @@ pub fn snapshot(fd: c_int) -> Outcome<Snapshot> {
 pub fn restore(session: &Session, snapshot: &Snapshot) -> io::Result<c_int> {
     let options = Options::from_bytes(&snapshot.options);
     let state = match snapshot.what {
-        What::Fresh(local) => State::Fresh(local),
+        What::Fresh => State::Fresh,
         What::Listener { place, listening } => {
             State::Listener { listener: Arc::new(TcpListener::resume(session, place)?), listening }
         }

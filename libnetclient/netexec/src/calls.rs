@@ -343,11 +343,7 @@ impl Server {
 
     fn listen(&mut self, index: usize, backlog: c_int) -> Answer {
         let native = self.bridge(index).native;
-        let port = match native::snapshot(native)?.what {
-            What::Fresh(local) => local.map_or(0, |local| local.port()),
-            _ => 0,
-        };
-        self.once_let_go(port, || native::listen(native, backlog))?;
+        native::listen(native, backlog)?;
         let bridge = self.bridge(index);
         if matches!(bridge.state, State::Fresh) {
             bridge.state =

@@ -130,8 +130,6 @@ pub mod flag {
     pub const LISTENING: u32 = 1;
     /// Nobody has been told that the connection stands.
     pub const BEGUN: u32 = 1 << 1;
-    /// [`super::Record::local`] is one.
-    pub const LOCAL: u32 = 1 << 2;
     /// [`super::Record::peer`] is one.
     pub const PEER: u32 = 1 << 3;
     /// A datagram socket with a name.

@@ -86,7 +86,7 @@ pub fn of(bridge: &Bridge) -> Result<Record, Errno> {
 pub fn ends(what: What) -> Option<(SocketAddr, Option<SocketAddr>)> {
     let plain = |addr: SocketAddr| SocketAddr::new(addr.ip().to_canonical(), addr.port());
     match what {
-        What::Fresh(_) => None,
+        What::Fresh => None,
         What::Listener { place, .. } => Some((place.local, None)),
         What::Stream { place, peer, .. } => Some((plain(place.local), Some(plain(peer)))),
         What::Datagram { place, peer } => Some((plain(place.local), peer.map(plain))),
@@ -96,10 +96,7 @@ pub fn ends(what: What) -> Option<(SocketAddr, Option<SocketAddr>)> {
 fn with_what(mut record: Record, what: What) -> Record {
     let bit = |on: bool, bit: u32| if on { bit } else { 0 };
     let (number, place, peer, more) = match what {
-        What::Fresh(local) => {
-            record.local = local.into();
-            (what::FRESH, None, None, bit(local.is_some(), flag::LOCAL))
-        }
+        What::Fresh => (what::FRESH, None, None, 0),
         What::Listener { place, listening } => {
             (what::LISTENER, Some(place), None, bit(listening, flag::LISTENING))
         }
@@ -133,7 +130,7 @@ pub fn snapshot(record: &Record) -> Snapshot {
         what::LISTENER => What::Listener { place, listening: has(flag::LISTENING) },
         what::STREAM => What::Stream { place, peer: peer.unwrap_or(nowhere), begun: has(flag::BEGUN) },
         what::DATAGRAM => What::Datagram { place, peer },
-        _ => What::Fresh(local.filter(|_| has(flag::LOCAL))),
+        _ => What::Fresh,
     };
     Snapshot { family: record.family, kind: record.kind, what, options: record.options }
 }
@@ -148,9 +145,9 @@ mod tests {
         let peer: SocketAddr = "[2001:db8::1]:9".parse().expect("an address");
         let place = Place { slot: SlotIndex(7), epoch: Epoch(9), shard: u16::MAX, local };
         let all = [
-            What::Fresh(None),
-            What::Fresh(Some(local)),
+            What::Fresh,
             What::Listener { place, listening: true },
+            What::Listener { place, listening: false },
             What::Stream { place, peer, begun: true },
             What::Stream { place, peer, begun: false },
             What::Datagram { place, peer: None },

@@ -16,7 +16,7 @@ use crate::tcp::control_block::ControlBlock;
 use crate::tcp::isn::{initial_sequence, timestamp_offset};
 use crate::tcp::seq::SeqNum;
 use crate::tcp::settings::{Keepalive, SocketOptions};
-use crate::transport::demux::{BoundAddr, Member};
+use crate::transport::demux::BoundAddr;
 use crate::transport::flow_table::FlowKey;
 use crate::wire::address::AddressPair;
 use core::net::{IpAddr, SocketAddr};
@@ -188,6 +188,8 @@ impl<M: Memory + Clone> Stack<M> {
             }
             if socket.closed {
                 self.close_unconnected(now, index);
+            } else if client.backlog().is_some() {
+                self.begin_listening(index);
             } else if wishes {
                 // Of a socket that is closed they are not looked at: their pages may be another's.
                 self.take_wishes(now, index, &client)?;
@@ -491,8 +493,11 @@ impl<M: Memory + Clone> Stack<M> {
             return Err(Errno::ADDRINUSE);
         }
         let index = self.place(at, opening, Kind::Listener(Listener::default()))?;
-        let member = Member { op, index, share };
-        self.demux.add_listener(bound(local.ip()), local.port(), member).map_err(|_| Errno::ADDRINUSE)?;
+        // One without a backlog only has its port: a segment for it is answered as for any port that nobody
+        // listens at (RFC 9293 §3.10.7.1).
+        if backlog > 0 {
+            self.begin_listening(index);
+        }
         Ok(local)
     }
 

@@ -1,7 +1,7 @@
 //! Connections that come in: half-open, established, waiting for accept.
 
 use super::Stack;
-use super::clients::{FASTOPEN_LISTENING, flow_bytes, flow_key, socket_options};
+use super::clients::{FASTOPEN_LISTENING, bound, flow_bytes, flow_key, socket_options};
 use super::receive::pages_at_worst;
 use super::socket::{ACCEPT_RECORD, Kind, Socket};
 use crate::counters::Counter;
@@ -11,6 +11,7 @@ use crate::tcp::listen::{Backlog, Caller, HalfOpen, Heard, on_segment};
 use crate::tcp::reaction::Reopen;
 use crate::tcp::segment::Segment;
 use crate::tcp::state::State as TcpState;
+use crate::transport::demux::Member;
 use crate::transport::flow_table::FlowKey;
 use crate::wire::drop_reason::DropReason;
 use core::net::SocketAddr;
@@ -36,8 +37,9 @@ const SYN_COOKIES_ALWAYS: u32 = 2;
 pub(super) const ACCEPT_PAGES: usize = 2;
 
 /// Connections that may wait for accept: what was asked for, as far as the queue's window goes.
-fn backlog_of(opening: &Opening) -> u32 {
-    opening.backlog.clamp(1, WINDOW_MAX / ACCEPT_RECORD as u32 - 2)
+fn backlog_of(listener: &Socket) -> u32 {
+    let asked = listener.client.backlog().unwrap_or(listener.opening.backlog);
+    asked.clamp(1, WINDOW_MAX / ACCEPT_RECORD as u32 - 2)
 }
 
 /// A segment for a listener.
@@ -62,7 +64,7 @@ impl<M: Memory + Clone> Stack<M> {
     ) -> Result<(), DropReason> {
         let listener = self.sockets.get(index).expect("the demultiplexer names sockets that there are");
         let Kind::Listener(state) = &listener.kind else { return Err(DropReason::NoSocket) };
-        let most = backlog_of(&listener.opening);
+        let most = backlog_of(listener);
         if state.waiting(listener.rx.consumed()) > u64::from(most)
             && let Some(at) = listener.at
         {
@@ -172,6 +174,18 @@ impl<M: Memory + Clone> Stack<M> {
         Ok(index)
     }
 
+    /// From here on connections come in to a listener, unless they do. A port is given to one of them only, or
+    /// to those that share it: sockd has seen to that.
+    pub(super) fn begin_listening(&mut self, index: u32) {
+        let Some(socket) = self.sockets.get_mut(index) else { return };
+        let (local, share, op) = (socket.opening.local, socket.opening.share, socket.opening.op);
+        let Kind::Listener(listener) = &mut socket.kind else { return };
+        if !core::mem::replace(&mut listener.listens, true) {
+            let member = Member { op, index, share };
+            let _ = self.demux.add_listener(bound(local.ip()), local.port(), member);
+        }
+    }
+
     /// Whether the listener of a half-open connection can take it into its accept queue, and the
     /// session has `pages` for payload that comes with the handshake.
     pub(super) fn can_queue(&self, index: u32, pages: usize) -> bool {
@@ -185,7 +199,7 @@ impl<M: Memory + Clone> Stack<M> {
         let place = self.sessions.get(&socket.opening.session).is_some_and(|session| {
             !session.ended && session.has_passive() && session.free_pages() >= ACCEPT_PAGES + pages
         });
-        place && state.waiting(socket.rx.consumed()) <= u64::from(backlog_of(&socket.opening))
+        place && state.waiting(socket.rx.consumed()) <= u64::from(backlog_of(socket))
     }
 
     /// The listener that a passive connection came in through, if it is still there.

@@ -7,7 +7,7 @@
 
 use super::asleep::Sleepers;
 use super::batch::Batch;
-use super::clients::{bound, flow_key};
+use super::clients::flow_key;
 use super::datagram::Portless;
 use super::socket::{ACCEPT_RECORD, Kind, Listener, RECEIVE_LIMIT, Socket, Udp};
 use super::watch::crumb;
@@ -31,7 +31,7 @@ use crate::tcp::fast_open::Servers;
 use crate::tcp::settings::Settings;
 use crate::tcp::state::State as BlockState;
 use crate::timer_wheel::TimerWheel;
-use crate::transport::demux::{Demux, Member};
+use crate::transport::demux::Demux;
 use core::net::IpAddr;
 use proto::arena::line::{ClientLine, Notes, StackLine, level};
 use proto::arena::record::Header;
@@ -292,7 +292,7 @@ impl<M: Memory + Clone> Stack<M> {
     ) -> Option<Kind> {
         Some(match opening.kind {
             RecordKind::TcpListener => {
-                Kind::Listener(Listener { half_open: 0, queued: state.rcv_nxt / ACCEPT_RECORD })
+                Kind::Listener(Listener { queued: state.rcv_nxt / ACCEPT_RECORD, ..Listener::default() })
             }
             RecordKind::Udp => Kind::Udp(Udp {
                 received: state.rcv_nxt,
@@ -325,8 +325,11 @@ impl<M: Memory + Clone> Stack<M> {
         // A second record for the same ends is not possible, or is the old one of a datagram socket.
         match opening.kind {
             RecordKind::TcpListener => {
-                let member = Member { op: opening.op, index, share: opening.share };
-                let _ = self.demux.add_listener(bound(opening.local.ip()), opening.local.port(), member);
+                let committed = self.sockets.get(index).and_then(|socket| socket.committed.as_ref());
+                // One that only had its port goes on so until its client's line says otherwise.
+                if committed.is_some_and(|state| state.tcp_state == TcpState::Listen) {
+                    self.begin_listening(index);
+                }
             }
             RecordKind::Udp => self.enter_datagrams(index),
             RecordKind::TcpActive | RecordKind::TcpPassive => {

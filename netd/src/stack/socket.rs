@@ -1,6 +1,5 @@
 //! A socket in netd: its record, its place in an arena, and the machine of its kind.
 
-use crate::bpf::Program;
 use crate::ip::groups::Sources;
 use crate::ip::header_len;
 use crate::socket::rx::RxPages;
@@ -12,6 +11,7 @@ use proto::arena::line::{StackLine, level};
 use proto::arena::record::{Header, record_size};
 use proto::arena::wishes::Wishes;
 use proto::arena::{WINDOW_MAX, line::ClientLine};
+use proto::bpf::Program;
 use proto::cell::Held;
 use proto::control::operations::SocketRef;
 use proto::hard::conns::{Agreed, Opening, State, TcpState as RecordState};
@@ -74,6 +74,8 @@ pub(crate) struct Listener {
     pub half_open: u32,
     /// Connections ever put into the accept queue.
     pub queued: u64,
+    /// Whether connections come in; before that it only has its port.
+    pub listens: bool,
 }
 
 /// A UDP socket.
@@ -130,6 +132,11 @@ impl Udp {
 }
 
 impl Listener {
+    /// As its record has it: one that only has its port is closed.
+    fn state(&self) -> RecordState {
+        if self.listens { RecordState::Listen } else { RecordState::Closed }
+    }
+
     /// Connections that were queued and not accepted.
     pub fn waiting(&self, consumed: u64) -> u64 {
         self.queued - consumed / ACCEPT_RECORD
@@ -191,8 +198,8 @@ impl Socket {
         let mut state = match &self.kind {
             Kind::Tcp(block) => block.state_values(header_len(self.opening.remote.ip()) as u16),
             Kind::Listener(_) | Kind::Udp(_) => {
-                let tcp_state = match self.kind {
-                    Kind::Listener(_) => RecordState::Listen,
+                let tcp_state = match &self.kind {
+                    Kind::Listener(listener) => listener.state(),
                     _ => RecordState::Closed,
                 };
                 let error = if let Kind::Udp(udp) = &self.kind { udp.error } else { 0 };
@@ -250,9 +257,9 @@ impl Socket {
                 line.retransmits = self.retransmits;
                 line.mss_state = u32::from(figures.mss) | u32::from(block.state().number()) << 16;
             }
-            Kind::Listener(_) => {
-                flags |= level::OPEN;
-                line.mss_state = (RecordState::Listen as u32) << 16;
+            Kind::Listener(listener) => {
+                flags = if listener.listens { level::OPEN } else { 0 };
+                line.mss_state = (listener.state() as u32) << 16;
             }
             Kind::Udp(udp) => {
                 flags |= level::OPEN;

@@ -42,6 +42,9 @@ pub mod want {
     pub const URGENT: u32 = 1 << 9;
     /// Data may go in the own SYN, or come in those of a listener's callers (RFC 7413).
     pub const FASTOPEN: u32 = 1 << 10;
+    /// Of a listener that was opened without a backlog, to have its port: from here on it listens, with the
+    /// [backlog](super::ClientLine::backlog) of the line.
+    pub const LISTEN: u32 = 1 << 12;
     /// Of a socket of datagrams: there are [wishes](super::super::wishes), where [`ClientLine::wishes`](super::ClientLine::wishes) says.
     pub const WISHES: u32 = 1 << 11;
 }
@@ -106,6 +109,19 @@ impl ClientLine {
     pub const fn set_wishes(&mut self, number: u32, page: u32) {
         self.flags |= want::WISHES;
         (self.notsent_lowat, self.urgent) = (number, page);
+    }
+}
+
+impl ClientLine {
+    /// Of a listener that had only its port before: how many connections may wait for accept, once it listens.
+    pub const fn backlog(&self) -> Option<u32> {
+        if self.flags & want::LISTEN != 0 { Some(self.notsent_lowat) } else { None }
+    }
+
+    /// Says so.
+    pub const fn set_backlog(&mut self, backlog: u32) {
+        self.flags |= want::LISTEN;
+        self.notsent_lowat = backlog;
     }
 }
 

@@ -30,7 +30,7 @@ use crate::ring::spsc;
 use serde::{Deserialize, Serialize};
 
 /// Layout version; changes with the place or meaning of anything here.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Size of a payload page in bytes.
 pub const PAGE_SIZE: usize = 16 * 1024;

@@ -88,7 +88,8 @@ pub struct Opening {
     pub listener: RecordIndex,
     /// For `TcpPassive`: which use of that record; tells the listener from a later one in its cell.
     pub listener_serial: u32,
-    /// For `TcpListener`: how many connections may wait for accept. For `TcpActive`: 1 when the SYN waits for
+    /// For `TcpListener`: how many connections may wait for accept; 0 for one that only has its port until its
+    /// client's line says how many. For `TcpActive`: 1 when the SYN waits for
     /// the client's first word.
     pub backlog: u32,
     /// For `Udp`: what its datagrams are.

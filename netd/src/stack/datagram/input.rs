@@ -2,7 +2,6 @@
 
 use super::super::socket::{Joint, Kind, Udp, Wished};
 use super::super::{LOOPBACK, Stack};
-use crate::bpf::About;
 use crate::counters::Counter;
 use crate::frame::Frame;
 use crate::ip::icmp::Fault;
@@ -17,6 +16,7 @@ use core::net::SocketAddr;
 use proto::Instant;
 use proto::arena::record::{DATAGRAM_MAX, HEADER_SIZE, Header, Said, interface_index, mark, record_size};
 use proto::arena::{PAGE_SIZE, WINDOW_MAX};
+use proto::bpf::About;
 use proto::id::{Epoch, SlotIndex};
 use proto::nic::packet_buf::Csum;
 use proto::shm::Memory;

@@ -3,7 +3,6 @@
 use super::super::Stack;
 use super::super::socket::{Kind, Udp};
 use super::raw::Portless;
-use crate::bpf::About;
 use crate::frame::Frame;
 use crate::wire::address::MacAddr;
 use crate::wire::drop_reason::DropReason;
@@ -11,6 +10,7 @@ use crate::wire::ethernet::{EtherType, EthernetHeader, HEADER_LEN};
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use proto::Instant;
 use proto::arena::record::{Header, Said, interface_index, mark};
+use proto::bpf::About;
 use proto::form::Form;
 use proto::id::{Epoch, SlotIndex};
 use proto::nic::packet_buf::{Csum, PacketBuf};

@@ -3,11 +3,11 @@
 
 use super::super::Stack;
 use super::super::socket::{Kind, Wished};
-use crate::bpf::Program;
 use crate::ip::groups::{Owner, Sources};
 use core::net::IpAddr;
 use proto::arena::line::ClientLine;
 use proto::arena::wishes::{Granted, Membership, Wishes};
+use proto::bpf::Program;
 use proto::control::operations::SocketRef;
 use proto::shm::Memory;
 use proto::{Instant, PeerCorrupt, zone};

@@ -200,3 +200,29 @@ fn half_open_and_closing_ends_find_each_other_again() {
         }
     }
 }
+
+/// Between bind(2) and listen(2) a socket only has its port, whatever dies meanwhile.
+#[test]
+fn a_port_that_is_only_taken_refuses_connections_until_somebody_listens() {
+    let mut rig = host();
+    let (mut listening, mut calling) = (rig.client(GEOMETRY), rig.client(GEOMETRY));
+    rig.listen(&mut listening, 0, "0.0.0.0:80", 0);
+    for slot in 0..2 {
+        rig.connect(&mut calling, slot, &format!("0.0.0.0:{}", 1000 + slot), "127.0.0.1:80");
+        rig.spin();
+        assert_eq!(calling.stack_line(slot).error, 111, "ECONNREFUSED, attempt {slot}");
+        assert_eq!(listening.stack_line(0).flags & level::OPEN, 0);
+        rig.restart();
+    }
+    listening.begin_listening(0, 1);
+    rig.settle();
+    for round in 0..2 {
+        assert_ne!(listening.stack_line(0).flags & level::OPEN, 0, "round {round}");
+        rig.restart();
+        rig.settle();
+    }
+    rig.connect(&mut calling, 2, "0.0.0.0:1002", "127.0.0.1:80");
+    rig.spin();
+    assert_ne!(calling.stack_line(2).flags & level::OPEN, 0);
+    assert_eq!(listening.accept(0).len(), 1);
+}

@@ -523,6 +523,12 @@ impl App {
         (u32::from(granted.number) == self.wishes).then_some(granted.errno)
     }
 
+    /// Listens at the port that it has.
+    pub fn begin_listening(&mut self, slot: u32, backlog: u32) {
+        self.lines[slot as usize].set_backlog(backlog);
+        self.publish(slot);
+    }
+
     /// Closes a socket.
     pub fn close(&mut self, slot: u32) {
         self.lines[slot as usize].flags |= want::CLOSE;

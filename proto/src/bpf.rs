@@ -6,7 +6,7 @@
 //! is within bounds. So a run ends after at most as many steps as the program has instructions. What a
 //! program loads from beyond the packet ends it with "not wanted"; so does a division by zero.
 
-use proto::arena::wishes::{FILTER_MAX, Instruction};
+use crate::arena::wishes::{FILTER_MAX, Instruction};
 
 /// Cells of the scratch memory: BPF_MEMWORDS.
 const MEMORY: usize = 16;
