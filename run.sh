@@ -73,7 +73,8 @@ iperf3 iperf3 libiperf0 libsctp1
 wrk wrk libluajit-5.1-2 libluajit-5.1-common
 git git
 node nodejs libnode108
-caddy caddy'
+caddy caddy
+tcpdump tcpdump libpcap0.8 libdbus-1-3'
 
 fetch_programs() {
     local program packages libraries root=$TARGET/programs
@@ -130,6 +131,8 @@ doctor() {
         "sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000, or run as root"
     check "2048 open files or more (found $(ulimit -Hn))" "$([[ $(ulimit -Hn) == unlimited || $(ulimit -Hn) -ge 2048 ]] && echo yes)" \
         "raise nofile in /etc/security/limits.conf"
+    check "libpcap (filter expressions of netctl capture; nothing else)" \
+        "$(PATH=$PATH:/usr/sbin ldconfig -p 2>/dev/null | grep -qE 'libpcap\.so\.(0\.8|1)' && echo yes)" "apt-get install -y libpcap0.8"
     check "release binaries" "$([[ -x $BIN/supervisor ]] && echo yes)" "./run.sh build"
     return $((bad ? 5 : 0))
 }

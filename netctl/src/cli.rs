@@ -4,8 +4,8 @@ use crate::admin;
 use crate::group::{Access, Failure};
 use crate::table::{Family, Form};
 use crate::verb::{
-    addr, capture, crash, filter, link, manual, metrics, monitor, neigh, nic, restart, route, rule, ss,
-    stats, status, sysctl, top,
+    addr, capture, crash, filter, link, manual, metrics, monitor, neigh, nic, ping, restart, route, rule, ss,
+    stats, status, sysctl, top, trace,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -36,6 +36,15 @@ pub struct Cli {
     /// Only IPv6.
     #[arg(short = '6', long = "ipv6", global = true)]
     ipv6: bool,
+    /// Statistics, of links; before the verb, as ip(8) has it.
+    #[arg(short = 's', long = "stats")]
+    statistics: bool,
+    /// A line for each, which is how it is without it too.
+    #[arg(short, long)]
+    oneline: bool,
+    /// Numbers instead of names, which is how it is without it too.
+    #[arg(short, long)]
+    numeric: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -95,8 +104,13 @@ enum Verb {
         /// What to show or set.
         words: Vec<String>,
     },
-    /// Frames of both directions as pcapng.
+    /// Frames of both directions as pcapng; with an expression of pcap-filter(7) those that it lets pass.
     Capture(CaptureArgs),
+    /// Echo requests out of the stack, as ping(8) of iputils: 0 when anybody answered, 1 when nobody did, 2 when
+    /// nothing could be sent.
+    Ping(PingArgs),
+    /// The routers on the stack's way to a host, as traceroute(8).
+    Trace(TraceArgs),
     /// PCI network functions of this machine: list, bind, unbind.
     Nic {
         #[command(subcommand)]
@@ -240,6 +254,12 @@ struct SsArgs {
     /// UDP.
     #[arg(short, long)]
     udp: bool,
+    /// Raw sockets, and those of echo requests.
+    #[arg(short = 'w', long)]
+    raw: bool,
+    /// Packet sockets.
+    #[arg(short = '0', long)]
+    packet: bool,
     /// Only those that wait for somebody.
     #[arg(short, long)]
     listening: bool,
@@ -252,11 +272,36 @@ struct SsArgs {
     /// Whose they are, which is shown without it too.
     #[arg(short, long)]
     processes: bool,
+    /// Also their session, and the number of the operation that opened them.
+    #[arg(short, long)]
+    extended: bool,
     /// What TCP knows, which is shown without it too.
     #[arg(short, long)]
     info: bool,
-    /// `state NAME`, `sport = PORT`, `dport = PORT`, `src ADDRESS`, `dst ADDRESS`; all must hold.
+    /// Also how much may wait in them.
+    #[arg(short, long)]
+    memory: bool,
+    /// How many there are, instead of which.
+    #[arg(short, long, conflicts_with_all = ["listening", "filter"])]
+    summary: bool,
+    /// `state NAME` and `exclude NAME`, then conditions with and, or, not, parentheses: `sport = PORT`, `dport`,
+    /// also with !=, <, >, <=, >=; `src ADDRESS[/LENGTH][:PORT]`, `dst`.
     filter: Vec<String>,
+}
+
+impl SsArgs {
+    fn wanted(&self) -> Result<ss::Wanted, Failure> {
+        let mut protos = Vec::new();
+        for (asked, names) in [
+            (self.tcp, &["tcp"][..]),
+            (self.udp, &["udp"]),
+            (self.raw, &["raw", "icmp"]),
+            (self.packet, &["p_raw", "p_dgr"]),
+        ] {
+            protos.extend(names.iter().filter(|_| asked));
+        }
+        Ok(ss::Wanted { protos, listening: self.listening, filter: ss::Filter::new(&self.filter)? })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -296,6 +341,106 @@ struct CaptureArgs {
     /// Ends after this many seconds.
     #[arg(long)]
     seconds: Option<f64>,
+    /// Only frames of this interface; `any` for all, as without it.
+    #[arg(short, long, value_name = "IF")]
+    interface: Option<String>,
+    /// Only frames of this direction: in, out or inout.
+    #[arg(short = 'Q', long)]
+    direction: Option<String>,
+    /// An expression of pcap-filter(7), such as `tcp port 80 and host 10.7.0.1`: compiled by libpcap.
+    expression: Vec<String>,
+}
+
+/// The letters of ping(8).
+#[derive(Debug, Args)]
+struct PingArgs {
+    /// A name, or an address; `fe80::1%IF` on an interface of the stack.
+    host: String,
+    /// Ends after this many requests.
+    #[arg(short, long, value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Seconds between two requests.
+    #[arg(short, long, default_value_t = 1.0)]
+    interval: f64,
+    /// Seconds to wait for answers after the last request, while none has come.
+    #[arg(short = 'W', long, default_value_t = 10.0)]
+    timeout: f64,
+    /// Seconds after which it ends anyway.
+    #[arg(short = 'w', long)]
+    deadline: Option<f64>,
+    /// Bytes behind the header.
+    #[arg(short, long, default_value_t = 56, value_parser = clap::value_parser!(u16).range(..=i64::from(ping::SIZE_MAX)))]
+    size: u16,
+    /// Hops that a request may take.
+    #[arg(short, long, value_parser = clap::value_parser!(u8).range(1..))]
+    ttl: Option<u8>,
+    /// Numbers instead of names, which is how it is without it too.
+    #[arg(short, long)]
+    numeric: bool,
+    /// The sums alone.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// The letters of traceroute(8).
+#[derive(Debug, Args)]
+struct TraceArgs {
+    /// A name, or an address.
+    host: String,
+    /// Echo requests instead of datagrams.
+    #[arg(short = 'I', long)]
+    icmp: bool,
+    /// The hop that is asked first.
+    #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    first_hop: u8,
+    /// The hop that is asked last.
+    #[arg(short, long, default_value_t = 30, value_parser = clap::value_parser!(u8).range(1..))]
+    max_hops: u8,
+    /// Probes of a hop.
+    #[arg(short, long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=10))]
+    queries: u8,
+    /// Seconds that a hop's answers are waited for.
+    #[arg(short, long, default_value_t = 5.0)]
+    wait: f64,
+    /// The first datagram's port; each of the next has one more.
+    #[arg(short, long, default_value_t = 33_434)]
+    port: u16,
+    /// Numbers instead of names, which is how it is without it too.
+    #[arg(short, long)]
+    numeric: bool,
+}
+
+/// A time that a person typed, in seconds.
+fn seconds(value: f64, what: &str) -> Result<Duration, Failure> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|_| Failure::Usage(format!("{what} must be a number from 0 on")))
+}
+
+impl PingArgs {
+    fn plan(&self) -> Result<ping::Plan, Failure> {
+        Ok(ping::Plan {
+            count: self.count,
+            interval: seconds(self.interval, "interval")?,
+            linger: seconds(self.timeout, "timeout")?,
+            deadline: self.deadline.map(|deadline| seconds(deadline, "deadline")).transpose()?,
+            size: self.size,
+            hops: self.ttl,
+            quiet: self.quiet,
+        })
+    }
+}
+
+impl TraceArgs {
+    fn plan(&self) -> Result<trace::Plan, Failure> {
+        Ok(trace::Plan {
+            icmp: self.icmp,
+            first_hop: self.first_hop,
+            hops_max: self.max_hops,
+            queries: self.queries,
+            wait: seconds(self.wait, "wait")?,
+            port: self.port,
+        })
+    }
 }
 
 impl Words {
@@ -376,14 +521,10 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
     let change = |change: Change| admin::change(access.place(), change);
     match &cli.verb {
         Verb::Status => status::run(&access, form, out),
+        Verb::Ss(args) if args.summary => ss::summary(&access, form, family, out),
         Verb::Ss(args) => {
-            let wanted = ss::Wanted {
-                tcp: args.tcp || !args.udp,
-                udp: args.udp || !args.tcp,
-                listening: args.listening,
-                tests: ss::tests(&args.filter)?,
-            };
-            ss::run(&access, form, family, &wanted, out)
+            let detail = ss::Detail { extended: args.extended, memory: args.memory };
+            ss::run(&access, form, family, (&args.wanted()?, detail), out)
         }
         Verb::Metrics { listen } => {
             let stop = stopped_by_signals()?;
@@ -394,9 +535,7 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
             monitor::run(&access, form, family, &wanted, &*stopped_by_signals()?, out)
         }
         Verb::Top { delay, count } => {
-            let delay = Duration::try_from_secs_f64(*delay);
-            let delay = delay.map_err(|_| Failure::Usage("delay must be a number from 0 on".into()))?;
-            let pace = top::Pace { delay, count: *count };
+            let pace = top::Pace { delay: seconds(*delay, "delay")?, count: *count };
             top::run(&access, &name, form, pace, &*stopped_by_signals()?, out)
         }
         Verb::Stats { all } => stats::run(&access, form, *all, out),
@@ -404,7 +543,15 @@ pub fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Nic { .. } | Verb::Man { .. } | Verb::Completions { .. } => Ok(()),
         Verb::Restart { role, shard } => restart::run(&access, role, *shard),
         Verb::Capture(args) => run_capture(&access, args, out),
-        Verb::Link { what: None | Some(LinkWhat::Show), statistics: true } => {
+        Verb::Ping(args) => {
+            let asked = (args.host.as_str(), args.plan()?);
+            ping::run(&access, form, family, asked, &*stopped_by_signals()?, out)
+        }
+        Verb::Trace(args) => {
+            let asked = (args.host.as_str(), args.plan()?);
+            trace::run(&access, form, family, asked, &*stopped_by_signals()?, out)
+        }
+        Verb::Link { what: None | Some(LinkWhat::Show), statistics } if *statistics || cli.statistics => {
             link::statistics(&access, form, out)
         }
         Verb::Link { what: None | Some(LinkWhat::Show), .. } => link::show(&access, form, out),
@@ -478,16 +625,21 @@ fn stopped_by_signals() -> Result<Arc<AtomicBool>, Failure> {
 
 fn run_capture(access: &Access, args: &CaptureArgs, out: &mut impl Write) -> Result<(), Failure> {
     let stop = stopped_by_signals()?;
-    let duration = args.seconds.map(Duration::try_from_secs_f64).transpose();
-    let duration = duration.map_err(|_| Failure::Usage("seconds must be a number from 0 on".into()))?;
+    let duration = args.seconds.map(|limit| seconds(limit, "seconds")).transpose()?;
     let limits = capture::Limits { count: args.count, duration };
-    let (frames, missed) = match args.write.as_str() {
-        "-" => capture::run(access, limits, &stop, &mut BufWriter::new(out))?,
+    let (interface, direction) = (args.interface.as_deref(), args.direction.as_deref());
+    let wanted = capture::Wanted::new(access, interface, direction, &args.expression)?;
+    let sum = match args.write.as_str() {
+        "-" => capture::run(access, &wanted, limits, &stop, &mut BufWriter::new(out))?,
         path => {
             let file = File::create(path).map_err(|e| Failure::Io("the capture's file", e))?;
-            capture::run(access, limits, &stop, &mut BufWriter::new(file))?
+            capture::run(access, &wanted, limits, &stop, &mut BufWriter::new(file))?
         }
     };
-    eprintln!("{frames} frames captured, {missed} slots of {} bytes missed", proto::capture::SLOT_SIZE);
+    let capture::Sum { written, passed_over, missed_slots } = sum;
+    let size = proto::capture::SLOT_SIZE;
+    eprintln!(
+        "{written} frames captured, {passed_over} passed over, {missed_slots} slots of {size} bytes missed"
+    );
     Ok(())
 }

@@ -6,15 +6,18 @@
 use crate::admin;
 use core::time::Duration;
 use proto::arena::line::{ClientLine, StackLine};
+use proto::arena::record::record_size;
 use proto::arena::{Geometry, WINDOW_MAX};
 use proto::control::messages::{Ended, Region as Tag};
+use proto::form::Form;
 use proto::hard::processes::{self, Stage};
 use proto::hard::{config, conns, registry};
-use proto::id::{Epoch, RecordIndex, Role, Seat, SessionId, SlotIndex};
+use proto::id::{Epoch, OpId, RecordIndex, Role, Seat, SessionId, SlotIndex};
 use proto::run_dir::RunDir;
 use proto::shm::region::Region;
 use proto::{cell, stats};
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
 use thiserror::Error;
@@ -28,6 +31,12 @@ pub enum Failure {
     /// The arguments make no sense. Exit code 2.
     #[error("{0}")]
     Usage(String),
+    /// This machine has not what the verb needs. Exit code 5.
+    #[error("{0}")]
+    Missing(String),
+    /// Probes can't be sent, or nobody has that name. Exit code 2, as ping(8) has it.
+    #[error("{0}: {1}")]
+    Probe(String, io::Error),
     /// The change was refused, or something went wrong. Exit code 1.
     #[error("{0}")]
     Refused(String),
@@ -41,7 +50,8 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Failure::NotRunning(_) => 3,
-            Failure::Usage(_) => 2,
+            Failure::Usage(_) | Failure::Probe(..) => 2,
+            Failure::Missing(_) => 5,
             Failure::Refused(_) | Failure::Io(..) => 1,
         }
     }
@@ -92,6 +102,64 @@ impl SocketRow {
             _ => Some((self.opening.slot, self.opening.epoch)),
         }
     }
+
+    /// It has a record in every shard, and is one socket.
+    const fn is_everywhere(&self) -> bool {
+        matches!(self.opening.kind, conns::Kind::TcpListener | conns::Kind::Udp)
+    }
+
+    /// What `ss` calls its protocol.
+    pub const fn proto(&self) -> &'static str {
+        match (self.opening.kind, self.opening.form) {
+            (conns::Kind::Udp, Form::Udp) => "udp",
+            (conns::Kind::Udp, Form::Ping) => "icmp",
+            (conns::Kind::Udp, Form::Raw { .. }) => "raw",
+            (conns::Kind::Udp, Form::Packet { cooked: false, .. }) => "p_raw",
+            (conns::Kind::Udp, Form::Packet { cooked: true, .. }) => "p_dgr",
+            _ => "tcp",
+        }
+    }
+
+    /// What `ss` calls its state.
+    pub const fn state_name(&self) -> &'static str {
+        match self.opening.kind {
+            conns::Kind::Udp if self.opening.remote.port() == 0 => "UNCONN",
+            conns::Kind::Udp => "ESTAB",
+            _ => self.state.tcp_state.name(),
+        }
+    }
+}
+
+/// A socket as its host has it, with what waits in it; `None` when its client is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostSocket {
+    /// Its record; of one that lies in every shard the first one's.
+    pub row: SocketRow,
+    /// Of all of its places.
+    pub queues: Option<Queues>,
+}
+
+impl HostSocket {
+    /// Recv-Q and Send-Q as ss(8) shows them: bytes not read and bytes not acknowledged; of a listener
+    /// the connections that wait for accept and how many may. Of a socket without a client what its
+    /// record says.
+    pub fn both_queues(&self) -> (u64, u64) {
+        let HostSocket { row, queues } = self;
+        let waiting = queues.unwrap_or_default();
+        match row.opening.kind {
+            conns::Kind::TcpListener => {
+                let backlog = waiting.backlog.unwrap_or(row.opening.backlog);
+                (waiting.received / record_size(0) as u64, backlog.into())
+            }
+            conns::Kind::Udp => (waiting.received, waiting.sent),
+            conns::Kind::TcpActive | conns::Kind::TcpPassive => {
+                let unacknowledged = queues.map_or(u64::from(row.state.snd_max), |queues| queues.sent);
+                // What waits behind a hole is received, and no ordered read reaches it.
+                let out_of_order: u64 = row.state.ooo.iter().map(|&(_, len)| u64::from(len)).sum();
+                (waiting.received + out_of_order, unacknowledged)
+            }
+        }
+    }
 }
 
 /// What waits in a socket, from the cursors in its arena.
@@ -103,6 +171,12 @@ pub struct Queues {
     pub sent: u64,
     /// Segments sent again.
     pub retransmits: u32,
+    /// Bytes that may wait to be read, where the client has said so; 0 where it has not.
+    pub receive_limit: u32,
+    /// Bytes that may be written and not acknowledged.
+    pub send_limit: u32,
+    /// Of a listener: how many connections may wait for accept, where the client has said so since.
+    pub backlog: Option<u32>,
 }
 
 /// Reads a place's two lines. Each of them is copied out once; what stands there was written by
@@ -127,7 +201,31 @@ fn queues(arena: &Region, geometry: &Geometry, slot: SlotIndex, epoch: Epoch) ->
         // The end of the stream counts in `acked` of a client that wrote nothing.
         sent: distance(stack.acked.min(written), written)?,
         retransmits: stack.retransmits,
+        receive_limit: if reader.epoch == epoch { reader.rcvbuf } else { 0 },
+        send_limit: stack.window,
+        backlog: if reader.epoch == epoch { reader.backlog() } else { None },
     })
+}
+
+/// Records of one socket in several shards become one.
+fn joined(rows: impl Iterator<Item = (SocketRow, Option<Queues>)>) -> Vec<HostSocket> {
+    let (mut found, mut lines): (Vec<HostSocket>, HashMap<OpId, usize>) = Default::default();
+    for (row, queues) in rows {
+        match lines.entry(row.opening.op) {
+            Entry::Occupied(line) if row.is_everywhere() => {
+                let Some(more) = queues else { continue };
+                let sum = found[*line.get()].queues.get_or_insert_default();
+                (sum.received, sum.sent) = (sum.received + more.received, sum.sent + more.sent);
+            }
+            entry => {
+                if row.is_everywhere() {
+                    entry.insert_entry(found.len());
+                }
+                found.push(HostSocket { row, queues });
+            }
+        }
+    }
+    found
 }
 
 /// Mapped regions of a group.
@@ -212,12 +310,27 @@ impl Access {
         rows
     }
 
+    /// Every socket as its host has it: what lies in every shard is one. Asks sockd for the arenas.
+    ///
+    /// # Errors
+    /// [`Failure`] when sockd does not answer.
+    pub fn host_sockets(&self) -> Result<Vec<HostSocket>, Failure> {
+        let rows = self.sockets();
+        let queues = self.queues(&rows)?;
+        Ok(joined(rows.into_iter().zip(queues)))
+    }
+
+    /// As [`Access::host_sockets`], without what waits in them: nobody is asked.
+    pub fn host_sockets_alone(&self) -> Vec<HostSocket> {
+        joined(self.sockets().into_iter().map(|row| (row, None)))
+    }
+
     /// What waits in each of `rows`; nothing of a socket whose client is gone. Asks sockd for the
     /// arenas.
     ///
     /// # Errors
     /// [`Failure`] when sockd does not answer.
-    pub fn queues(&self, rows: &[SocketRow]) -> Result<Vec<Option<Queues>>, Failure> {
+    fn queues(&self, rows: &[SocketRow]) -> Result<Vec<Option<Queues>>, Failure> {
         let mut found = vec![None; rows.len()];
         let mut by_session: BTreeMap<SessionId, Vec<usize>> = BTreeMap::new();
         for (n, row) in rows.iter().enumerate().filter(|(_, row)| !row.state.detached) {

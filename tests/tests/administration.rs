@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tests::process::caught::{self, Caught};
 use tests::process::group::{Group, ProcessRow, Program, Role, Spec};
 use tests::process::raw_link::RawLink;
 use tests::process::{private_net, skip, wait_until};
@@ -371,51 +372,6 @@ fn an_interface_that_is_set_down_stays_down() {
     });
 }
 
-/// A frame of a capture.
-struct Caught {
-    inbound: bool,
-    at: Duration,
-    bytes: Vec<u8>,
-}
-
-/// Reads a pcapng section; every block must be sound.
-fn parsed(mut bytes: &[u8]) -> Vec<Caught> {
-    let word =
-        |bytes: &[u8], at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-    let (mut caught, mut kinds) = (Vec::new(), Vec::new());
-    while !bytes.is_empty() {
-        let (kind, total) = (word(bytes, 0), word(bytes, 4) as usize);
-        assert!(total >= 12 && total.is_multiple_of(4) && total <= bytes.len(), "a block of {total} bytes");
-        assert_eq!(word(bytes, total - 4) as usize, total, "both lengths agree");
-        let body = &bytes[8..total - 4];
-        kinds.push(kind);
-        match kind {
-            0x0a0d_0d0a => assert_eq!(word(body, 0), 0x1a2b_3c4d, "byte order"),
-            1 => assert_eq!(word(body, 0) & 0xffff, 1, "Ethernet"),
-            6 => {
-                assert_eq!(word(body, 0), 0, "of the only interface");
-                let nanos = u64::from(word(body, 4)) << 32 | u64::from(word(body, 8));
-                let (len, wire_len) = (word(body, 12) as usize, word(body, 16) as usize);
-                assert_eq!(len, wire_len, "nothing is cut off");
-                // The first option says which way it went.
-                let options = &body[20 + len.next_multiple_of(4)..];
-                assert_eq!(word(options, 0), 2 | 4 << 16, "epb_flags of four bytes");
-                let inbound = match word(options, 4) & 3 {
-                    1 => true,
-                    2 => false,
-                    other => panic!("a frame that went {other}"),
-                };
-                let at = Duration::from_nanos(nanos);
-                caught.push(Caught { inbound, at, bytes: body[20..20 + len].to_vec() });
-            }
-            other => panic!("a block of type {other:#x}"),
-        }
-        bytes = &bytes[total..];
-    }
-    assert_eq!(kinds[..2], [0x0a0d_0d0a, 1], "a section and its interface come first");
-    caught
-}
-
 #[test]
 fn a_capture_shows_both_directions_and_goes_on_over_a_death() {
     private_net::test("a_capture_shows_both_directions_and_goes_on_over_a_death", || {
@@ -449,7 +405,7 @@ fn a_capture_shows_both_directions_and_goes_on_over_a_death() {
         let output = reader.join().expect("no panic").expect("our child");
         assert!(output.status.success());
         let (ended, killed_at) = (since_1970(), killed_at.expect("in the middle"));
-        let caught = parsed(&output.stdout);
+        let caught = caught::parsed(&output.stdout);
         assert_eq!(caught.len(), FRAMES);
         let ours = |frame: &&Caught| {
             let (from, to) = if frame.inbound { (port, ECHO_PORT) } else { (ECHO_PORT, port) };

@@ -566,6 +566,17 @@ assert found[hexed('{STACK}', 7001), hexed('0.0.0.0', 0), '0A'] == inode(l), lin
 at = hexed(*c.getsockname()), hexed(*c.getpeername())
 assert found[at[0], at[1], '01'] == inode(c), lines
 assert found[at[1], at[0], '01'] == 0, 'nobody has accepted it'
+# Queues: what nobody has read, because nobody has accepted it. ss has it by sock_diag.
+import time
+c.sendall(bytes(1000))
+def queued(): return [line.split()[4] for line in open('/proc/net/tcp') if line.split()[1:3] == [at[1], at[0]]]
+for _ in range(3000):
+    if queued() == ['00000000:000003E8']: break
+    time.sleep(.01)
+assert queued() == ['00000000:000003E8'], queued()
+assert '1000' in subprocess.run(['ss', '-tn'], capture_output=True, text=True).stdout
+bound = socket.socket(); bound.bind(('127.0.0.1', 0))
+assert not any(':%04X ' % bound.getsockname()[1] in line for line in open('/proc/net/tcp')), 'it does not listen'
 s.bind(('{STACK}', 7002)); v6 = socket.socket(socket.AF_INET6); v6.bind(('::', 7003)); v6.listen()
 assert any(line.split()[9:10] == [str(inode(s))] for line in open(f'/proc/{{os.getpid()}}/net/udp'))
 assert any(line.split()[9:10] == [str(inode(v6))] for line in open('/proc/net/tcp6'))
@@ -593,6 +604,8 @@ fn netctl_speaks_as_iproute2_does_and_serves_its_counters() {
         };
         assert_eq!(said(&["-j", "a", "s"]), said(&["-j", "addr", "show"]));
         assert_eq!(said(&["ne"]), said(&["neigh", "show"]));
+        assert_eq!(said(&["-o", "-n", "addr"]), said(&["addr", "show"]));
+        assert!(said(&["-s", "link"]).1.contains(said(&["link", "-s"]).1.lines().next().expect("a head")));
         assert_eq!(said(&["st"]).0, Some(2), "status or stats");
         let top = said(&["top", "-n", "2", "--delay", "0.2"]);
         assert_eq!((top.0, top.1.matches("connections").count()), (Some(0), 2), "{}", top.1);

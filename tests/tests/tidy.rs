@@ -26,6 +26,7 @@ const UNSAFE: &[&str] = &[
     "libnetclient/preload/src/calls.rs",
     "libnetclient/preload/src/kernel.rs",
     "libnetclient/preload/src/lib.rs",
+    "netctl/src/libpcap.rs",
     // Sockets that share memory with the kernel, and calls on them.
     "nicd/src/backend/bpf.rs",
     "nicd/src/backend/kernel_calls.rs",

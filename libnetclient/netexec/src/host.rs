@@ -1,8 +1,9 @@
 //! The stack's host as programs ask for it: interfaces, addresses, routes, neighbours, sockets; read from
 //! the group's regions, where they stand also while daemons are down.
 
-use netctl::group::{Access, SocketRow};
+use netctl::group::{Access, HostSocket, SocketRow};
 use proto::arena::record::interface_index;
+use proto::form::Form;
 use proto::hard::config::{Key, LOOPBACK_MTU, LOOPBACK_NAME, LOOPBACK_NETWORK, Mac, Record as Config, Value};
 use proto::hard::conns::{Kind, TcpState};
 use proto::id::{Role, Seat};
@@ -113,6 +114,10 @@ pub struct Socket {
     pub remote: SocketAddr,
     /// Whose it is.
     pub uid: u32,
+    /// Bytes that were not read; of a listener connections that wait for accept.
+    pub received: u32,
+    /// Bytes that were not acknowledged; of a listener how many connections may wait.
+    pub sent: u32,
 }
 
 /// A group's host, looked up when it is first asked for.
@@ -146,7 +151,7 @@ fn linux_state(row: &SocketRow) -> u8 {
     const ESTABLISHED: u8 = 1;
     const CLOSE: u8 = 7;
     match row.opening.kind {
-        Kind::TcpListener => 10,
+        Kind::TcpListener if row.state.tcp_state == TcpState::Listen => 10,
         Kind::Udp if row.opening.remote.port() == 0 => CLOSE,
         Kind::Udp => ESTABLISHED,
         _ => match row.state.tcp_state {
@@ -305,23 +310,31 @@ impl Host {
         self.config().into_iter().filter_map(neighbour).collect()
     }
 
-    /// The sockets of every client; one that lies in every shard is one.
+    /// The sockets of every client; with empty queues while sockd does not answer.
     pub fn sockets(&mut self) -> Vec<Socket> {
-        let rows = self.access().map(Access::sockets).unwrap_or_default();
-        let mut seen = std::collections::HashSet::new();
-        rows.iter()
-            .filter(|row| {
-                let everywhere = matches!(row.opening.kind, Kind::TcpListener | Kind::Udp);
-                !everywhere || seen.insert(row.opening.op)
-            })
-            .map(|row| Socket {
-                protocol: if row.opening.kind == Kind::Udp { libc::IPPROTO_UDP } else { libc::IPPROTO_TCP }
-                    as u8,
+        let Some(access) = self.access() else { return Vec::new() };
+        let found = access.host_sockets().unwrap_or_else(|_| access.host_sockets_alone());
+        let socket = |one: &HostSocket| {
+            let HostSocket { row, .. } = one;
+            let protocol = match row.opening.kind {
+                Kind::Udp if row.opening.form == Form::Udp => libc::IPPROTO_UDP,
+                // Raw, ping and packet sockets are native clients' alone.
+                Kind::Udp => return None,
+                // A kernel shows no socket that only has its port.
+                Kind::TcpListener if row.state.tcp_state != TcpState::Listen => return None,
+                _ => libc::IPPROTO_TCP,
+            };
+            let (received, sent) = one.both_queues();
+            Some(Socket {
+                protocol: protocol as u8,
                 state: linux_state(row),
                 local: zone::to_client(row.opening.local),
                 remote: zone::to_client(row.opening.remote),
                 uid: row.owner.map_or(0, |(uid, _)| uid),
+                received: u32::try_from(received).unwrap_or(u32::MAX),
+                sent: u32::try_from(sent).unwrap_or(u32::MAX),
             })
-            .collect()
+        };
+        found.iter().filter_map(socket).collect()
     }
 }

@@ -242,7 +242,9 @@ fn socket(socket: &Socket, ids: (u32, u32)) -> Vec<u8> {
     // The interface, the cookie, the timer, both queues; then whose it is, and no inode.
     body.extend([0; 4]);
     body.extend([0xff; 8]);
-    body.extend([0; 12]);
+    body.extend([0; 4]);
+    body.extend(socket.received.to_ne_bytes());
+    body.extend(socket.sent.to_ne_bytes());
     body.extend(socket.uid.to_ne_bytes());
     body.extend([0; 4]);
     Message::new(BY_FAMILY, MULTI, ids, &body).done()

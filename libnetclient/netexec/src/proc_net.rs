@@ -3,7 +3,7 @@
 //! Opening one of them for reading is answered with a file that has its lines as they are at that moment;
 //! whatever else is opened is the kernel's. Called by `calls`; what stands in the lines comes from
 //! [`host`](crate::host) and is read as from a kernel: octets of an address as numbers of this machine.
-//! Queues are shown empty.
+//! Timers are shown as if none ran.
 
 use crate::host::{Host, Socket};
 use rustix::fd::{AsRawFd, OwnedFd};
@@ -15,6 +15,9 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Octets of the longest path that is one of them, with the zero: `/proc/4194304/net/if_inet6`.
 pub const PATH_MAX: usize = 40;
+
+/// TCP_LISTEN of tcp_states.h.
+const LISTEN: u8 = 10;
 
 /// A file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,8 +152,10 @@ fn hex(addr: SocketAddr, v6: bool) -> String {
 fn line(number: usize, socket: &Socket, inode: u64) -> String {
     let v6 = socket.local.is_ipv6();
     let (local, remote) = (hex(socket.local, v6), hex(socket.remote, v6));
-    let Socket { state, uid, protocol, .. } = *socket;
-    let queues = "00000000:00000000 00:00000000 00000000";
+    let Socket { state, uid, protocol, received, sent, .. } = *socket;
+    // Of a listener the kernel shows here only how many wait.
+    let sent = if state == LISTEN { 0 } else { sent };
+    let queues = format!("{sent:08X}:{received:08X} 00:00000000 00000000");
     let nowhere = "0000000000000000";
     let is_tcp = protocol == libc::IPPROTO_TCP as u8;
     let number = if is_tcp { format!("{number:4}") } else { format!("{number:5}") };
@@ -284,9 +289,11 @@ mod tests {
             local: local.parse().expect("one"),
             remote: remote.parse().expect("one"),
             uid: 1000,
+            received: 0x12,
+            sent: 0x345,
         };
         let text = line(3, &socket("127.0.0.1:80", "0.0.0.0:0", 6), 4711);
-        let whole = "   3: 0100007F:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 \
+        let whole = "   3: 0100007F:0050 00000000:0000 0A 00000000:00000012 00:00000000 00000000  1000        0 \
                      4711 1 0000000000000000 100 0 0 10 0";
         assert_eq!(text, format!("{whole:<149}\n"));
         let text = line(0, &socket("[::1]:53", "[::]:0", 17), 0);

@@ -1,14 +1,19 @@
-//! `netctl capture -w FILE|-`: frames both ways, as pcapng, until it is interrupted or has enough.
+//! `netctl capture -w FILE|- [EXPRESSION]`: frames both ways, as pcapng, until it is interrupted or has enough.
 //!
 //! Reads netd's capture rings ([`proto::capture`]) and asks netd, well before each deadline is over, to
 //! keep copying. It goes on over a restart of any daemon: what was not caught is counted in the file.
+//!
+//! What is not wanted is passed over here and not in netd: the ring is lossy and read by any number of
+//! captures, so a filter in the stack would cost the traffic time and could only serve one of them.
 
 use crate::group::{Access, Failure};
+use crate::libpcap::{self, NoProgram};
 use crate::pcapng::Pcapng;
 use crate::verb::link;
-use proto::capture::{OPEN_FOR_MS, Reader};
+use proto::bpf::{About, Program};
+use proto::capture::{Captured, OPEN_FOR_MS, Reader, Way};
 use proto::control::notices::Change;
-use proto::hard::config::LOOPBACK_NAME;
+use proto::hard::config::{LOOPBACK, LOOPBACK_NAME};
 use rustix::time::{ClockId, clock_gettime};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +31,74 @@ pub struct Limits {
     pub duration: Option<Duration>,
 }
 
+/// Which frames are wanted.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// Of one interface alone, by its index.
+    link: Option<u16>,
+    /// Of one direction alone.
+    way: Option<Way>,
+    /// Those that a program lets pass.
+    program: Program,
+}
+
+impl Wanted {
+    /// By the name of an interface, a direction as tcpdump's `-Q` has it, and the words of an expression.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for what makes no sense, with libpcap's reason for an expression;
+    /// [`Failure::Missing`] without libpcap.
+    pub fn new(
+        access: &Access,
+        interface: Option<&str>,
+        direction: Option<&str>,
+        expression: &[String],
+    ) -> Result<Wanted, Failure> {
+        let link = match interface {
+            None | Some("any") => None,
+            Some(LOOPBACK_NAME) => Some(LOOPBACK),
+            Some(name) => Some(link::index(access, Some(name))?),
+        };
+        let way = match direction {
+            None | Some("inout") => None,
+            Some("in") => Some(Way::In),
+            Some("out") => Some(Way::Out),
+            Some(other) => return Err(Failure::Usage(format!("in, out or inout, not '{other}'"))),
+        };
+        // Nothing asked for is nothing to compile: libpcap need not be there.
+        let program = match expression {
+            [] => Program::default(),
+            words => libpcap::compile(&words.join(" ")).map_err(|no| match no {
+                NoProgram::NoLibrary(_) => Failure::Missing(no.to_string()),
+                NoProgram::Expression { .. } => Failure::Usage(no.to_string()),
+            })?,
+        };
+        Ok(Wanted { link, way, program })
+    }
+
+    fn wants(&self, frame: &Captured) -> bool {
+        let read = |at: usize, out: &mut [u8]| {
+            let found = at.checked_add(out.len()).and_then(|end| frame.bytes.get(at..end));
+            found.inspect(|found| out.copy_from_slice(found)).is_some()
+        };
+        self.link.is_none_or(|link| frame.link == link)
+            && self.way.is_none_or(|way| frame.way == way)
+            // libpcap compiles no ancillary loads for a handle that is no live device.
+            && self.program.run(read, frame.wire_len, &About::default()) != 0
+    }
+}
+
+/// What a capture came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// Frames that were written.
+    pub written: u64,
+    /// Frames that were seen, and not wanted.
+    pub passed_over: u64,
+    /// Slots of the rings that were overwritten before they were read.
+    pub missed_slots: u64,
+}
+
 /// What to add to the host's monotonic clock to get the time since 1970.
 fn epoch_offset() -> Duration {
     let wall = clock_gettime(ClockId::Realtime);
@@ -33,16 +106,17 @@ fn epoch_offset() -> Duration {
     since_1970.saturating_sub(Duration::from_nanos(proto::control::clock::now().nanos()))
 }
 
-/// Runs it until `stop` is set or a limit is reached. Returns the frames written and the slots missed.
+/// Runs it until `stop` is set or a limit is reached.
 ///
 /// # Errors
 /// When netd refuses, or the output can't be written; a closed pipe is an ordinary end.
 pub fn run(
     access: &Access,
+    wanted: &Wanted,
     limits: Limits,
     stop: &AtomicBool,
     out: &mut impl Write,
-) -> Result<(u64, u64), Failure> {
+) -> Result<Sum, Failure> {
     let mut readers: Vec<_> = access.captures().map(Reader::attach).collect();
     if readers.is_empty() {
         return Err(Failure::Refused("this group has no capture rings".into()));
@@ -56,11 +130,11 @@ pub fn run(
     names.push(LOOPBACK_NAME.to_owned());
     let mut writer = Pcapng::begin(out, &names).map_err(failed)?;
     let (offset, begun) = (epoch_offset(), Instant::now());
-    let (mut asked, mut written) = (begun, 0);
+    let (mut asked, mut sum) = (begun, Sum::default());
     let mut told = vec![0; readers.len()];
-    let enough = |written| limits.count.is_some_and(|count| written >= count);
+    let enough = |sum: &Sum| limits.count.is_some_and(|count| sum.written >= count);
     while !stop.load(Ordering::Relaxed)
-        && !enough(written)
+        && !enough(&sum)
         && limits.duration.is_none_or(|limit| begun.elapsed() < limit)
     {
         if asked.elapsed() > Duration::from_millis(OPEN_FOR_MS / 3) {
@@ -70,18 +144,22 @@ pub fn run(
         }
         let mut idle = true;
         for (reader, told) in readers.iter_mut().zip(&mut told) {
-            while !enough(written) {
+            while !enough(&sum) {
                 let Some(frame) = reader.next_frame() else { break };
+                idle = false;
+                if !wanted.wants(&frame) {
+                    sum.passed_over += 1;
+                    continue;
+                }
                 let missed = reader.missed_slots() - *told;
                 *told += missed;
                 match writer.frame(&frame, offset + Duration::from_nanos(frame.at.nanos()), missed) {
-                    Ok(()) => written += 1,
+                    Ok(()) => sum.written += 1,
                     Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {
-                        return Ok((written, reader.missed_slots()));
+                        return Ok(Sum { missed_slots: reader.missed_slots(), ..sum });
                     }
                     Err(e) => return Err(failed(e)),
                 }
-                idle = false;
             }
         }
         if idle {
@@ -90,5 +168,36 @@ pub fn run(
         }
     }
     writer.flush().map_err(failed)?;
-    Ok((written, readers.iter().map(Reader::missed_slots).sum()))
+    Ok(Sum { missed_slots: readers.iter().map(Reader::missed_slots).sum(), ..sum })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::arena::wishes::Instruction;
+
+    #[test]
+    fn link_direction_and_program_must_all_want_a_frame() {
+        let frame = |way, link, bytes: &[u8]| Captured {
+            at: proto::Instant::ZERO,
+            way,
+            link,
+            wire_len: bytes.len() as u32,
+            bytes: bytes.to_vec(),
+        };
+        // ldh [12]; jeq #0x806; ret #65535; ret #0
+        let arp = [(0x28, 0, 0, 12), (0x15, 0, 1, 0x806), (0x06, 0, 0, 65_535), (0x06, 0, 0, 0)];
+        let arp = arp.map(|(code, jt, jf, k)| Instruction { code, jt, jf, k });
+        let wanted =
+            Wanted { link: Some(1), way: Some(Way::In), program: Program::new(&arp).expect("a program") };
+        let (mut asks, mut other) = ([0; 42], [0; 42]);
+        asks[12..14].copy_from_slice(&[8, 6]);
+        other[12..14].copy_from_slice(&[8, 0]);
+        assert!(wanted.wants(&frame(Way::In, 1, &asks)));
+        assert!(!wanted.wants(&frame(Way::Out, 1, &asks)));
+        assert!(!wanted.wants(&frame(Way::In, 0, &asks)));
+        assert!(!wanted.wants(&frame(Way::In, 1, &other)));
+        assert!(!wanted.wants(&frame(Way::In, 1, &asks[..13])), "cut before the type");
+        assert!(Wanted::default().wants(&frame(Way::Out, LOOPBACK, &[])), "nothing asked for is everything");
+    }
 }

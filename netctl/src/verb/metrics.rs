@@ -4,8 +4,7 @@
 //! No label tells one connection from another: what is served does not grow with the traffic. It is read from
 //! the group's regions at each request, also while daemons are down.
 
-use crate::group::{Access, Failure};
-use proto::hard::conns::Kind;
+use crate::group::{Access, Failure, HostSocket};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -51,15 +50,10 @@ pub fn text(access: &Access) -> String {
         line(format_args!("axolotl_process_uptime_seconds{{role=\"{role}\",index=\"{index}\"}} {uptime:.3}"));
     }
     let mut sockets: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    for row in access.sockets() {
-        let kind = match row.opening.kind {
-            Kind::TcpListener => ("tcp", "LISTEN"),
-            Kind::Udp => ("udp", "UNCONN"),
-            _ => ("tcp", row.state.tcp_state.name()),
-        };
-        *sockets.entry(kind).or_default() += 1;
+    for HostSocket { row, .. } in access.host_sockets_alone() {
+        *sockets.entry((row.proto(), row.state_name())).or_default() += 1;
     }
-    line(format_args!("# HELP axolotl_sockets Sockets in a state, of every shard."));
+    line(format_args!("# HELP axolotl_sockets Sockets in a state."));
     line(format_args!("# TYPE axolotl_sockets gauge"));
     for ((proto, state), count) in sockets {
         line(format_args!("axolotl_sockets{{proto=\"{proto}\",state=\"{state}\"}} {count}"));

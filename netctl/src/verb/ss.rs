@@ -1,16 +1,18 @@
-//! `netctl ss`: the sockets, in ss's words and columns.
+//! `netctl ss`: the sockets, in ss's words and columns; `ss -s`: how many there are.
 
-use crate::group::{Access, Failure, Queues, SocketRow};
+mod filter;
+
+pub use filter::Filter;
+
+use crate::group::{Access, Failure, HostSocket};
 use crate::table::{Family, Form, Table, json};
-use proto::arena::record::record_size;
-use proto::hard::conns::{Agreed, Kind, State};
-use proto::id::OpId;
+use proto::arena::WINDOW_MAX;
+use proto::form::Form as Datagrams;
+use proto::hard::conns::{Agreed, Kind};
 use proto::zone;
 use serde::Serialize;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 #[derive(Debug, Serialize)]
 struct Socket {
@@ -26,190 +28,112 @@ struct Socket {
     rtt_us: Option<u32>,
     retrans: Option<u32>,
     mss: Option<u16>,
+    /// The operation that opened it, the same in every shard; `None` for a connection that came in.
+    cookie: Option<u64>,
+    /// The session that it belongs to.
+    session: u32,
+    /// Bytes that may wait to be read.
+    rcvbuf: Option<u32>,
+    /// Bytes that may wait to be acknowledged.
+    sndbuf: Option<u32>,
 }
 
-/// Bytes that wait behind a hole, where no ordered read reaches them.
-fn out_of_order(state: &State) -> u64 {
-    state.ooo.iter().map(|&(_, len)| u64::from(len)).sum()
-}
-
-/// Recv-Q and Send-Q as ss(8) shows them: bytes not read and bytes not acknowledged; of a listener
-/// the connections that wait for accept and how many may. Of a socket without a client what its
-/// record says.
-fn both_queues(row: &SocketRow, queues: Option<Queues>) -> (u64, u64) {
-    let waiting = queues.unwrap_or_default();
-    match row.opening.kind {
-        Kind::TcpListener => (waiting.received / record_size(0) as u64, row.opening.backlog.into()),
-        Kind::Udp => (waiting.received, waiting.sent),
-        Kind::TcpActive | Kind::TcpPassive => {
-            let unacknowledged = queues.map_or(u64::from(row.state.snd_max), |queues| queues.sent);
-            (waiting.received + out_of_order(&row.state), unacknowledged)
-        }
+/// Our side as ss(8) writes it: of a raw socket its protocol stands in the place of a port, of a packet socket
+/// the type of frames.
+fn local_text(local: SocketAddr, form: Datagrams) -> String {
+    match form {
+        Datagrams::Udp | Datagrams::Ping => local.to_string(),
+        Datagrams::Raw { protocol } if local.is_ipv6() => format!("[{}]:{protocol}", local.ip()),
+        Datagrams::Raw { protocol } => format!("{}:{protocol}", local.ip()),
+        Datagrams::Packet { ethertype: Datagrams::EVERY_TYPE, .. } => "*:*".into(),
+        Datagrams::Packet { ethertype, .. } => format!("{ethertype:#06x}:*"),
     }
 }
 
-fn socket(row: &SocketRow, queues: Option<Queues>) -> Socket {
-    let (opening, state) = (&row.opening, &row.state);
-    let (recv_q, send_q) = both_queues(row, queues);
-    let tcp = opening.kind != Kind::Udp;
+fn socket(one: &HostSocket) -> Socket {
+    let HostSocket { row, queues } = one;
+    let opening = &row.opening;
+    let (recv_q, send_q) = one.both_queues();
     let connection = matches!(opening.kind, Kind::TcpActive | Kind::TcpPassive);
     let options = match row.agreed {
         Some(Agreed::Active { options, .. }) => options,
         _ => opening.options,
     };
     let known = |value: u16| (connection && value != 0).then_some(value);
+    let waits = queues.filter(|_| opening.kind != Kind::TcpListener);
     Socket {
-        proto: if tcp { "tcp" } else { "udp" },
-        state: state_name(row),
+        proto: row.proto(),
+        state: row.state_name(),
         recv_q,
         send_q,
-        local: zone::to_client(opening.local).to_string(),
+        local: local_text(zone::to_client(opening.local), opening.form),
         remote: match opening.remote.port() {
             0 => "*:*".into(),
             _ => zone::to_client(opening.remote).to_string(),
         },
         uid: row.owner.map(|(uid, _)| uid),
         pid: row.owner.map(|(_, pid)| pid),
-        cwnd: known(state.cwnd_segments),
-        rtt_us: known(state.srtt_64us).map(|units| u32::from(units) * 64),
+        cwnd: known(row.state.cwnd_segments),
+        rtt_us: known(row.state.srtt_64us).map(|units| u32::from(units) * 64),
         retrans: queues.filter(|_| connection).map(|queues| queues.retransmits),
         mss: known(options.mss),
+        cookie: (opening.op.0 != 0).then_some(opening.op.0),
+        session: opening.session.0,
+        rcvbuf: waits.map(|queues| if queues.receive_limit == 0 { WINDOW_MAX } else { queues.receive_limit }),
+        sndbuf: waits.map(|queues| queues.send_limit),
     }
-}
-
-/// One condition of a filter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Test {
-    /// `state NAME`, as ss(8) or the table writes it.
-    State(String),
-    /// `sport = PORT`.
-    LocalPort(u16),
-    /// `dport = PORT`.
-    RemotePort(u16),
-    /// `src ADDRESS`.
-    Local(IpAddr),
-    /// `dst ADDRESS`.
-    Remote(IpAddr),
 }
 
 /// Which sockets are shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// TCP.
-    pub tcp: bool,
-    /// UDP.
-    pub udp: bool,
+    /// The protocols, as [`SocketRow::proto`](crate::group::SocketRow::proto) names them; none for all.
+    pub protos: Vec<&'static str>,
     /// Only those that wait for somebody.
     pub listening: bool,
-    /// All of these hold.
-    pub tests: Vec<Test>,
+    /// What else must hold.
+    pub filter: Filter,
 }
 
-/// The conditions in a filter's words: `and` and `=` may stand between them.
-///
-/// # Errors
-/// [`Failure::Usage`] for a word that is none.
-pub fn tests(words: &[String]) -> Result<Vec<Test>, Failure> {
-    let mut tests = Vec::new();
-    let mut words =
-        words.iter().map(String::as_str).filter(|word| !matches!(*word, "=" | "==" | "eq" | "and"));
-    while let Some(word) = words.next() {
-        let bad = |value: &str| Failure::Usage(format!("'{word} {value}' is no filter"));
-        let value = words.next().ok_or_else(|| bad(""))?;
-        let port = || value.trim_start_matches(':').parse::<u16>().map_err(|_| bad(value));
-        let addr = || value.parse::<IpAddr>().map_err(|_| bad(value));
-        tests.push(match word {
-            "state" => Test::State(value.to_ascii_lowercase().replace('_', "-")),
-            "sport" => Test::LocalPort(port()?),
-            "dport" => Test::RemotePort(port()?),
-            "src" => Test::Local(addr()?),
-            "dst" => Test::Remote(addr()?),
-            _ => return Err(bad(value)),
-        });
-    }
-    Ok(tests)
-}
-
-/// Whether a state is the one of a filter: ss's long names and short ones, and its classes.
-fn is_state(shown: &str, wanted: &str) -> bool {
-    let shown = shown.to_ascii_lowercase();
-    match wanted {
-        "all" => true,
-        "established" => shown == "estab",
-        "listening" => shown == "listen",
-        "unconnected" => shown == "unconn",
-        "connected" => !matches!(shown.as_str(), "listen" | "unconn" | "closed"),
-        "synchronized" => !matches!(shown.as_str(), "listen" | "unconn" | "closed" | "syn-sent"),
-        wanted => shown == wanted || shown == wanted.replace("fin-wait-", "fin-wait"),
-    }
+/// What is shown of each beyond ss's columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Detail {
+    /// Whose session it is, and which operation opened it (`-e`).
+    pub extended: bool,
+    /// Its queues and how long they may grow (`-m`).
+    pub memory: bool,
 }
 
 impl Wanted {
-    fn shows(&self, row: &SocketRow) -> bool {
+    fn shows(&self, one: &HostSocket) -> bool {
+        let row = &one.row;
         let (local, remote) = (zone::to_client(row.opening.local), zone::to_client(row.opening.remote));
-        let state = state_name(row);
-        let is_tcp = row.opening.kind != Kind::Udp;
-        let waits = matches!(state, "LISTEN" | "UNCONN");
-        (if is_tcp { self.tcp } else { self.udp })
-            && (waits || !self.listening)
-            && self.tests.iter().all(|test| match test {
-                Test::State(wanted) => is_state(state, wanted),
-                Test::LocalPort(port) => local.port() == *port,
-                Test::RemotePort(port) => remote.port() == *port,
-                Test::Local(addr) => local.ip() == *addr,
-                Test::Remote(addr) => remote.ip() == *addr,
-            })
-    }
-}
-
-fn state_name(row: &SocketRow) -> &'static str {
-    match row.opening.kind {
-        Kind::TcpListener => "LISTEN",
-        Kind::Udp if row.opening.remote.port() == 0 => "UNCONN",
-        Kind::Udp => "ESTAB",
-        _ => row.state.tcp_state.name(),
+        let state = row.state_name();
+        (self.protos.is_empty() || self.protos.contains(&row.proto()))
+            && (!self.listening || matches!(state, "LISTEN" | "UNCONN"))
+            && self.filter.lets_through(state, local, remote)
     }
 }
 
 /// Runs it.
 ///
 /// # Errors
-/// When the answer can't be written.
+/// When sockd does not say where the queues are, or the answer can't be written.
 pub fn run(
     access: &Access,
     form: Form,
     family: Family,
-    wanted: &Wanted,
+    (wanted, detail): (&Wanted, Detail),
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let mut rows = access.sockets();
-    rows.retain(|row| family.shows(row.opening.local.ip()) && wanted.shows(row));
-    let queues = access.queues(&rows)?;
-    let mut sockets: Vec<Socket> = Vec::new();
-    // What lies in every shard has one operation and one line.
-    let mut lines: HashMap<OpId, usize> = HashMap::new();
-    for (row, queues) in rows.iter().zip(queues) {
-        let socket = socket(row, queues);
-        let everywhere = matches!(row.opening.kind, Kind::TcpListener | Kind::Udp);
-        match lines.entry(row.opening.op) {
-            Entry::Occupied(line) if everywhere => {
-                let line = &mut sockets[*line.get()];
-                line.recv_q += socket.recv_q;
-                line.send_q += socket.send_q;
-            }
-            entry => {
-                if everywhere {
-                    entry.or_insert(sockets.len());
-                }
-                sockets.push(socket);
-            }
-        }
-    }
+    let found = access.host_sockets()?;
+    let shown = found.iter().filter(|one| family.shows(one.row.opening.local.ip()) && wanted.shows(one));
+    let mut sockets: Vec<Socket> = shown.map(socket).collect();
     sockets.sort_by(|a, b| (a.proto, &a.local, &a.remote).cmp(&(b.proto, &b.local, &b.remote)));
-    write(&sockets, form, out).map_err(|e| Failure::Io("standard output", e))
+    write(&sockets, form, detail, out).map_err(|e| Failure::Io("standard output", e))
 }
 
-fn write(sockets: &[Socket], form: Form, out: &mut impl Write) -> std::io::Result<()> {
+fn write(sockets: &[Socket], form: Form, detail: Detail, out: &mut impl Write) -> std::io::Result<()> {
     if form == Form::Json {
         return json(out, &sockets);
     }
@@ -226,6 +150,15 @@ fn write(sockets: &[Socket], form: Form, out: &mut impl Write) -> std::io::Resul
         let mut process: Vec<String> = Vec::new();
         process.extend(socket.pid.map(|pid| format!("pid={pid}")));
         process.extend(socket.uid.map(|uid| format!("uid={uid}")));
+        if detail.extended {
+            process.push(format!("session:{}", socket.session));
+            process.extend(socket.cookie.map(|cookie| format!("sk:{cookie:x}")));
+        }
+        if detail.memory
+            && let (Some(rcvbuf), Some(sndbuf)) = (socket.rcvbuf, socket.sndbuf)
+        {
+            process.push(format!("skmem:(r{},rb{rcvbuf},t{},tb{sndbuf})", socket.recv_q, socket.send_q));
+        }
         process.extend(socket.cwnd.map(|cwnd| format!("cwnd:{cwnd}")));
         process.extend(socket.rtt_us.map(|rtt| format!("rtt:{:.3}", f64::from(rtt) / 1000.0)));
         process.extend(socket.mss.map(|mss| format!("mss:{mss}")));
@@ -243,20 +176,80 @@ fn write(sockets: &[Socket], form: Form, out: &mut impl Write) -> std::io::Resul
     table.write(out)
 }
 
-#[cfg(test)]
-mod filter_tests {
-    use super::*;
+/// Sockets of a protocol, by family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+struct Count {
+    total: u64,
+    ipv4: u64,
+    ipv6: u64,
+}
 
-    #[test]
-    fn filters_are_words_of_ss() {
-        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let found = tests(&words("state established and dport = :443 src 10.0.0.1")).expect("a filter");
-        let src = Test::Local([10, 0, 0, 1].into());
-        assert_eq!(found, [Test::State("established".into()), Test::RemotePort(443), src]);
-        for bad in ["state", "sport = x", "colour = red", "src 10.0.0", "sport = 65536"] {
-            assert!(tests(&words(bad)).is_err(), "{bad}");
+/// The summary of `ss -s`.
+#[derive(Debug, PartialEq, Eq, Default, Serialize)]
+struct Summary {
+    schema: u32,
+    total: u64,
+    estab: u64,
+    closed: u64,
+    /// Whose client is gone.
+    orphaned: u64,
+    timewait: u64,
+    raw: Count,
+    udp: Count,
+    tcp: Count,
+}
+
+impl Summary {
+    fn of(found: &[HostSocket], family: Family) -> Summary {
+        let mut summary = Summary { schema: 1, ..Summary::default() };
+        for HostSocket { row, .. } in found.iter().filter(|one| family.shows(one.row.opening.local.ip())) {
+            summary.total += 1;
+            let count = match row.proto() {
+                "tcp" => {
+                    match row.state_name() {
+                        "ESTAB" => summary.estab += 1,
+                        "TIME-WAIT" => {
+                            (summary.timewait, summary.closed) = (summary.timewait + 1, summary.closed + 1)
+                        }
+                        "UNCONN" => summary.closed += 1,
+                        _ => {}
+                    }
+                    summary.orphaned += u64::from(row.state.detached);
+                    &mut summary.tcp
+                }
+                "udp" => &mut summary.udp,
+                "raw" | "icmp" => &mut summary.raw,
+                _ => continue,
+            };
+            count.total += 1;
+            *(if row.opening.local.is_ipv4() { &mut count.ipv4 } else { &mut count.ipv6 }) += 1;
         }
-        assert!(is_state("ESTAB", "established") && is_state("LISTEN", "listening"));
-        assert!(is_state("TIME-WAIT", "time-wait") && !is_state("LISTEN", "connected"));
+        summary
     }
+}
+
+/// Counts them, as `ss -s` does.
+///
+/// # Errors
+/// As [`run`].
+pub fn summary(access: &Access, form: Form, family: Family, out: &mut impl Write) -> Result<(), Failure> {
+    let sum = Summary::of(&access.host_sockets()?, family);
+    let written = match form {
+        Form::Json => json(out, &sum),
+        Form::Table => {
+            let Summary { total, estab, closed, orphaned, timewait, raw, udp, tcp, .. } = sum;
+            let head = writeln!(
+                out,
+                "Total: {total}\nTCP:   {} (estab {estab}, closed {closed}, orphaned {orphaned}, timewait {timewait})\n",
+                tcp.total
+            );
+            let mut table = Table::new(&["Transport", "Total", "IP", "IPv6"]);
+            for (name, count) in [("RAW", raw), ("UDP", udp), ("TCP", tcp)] {
+                let Count { total, ipv4, ipv6 } = count;
+                table.row([name.into(), total.to_string(), ipv4.to_string(), ipv6.to_string()]);
+            }
+            head.and_then(|()| table.write(out))
+        }
+    };
+    written.map_err(|e| Failure::Io("standard output", e))
 }

@@ -6,6 +6,7 @@
 //! * [`access_port`]: the kernel's stack in a VLAN of an interface;
 //! * [`beside`]: the stack and the kernel on one interface;
 //! * [`autopsy`]: what is known of a group when a test gives it up;
+//! * [`caught`]: what `netctl capture` has written;
 //! * [`exec`]: unmodified programs, and kills of the servers behind them;
 //! * [`group`]: a group in a run directory of its own, ended with its owner;
 //! * [`strike`]: kills at random times, each judged by what the connections saw;
@@ -16,6 +17,7 @@
 pub mod access_port;
 pub mod autopsy;
 pub mod beside;
+pub mod caught;
 pub mod exec;
 pub mod group;
 pub mod other_net;
