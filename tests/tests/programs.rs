@@ -345,10 +345,13 @@ print('held')
     });
 }
 
-/// Handed over is what the server says that it was.
+/// Handed over is what the server says that it was. The interpreter itself is run: what stands for it in PATH
+/// may be a script that starts any number of programs.
 fn handed_over(group: &Group, way: &str, script: &str) -> usize {
+    let asked = Command::new("python3").args(["-c", "import sys; print(sys.executable, end='')"]).output();
+    let interpreter = String::from_utf8(asked.expect("python3 is installed").stdout).expect("a path");
     let mut exec = group.command("netexec");
-    let output = exec.args([way, "--verbose", "--", "python3", "-c", script]).output().expect("built");
+    let output = exec.args([way, "--verbose", "--", &interpreter, "-c", script]).output().expect("built");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && output.stdout == b"held\n", "{way}: {}\n{said}", output.status);
     said.lines().filter(|line| line.starts_with("netexec: ") && line.contains(" of ")).count()

@@ -287,9 +287,11 @@ impl Host {
                 Direction::Tx.set_page(&self.arena, &GEOMETRY, SlotIndex(slot), entry, self.tx_pages);
                 self.tx_pages += 1;
             }
-            let page = Direction::Tx.page(&self.arena, &GEOMETRY, SlotIndex(slot), piece.entry);
-            let to = Direction::Tx.byte_at(&GEOMETRY, page.expect("set above"), piece.within);
-            self.arena.write(to, &bytes[done..done + piece.len]);
+            // Where the arena is scribbled over, this client has forgotten where it wrote.
+            if let Ok(page) = Direction::Tx.page(&self.arena, &GEOMETRY, SlotIndex(slot), piece.entry) {
+                let to = Direction::Tx.byte_at(&GEOMETRY, page, piece.within);
+                self.arena.write(to, &bytes[done..done + piece.len]);
+            }
             done += piece.len;
         }
         self.change(slot, |line| {

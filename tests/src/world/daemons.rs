@@ -281,7 +281,8 @@ impl World {
 
     fn watch_commits(&mut self, host: usize) {
         let place = &self.hosts[host];
-        self.watch[host].commits(self.now, place, &self.shared);
+        let linked = self.hosts.iter().all(|host| host.nicd);
+        self.watch[host].commits(self.now, place, linked, &self.shared);
     }
 
     fn netd_fell(&mut self, host: usize, death: Death) {
@@ -332,7 +333,7 @@ impl World {
             Who::Sockd => self.start_sockd(host),
             Who::Nicd => {
                 self.hosts[host].nicd = true;
-                self.watch[host].linked(self.now);
+                self.watch.iter_mut().for_each(|watch| watch.linked(self.now, host));
                 if let Some(netd) = &mut self.hosts[host].netd {
                     netd.stack.device_replaced(self.now, 0);
                 }

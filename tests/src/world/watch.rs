@@ -96,6 +96,8 @@ pub struct Watch {
 const BLOCKS_WITH_TIMESTAMPS: usize = 3;
 /// TIME-WAIT lasts this long (`netd::tcp::control_block::TIME_WAIT`).
 const TIME_WAIT: Duration = netd::tcp::control_block::TIME_WAIT;
+/// Between two questions for a neighbour: RFC 4861 §10, RETRANS_TIMER.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
 
 fn fail(shared: &Shared, what: String) {
     shared.oracle.borrow_mut().fail(what);
@@ -449,8 +451,9 @@ impl Watch {
         seen.record = record;
     }
 
-    /// Looks at what is committed and published, at the end of a batch and at every death.
-    pub fn commits(&mut self, now: Instant, host: &Host, shared: &Shared) {
+    /// Looks at what is committed and published, at the end of a batch and at every death; `linked` when both
+    /// ends of the cable have a nicd.
+    pub fn commits(&mut self, now: Instant, host: &Host, linked: bool, shared: &Shared) {
         let mut table = std::mem::take(&mut self.table);
         table.look(&host.conns);
         for record in table.records() {
@@ -476,7 +479,7 @@ impl Watch {
         for seen in self.seen.values_mut() {
             if let Some(before) = seen.wire.speak_before
                 && now > before
-                && host.nicd
+                && linked
             {
                 seen.wire.speak_before = None;
                 let state = seen.record.state.tcp_state;
@@ -677,9 +680,11 @@ impl Watch {
         }
     }
 
-    /// There is a nicd again: who has not spoken meanwhile can do so from now on.
-    pub fn linked(&mut self, now: Instant) {
+    /// There is a nicd again at `host`: who has not spoken meanwhile can do so from now on. One that has asked
+    /// where the other host is, which had none, asks again first.
+    pub fn linked(&mut self, now: Instant, host: usize) {
         let Some(patience) = self.patience else { return };
+        let patience = if host == self.host { patience } else { patience + ASKED_AGAIN };
         for before in self.seen.values_mut().filter_map(|seen| seen.wire.speak_before.as_mut()) {
             *before = now + patience;
         }
