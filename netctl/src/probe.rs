@@ -83,22 +83,19 @@ impl Target {
     }
 }
 
-/// A session of the size that probes need.
+/// What every probe begins with: whom it asks, a session, and a socket of echo requests whose only remote is the
+/// target. Fails at once when there is no way to it.
 ///
 /// # Errors
-/// [`Failure::Probe`] when sockd refuses.
-pub fn session(access: &Access) -> Result<Session, Failure> {
-    Session::at(&access.place().api(), SIZE).map_err(|e| Failure::Probe("no session".into(), e))
-}
-
-/// A socket of echo requests whose only remote is the target.
-///
-/// # Errors
-/// ENETUNREACH when there is no way to it, and as [`PingSocket::open_in`].
-pub fn ping_socket(session: &Session, target: &Target) -> io::Result<PingSocket> {
-    let socket = PingSocket::open_in(session, target.is_v6())?;
-    socket.datagrams().connect(target.addr)?;
-    Ok(socket)
+/// [`Failure::Probe`] when nobody has that name, sockd refuses, or there is no way.
+pub fn begin(access: &Access, family: Family, host: &str) -> Result<(Target, Session, PingSocket), Failure> {
+    let target = Target::find(access, family, host)?;
+    let cannot = |e| Failure::Probe(host.to_owned(), e);
+    let session =
+        Session::at(&access.place().api(), SIZE).map_err(|e| Failure::Probe("no session".into(), e))?;
+    let echoes = PingSocket::open_in(&session, target.is_v6()).map_err(cannot)?;
+    echoes.datagrams().connect(target.addr).map_err(cannot)?;
+    Ok((target, session, echoes))
 }
 
 /// An echo request with that number in its sequence field and in `payload` what shall come back; identifier and

@@ -1,12 +1,14 @@
 //! The shipped drivers on the models of their chips: frames both ways, what a chip does for the stack, deaths
 //! of netd, and chips that misbehave.
 
+mod checks_on;
 mod chip;
 #[path = "memory/heap.rs"]
 mod memory;
 #[allow(dead_code, reason = "shared by tests that use different parts of it")]
 mod netd_side;
 
+use checks_on::checks_on;
 use chip::kinds::{OnE1000e, OnIgb, OnVirtio};
 use chip::{Chip, GEOMETRY, LENT, OURS, THEIRS, World, frame, marks, packet, transport_at, wishes};
 use core::time::Duration;
@@ -22,29 +24,9 @@ use proto::nic::packet_buf::{Csum, Marks};
 use proto::shm::Memory;
 use std::io;
 
-/// Every test on every chip.
-macro_rules! on_every_chip {
-    ($($name:ident)*) => {
-        $(mod $name {
-            #[test]
-            fn e1000e() {
-                super::checks::$name::<super::OnE1000e>();
-            }
-
-            #[test]
-            fn igb() {
-                super::checks::$name::<super::OnIgb>();
-            }
-
-            #[test]
-            fn virtio() {
-                super::checks::$name::<super::OnVirtio>();
-            }
-        })*
-    };
-}
-
-on_every_chip! {
+// Every test on every chip.
+checks_on! {
+    { e1000e = OnE1000e, igb = OnIgb, virtio = OnVirtio }
     frames_of_all_sizes_go_both_ways
     frames_in_several_pages
     checksums_are_filled_in

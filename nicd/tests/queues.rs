@@ -1,6 +1,7 @@
 //! Drivers of chips with several shards of netd: flows over queues where the chip has them, so that nothing is copied,
 //! and one queue for all where it has not; who dies, or stands still, is no matter of the others.
 
+mod checks_on;
 #[allow(dead_code, reason = "shared by tests that use different parts of it")]
 mod chip;
 #[path = "memory/heap.rs"]
@@ -8,6 +9,7 @@ mod memory;
 #[allow(dead_code, reason = "shared by tests that use different parts of it")]
 mod netd_side;
 
+use checks_on::checks_on;
 use chip::kinds::{OnE1000e, OnIgb, OnVirtio};
 use chip::{Chip, GEOMETRY, OURS, THEIRS, frame, wishes};
 use core::time::Duration;
@@ -209,24 +211,9 @@ fn chips_that_do_not_are_copied_for() {
     assert!(every_flow_to_its_shard::<OnIgb>(17) > 100, "more shards than queues");
 }
 
-/// What holds on every chip that spreads flows.
-macro_rules! on_both {
-    ($($name:ident)*) => {
-        $(mod $name {
-            #[test]
-            fn igb() {
-                super::checks::$name::<super::OnIgb>();
-            }
-
-            #[test]
-            fn virtio() {
-                super::checks::$name::<super::OnVirtio>();
-            }
-        })*
-    };
-}
-
-on_both! {
+// What holds on every chip that spreads flows.
+checks_on! {
+    { igb = OnIgb, virtio = OnVirtio }
     what_a_chip_hashes_otherwise_is_copied
     all_shards_send
     who_stands_still_stands_alone

@@ -2,7 +2,7 @@
 //! ping(8).
 
 use crate::group::{Access, Failure};
-use crate::probe::{Ear, Heard, Target, echo, icmp, ping_socket, sequence, session};
+use crate::probe::{Ear, Heard, Target, begin, echo, icmp, sequence};
 use crate::table::{Family, Form, json};
 use libnetclient::{Datagram, SentError};
 use proto::Instant as Mono;
@@ -324,10 +324,8 @@ pub fn run(
     stop: &AtomicBool,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let target = Target::find(access, family, host)?;
+    let (target, _session, socket) = begin(access, family, host)?;
     let cannot = |e| Failure::Probe(host.to_owned(), e);
-    let session = session(access)?;
-    let socket = ping_socket(&session, &target).map_err(cannot)?;
     let datagrams = socket.datagrams();
     if let Some(hops) = plan.hops {
         datagrams.set_manner(|manner| (manner.hops, manner.group_hops) = (Some(hops), hops));

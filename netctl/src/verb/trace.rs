@@ -3,7 +3,7 @@
 //! waited for long enough.
 
 use crate::group::{Access, Failure};
-use crate::probe::{Ear, Heard, Target, echo, icmp, ping_socket, sequence, session};
+use crate::probe::{Ear, Heard, Target, begin, echo, icmp, sequence};
 use crate::table::{Family, Form, json};
 use libnetclient::{Origin, PingSocket, SentError, UdpSocket};
 use serde::Serialize;
@@ -198,11 +198,8 @@ pub fn run(
     stop: &AtomicBool,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let target = Target::find(access, family, host)?;
+    let (target, session, echoes) = begin(access, family, host)?;
     let cannot = |e| Failure::Probe(host.to_owned(), e);
-    let session = session(access)?;
-    // Says at once when there is no way.
-    let echoes = ping_socket(&session, &target).map_err(cannot)?;
     let voice = if plan.icmp {
         Voice::Echoes(echoes)
     } else {

@@ -329,6 +329,23 @@ fn echoes_may_be_ignored() {
     assert_eq!(other.stack.counters.dropped(DropReason::IcmpUnhandled), 1);
 }
 
+/// A route to a network, 8 or 16 bits long, by two neighbours in equal shares.
+fn by_two_hops(one: &mut Rig, network: &str, first: &str, second: &str) {
+    let addr = |text: &str| text.parse::<core::net::IpAddr>().expect("an address");
+    let more = [Some(Hop { gateway: Some(addr(second)), link: 0, weight: 1 }), None, None];
+    let to = addr(network);
+    let add = Change::RouteAdd {
+        to: Prefix { addr: to, len: if to.is_ipv4() { 8 } else { 16 } },
+        via: Some(addr(first)),
+        nic: 0,
+        metric: 0,
+        table: TABLE_MAIN,
+        source: None,
+        hops: Hops { first_weight: 1, more },
+    };
+    one.stack.change(one.now, &add).expect("neighbours both");
+}
+
 #[test]
 fn flows_divide_by_their_ports_where_they_are_told_to() {
     for (tunable, network, first, second, remote) in [
@@ -339,18 +356,7 @@ fn flows_divide_by_their_ports_where_they_are_told_to() {
         let addr = |text: &str| text.parse().expect("an address");
         let mac = [2, 0, 0, 0, 0, 3];
         one.stack.change(one.now, &Change::NeighbourAdd { nic: 0, addr: addr(second), mac }).expect("room");
-        let more = [Some(Hop { gateway: Some(addr(second)), link: 0, weight: 1 }), None, None];
-        let to = Prefix { addr: addr(network), len: 16 };
-        let add = Change::RouteAdd {
-            to: if to.addr.is_ipv4() { Prefix { len: 8, ..to } } else { to },
-            via: Some(addr(first)),
-            nic: 0,
-            metric: 0,
-            table: TABLE_MAIN,
-            source: None,
-            hops: Hops { first_weight: 1, more },
-        };
-        one.stack.change(one.now, &add).expect("neighbours both");
+        by_two_hops(&mut one, network, first, second);
         for slot in 0..7 {
             one.datagram(&mut client, slot, &format!("[::]:{}", 3000 + slot), "0.0.0.0:0");
         }
@@ -383,19 +389,8 @@ fn a_next_hop_that_does_not_answer_gives_its_share_away() {
         ),
     ] {
         let (mut one, mut client, ..) = hosts();
-        let addr = |text: &str| text.parse().expect("an address");
         let first = if always { "fd00::2" } else { "10.0.0.2" };
-        let more = [Some(Hop { gateway: Some(addr(second)), link: 0, weight: 1 }), None, None];
-        let add = Change::RouteAdd {
-            to: Prefix { addr: addr(network), len: if always { 16 } else { 8 } },
-            via: Some(addr(first)),
-            nic: 0,
-            metric: 0,
-            table: TABLE_MAIN,
-            source: None,
-            hops: Hops { first_weight: 1, more },
-        };
-        one.stack.change(one.now, &add).expect("neighbours both");
+        by_two_hops(&mut one, network, first, second);
         one.datagram(&mut client, 0, "[::]:3000", "0.0.0.0:0");
         let mut arrive = |one: &mut Rig| {
             let mut count = 0;
